@@ -1,0 +1,148 @@
+"""Gates: random variables in [0, 1] that say whether a unit belongs to the critical subnetwork.
+
+Each estimator maps logits and uniform noise to a `Sample`: the value of the gate and its slope,
+the (straight-through) derivative of that value by the logit. Nothing here knows a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from knowsub.masks.kinds import Estimator
+
+STRETCH = (-0.1, 1.1)
+"""Interval that the hard concrete gate is stretched to before it is clipped to [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One draw of every gate."""
+
+    value: Float[Tensor, " unit"]
+    """Value of the gate in [0, 1]; 1 = the unit belongs to the critical subnetwork."""
+    slope: Float[Tensor, " unit"]
+    """Derivative of the value by the logit, as the estimator defines it."""
+
+
+def logistic(uniform: Float[Tensor, " unit"], scale: float) -> Float[Tensor, " unit"]:
+    """Return logistic noise of a given scale [log-odds] from uniform noise in (0, 1).
+
+    Args:
+        uniform: Uniform noise; values at the ends are pulled inside.
+        scale: Factor of the noise; 1 is the standard logistic, 0 is none.
+
+    Returns:
+        Noise to add to the logits.
+    """
+    return torch.logit(uniform, eps=1e-7).mul_(scale)
+
+
+def gumbel_sigmoid(
+    logits: Float[Tensor, " unit"],
+    uniform: Float[Tensor, " unit"],
+    temperature: float = 1.0,
+    scale: float = 1.0,
+) -> Sample:
+    """Return hard bits with the slope of the soft sample (straight-through).
+
+    The soft sample is s = sigmoid((logit + noise) / temperature); the value is 1[s > 0.5].
+
+    Args:
+        logits: Logits of the gates [log-odds].
+        uniform: Uniform noise in (0, 1).
+        temperature: Temperature, above 0.
+        scale: Factor of the logistic noise, 0 to 1.
+
+    Returns:
+        The hard bits as floats, and ds/dlogit.
+
+    Source:
+        Bayazit et al. 2024, section 3; Jang et al. 2017 for the relaxation.
+    """
+    if temperature == 1.0 and scale == 1.0:
+        return _standard_gumbel_sigmoid(logits, uniform)
+    shifted = (logits + logistic(uniform, scale)).div_(temperature)
+    soft = torch.sigmoid(shifted)
+    return Sample((shifted > 0).to(logits.dtype), (soft * (1 - soft)).div_(temperature))
+
+
+def _standard_gumbel_sigmoid(
+    logits: Float[Tensor, " unit"], uniform: Float[Tensor, " unit"]
+) -> Sample:
+    """Return the same at temperature and scale 1 with one transcendental function a gate.
+
+    With p = sigmoid(logit), a = p u and b = (1 - p)(1 - u), the soft sample is a / (a + b).
+    """
+    uniform = uniform.clamp(1e-7, 1 - 1e-7)
+    chance = torch.sigmoid(logits)
+    inside = chance * uniform
+    outside = (1 - chance).mul_(1 - uniform)
+    value = (inside > outside).to(logits.dtype)
+    total = inside + outside
+    return Sample(value, inside.mul_(outside).div_(total).div_(total))
+
+
+def hard_concrete(
+    logits: Float[Tensor, " unit"],
+    uniform: Float[Tensor, " unit"],
+    temperature: float = 2 / 3,
+    scale: float = 1.0,
+) -> Sample:
+    """Return gates that are exactly 0 or 1 with positive probability, and their true derivative.
+
+    Args:
+        logits: Logits of the gates [log-odds].
+        uniform: Uniform noise in (0, 1).
+        temperature: Temperature, above 0.
+        scale: Factor of the logistic noise, 0 to 1.
+
+    Returns:
+        The clipped, stretched samples and their derivative by the logit.
+
+    Source:
+        Louizos et al. 2018, equations 10 and 11.
+    """
+    low, high = STRETCH
+    soft = torch.sigmoid((logits + logistic(uniform, scale)).div_(temperature))
+    stretched = soft * (high - low) + low
+    inside = (stretched > 0) & (stretched < 1)
+    slope = (soft * (1 - soft)).mul_((high - low) / temperature).mul_(inside)
+    return Sample(stretched.clamp_(0, 1), slope)
+
+
+def expected_open(
+    logits: Float[Tensor, " unit"], estimator: Estimator, temperature: float
+) -> Float[Tensor, " unit"]:
+    """Return the probability that each gate is not 0, in closed form.
+
+    Args:
+        logits: Logits of the gates [log-odds].
+        estimator: How the gates are sampled.
+        temperature: Temperature of the sample; the Gumbel-sigmoid's hard bit does not depend on it.
+
+    Returns:
+        Probabilities [fraction].
+
+    Source:
+        Louizos et al. 2018, equation 12, for the hard concrete gate.
+    """
+    return torch.sigmoid(logits - _shift(estimator, temperature))
+
+
+def _shift(estimator: Estimator, temperature: float) -> float:
+    if estimator is Estimator.GUMBEL_SIGMOID:
+        return 0.0
+    low, high = STRETCH
+    return temperature * math.log(-low / high)
+
+
+SAMPLERS: dict[Estimator, Callable[..., Sample]] = {
+    Estimator.GUMBEL_SIGMOID: gumbel_sigmoid,
+    Estimator.HARD_CONCRETE: hard_concrete,
+}

@@ -1,0 +1,160 @@
+"""Gates over the maskable matrices of any model: sampling them, and their exact gradient.
+
+No layer is replaced. A step writes the remaining model's weights into buffers, which are installed
+for the forward and backward pass; the gradient that arrives at the buffers is carried to the
+logits by hand, in one pass over the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from knowsub.anatomy import Site
+from knowsub.masks.gates import SAMPLERS, Sample, expected_open
+from knowsub.masks.kinds import Estimator, Unit
+from knowsub.masks.mask import Mask
+from knowsub.masks.units import lay_out
+
+
+class Gates:
+    """One logit per unit of the maskable matrices of a model."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: tuple[Site, ...],
+        unit: Unit = Unit.WEIGHT,
+        estimator: Estimator = Estimator.GUMBEL_SIGMOID,
+        initial: float = 0.45,
+    ) -> None:
+        """Lay out the gates and set every logit to the same initial probability.
+
+        Args:
+            model: The original model; it is read, never written.
+            sites: The maskable matrices.
+            unit: What one gate covers.
+            estimator: How gates are sampled.
+            initial: Initial probability of a gate being open, in (0, 1) [fraction].
+
+        Raises:
+            ValueError: If the unit does not fit the sites.
+        """
+        self.model = model
+        self.sites = sites
+        self.estimator = estimator
+        self.spans = lay_out(sites, unit)
+        count = max(span.start + span.size for span in self.spans)
+        device = model.get_parameter(sites[0].parameter).device
+        level = torch.logit(torch.tensor(float(initial), dtype=torch.float64)).item()
+        self.logits = torch.full((count,), level, dtype=torch.float32, device=device)
+        self._original = {site.parameter: model.get_parameter(site.parameter) for site in sites}
+
+    def sample(
+        self, generator: torch.Generator, temperature: float = 1.0, scale: float = 1.0
+    ) -> Sample:
+        """Return one draw of every gate.
+
+        Args:
+            generator: Source of randomness, on the logits' device.
+            temperature: Temperature of the relaxation, above 0.
+            scale: Factor of the noise, 0 to 1.
+
+        Returns:
+            Values and slopes of the gates.
+        """
+        shape, device = self.logits.shape, self.logits.device
+        uniform = torch.rand(shape, generator=generator, device=device)
+        return SAMPLERS[self.estimator](self.logits, uniform, temperature, scale)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return new trainable copies of the parameters that hold a site, to write samples into."""
+        return {name: own.detach().clone().requires_grad_() for name, own in self._original.items()}
+
+    @torch.no_grad()
+    def write(self, sample: Sample, buffers: dict[str, Tensor], *, keep: bool = False) -> None:
+        """Write the weights of the remaining model, or of the subnetwork alone, into the buffers.
+
+        Args:
+            sample: One draw of the gates.
+            buffers: Tensors from `buffers`; their gradients are dropped.
+            keep: If true, the subnetwork is kept: weights are multiplied by the gate and not by
+                one minus the gate.
+        """
+        factor = sample.value if keep else 1 - sample.value
+        for buffer in buffers.values():
+            buffer.grad = None
+        for span in self.spans:
+            site = span.site
+            own = site.view(self._original[site.parameter])
+            torch.mul(own, span.take(factor), out=site.view(buffers[site.parameter].detach()))
+
+    @torch.no_grad()
+    def gradient(
+        self, sample: Sample, buffers: dict[str, Tensor], *, keep: bool = False
+    ) -> Float[Tensor, " unit"]:
+        """Return the gradient of the loss by the logits from the gradient at the buffers.
+
+        Args:
+            sample: The draw that was written.
+            buffers: The buffers after the backward pass.
+            keep: As in `write`.
+
+        Returns:
+            Gradient of the data terms; the sparsity term has its own, `sparsity_gradient`.
+        """
+        total = torch.zeros_like(self.logits)
+        for span in self.spans:
+            site = span.site
+            arrived = buffers[site.parameter].grad
+            if arrived is None:
+                continue
+            moved = site.view(arrived) * site.view(self._original[site.parameter])
+            total[span.start : span.start + span.size].add_(span.reduce(moved))
+        return total.mul_(sample.slope).mul_(1.0 if keep else -1.0)
+
+    def sparsity(self, temperature: float = 1.0) -> tuple[float, Float[Tensor, " unit"]]:
+        """Return the mean probability of an open gate, and its gradient by the logits.
+
+        Args:
+            temperature: Temperature of the relaxation; only the hard concrete gate depends on it.
+
+        Returns:
+            The term [fraction] and its closed-form gradient.
+        """
+        chance = expected_open(self.logits, self.estimator, temperature)
+        mean = float(chance.mean())
+        return mean, chance.mul_(1 - chance).div_(chance.numel())
+
+    def open_bits(self, limit: float = 1.0) -> Float[Tensor, " unit"]:
+        """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.
+
+        Args:
+            limit: Largest share of the gates that may be open [fraction].
+
+        Returns:
+            Zeros and ones; never more than the positive logits, never more than the limit.
+        """
+        bits = (self.logits > 0).float()
+        most = int(limit * len(bits))
+        if int(bits.sum()) > most:
+            bits.zero_()[self.logits.topk(most).indices] = 1.0
+        return bits
+
+    def mask(self, bits: Float[Tensor, " unit"], model: str, meta: dict[str, str]) -> Mask:
+        """Return gates as a mask over weights.
+
+        Args:
+            bits: Zeros and ones per unit, from `open_bits`.
+            model: Fingerprint of the model.
+            meta: How the mask was made.
+
+        Returns:
+            The mask, on the CPU.
+        """
+        expanded = {
+            span.site.name: span.take(bits).expand(span.site.shape).bool().cpu().contiguous()
+            for span in self.spans
+        }
+        return Mask(expanded, model, meta)

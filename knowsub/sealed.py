@@ -1,0 +1,81 @@
+"""A safetensors file that nothing corrupt gets through: written whole or not at all, with a seal.
+
+Masks and checkpoints are sealed files. The header holds one entry, because the order of several
+is not defined: a SHA-256 over description and tensors in hexadecimal, then the JSON description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def write_sealed(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> None:
+    """Write arrays and their description atomically; the same content gives the same bytes.
+
+    Args:
+        path: File to write; its folder must exist.
+        arrays: Name -> array.
+        description: Anything JSON can hold.
+
+    Raises:
+        OSError: If the file cannot be written; an older file is left as it was.
+    """
+    described = json.dumps(description, sort_keys=True)
+    header = {"sealed": _digest(described, arrays) + described}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(save(dict(arrays), metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_sealed(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `write_sealed` wrote, or refuse it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays and the description.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another kind, truncated, or does not match its seal.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        seal, described = header["sealed"][:64], header["sealed"][64:]
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a complete knowsub file ({error})") from None
+    if seal != _digest(described, arrays):
+        raise ValueError(f"{path}: the checksum does not match; the file is corrupt")
+    return arrays, json.loads(described)
+
+
+def _digest(described: str, arrays: Arrays) -> str:
+    digest = hashlib.sha256(described.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from knowsub.anatomy import ATTENTION, sites
+from knowsub.masks.gates import Sample
+from knowsub.masks.kinds import Estimator, Unit
+from knowsub.masks.model import Gates
+from knowsub.masks.removal import installed, remaining_weights
+from tests.architectures import CONFIGS, VOCAB, tiny
+
+TOKENS = torch.arange(1, 13).view(2, 6) % VOCAB
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("unit", list(Unit))
+def test_the_masked_forward_is_the_forward_of_the_zeroed_model(kind: str, unit: Unit) -> None:
+    model = tiny(kind)
+    found = sites(model, parts=ATTENTION if unit is Unit.HEAD else None)
+    gates = Gates(model, found, unit)
+    sample = gates.sample(generator())
+    buffers = gates.buffers()
+    gates.write(sample, buffers)
+    mask = gates.mask(sample.value, "tiny", {})
+    with installed(model, buffers):
+        masked = model(TOKENS).logits
+    with installed(model, remaining_weights(model, found, mask)):
+        torch.testing.assert_close(masked, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
+    gates.write(sample, buffers, keep=True)
+    for name, weights in remaining_weights(model, found, mask, keep=True).items():
+        assert torch.equal(weights, buffers[name])
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("unit", list(Unit))
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_gradient_by_hand_is_autograds(kind: str, unit: Unit, keep: bool) -> None:
+    model = tiny(kind).double()
+    found = sites(model, parts=ATTENTION if unit is Unit.HEAD else None)
+    gates = Gates(model, found, unit)
+    gates.logits = gates.logits.double()
+    noise = torch.rand(gates.logits.shape, generator=generator(), dtype=torch.float64)
+    soft_logits = gates.logits.clone().requires_grad_()
+    soft = torch.sigmoid(soft_logits + torch.logit(noise))
+    value = (soft > 0.5).double() - soft.detach() + soft
+    whole = {
+        span.site.parameter: model.get_parameter(span.site.parameter).clone()
+        for span in gates.spans
+    }
+    for span in gates.spans:
+        factor = span.take(value if keep else 1 - value)
+        own = span.site.view(model.get_parameter(span.site.parameter))
+        span.site.view(whole[span.site.parameter]).copy_(own * factor)
+    with installed(model, whole):
+        loss = model(TOKENS).logits.log_softmax(-1)[..., 3].sum()
+        (expected,) = torch.autograd.grad(loss, soft_logits)
+    sample = Sample(value.detach(), (soft * (1 - soft)).detach())
+    buffers = gates.buffers()
+    gates.write(sample, buffers, keep=keep)
+    with installed(model, buffers):
+        model(TOKENS).logits.log_softmax(-1)[..., 3].sum().backward()
+    actual = gates.gradient(sample, buffers, keep=keep)
+    torch.testing.assert_close(actual, expected, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_the_gradient_of_sparsity_is_that_of_its_closed_form(estimator: Estimator) -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model), estimator=estimator)
+    gates.logits.normal_(generator=generator())
+    mean, slope = gates.sparsity(0.7)
+    step = 1e-2
+    direction = torch.sign(torch.randn(gates.logits.shape, generator=generator(1)))
+    gates.logits.add_(direction, alpha=step)
+    above, _ = gates.sparsity(0.7)
+    assert above - mean == pytest.approx(step * float((slope * direction).sum()), abs=2e-5)
+
+
+def test_at_the_papers_start_the_mask_is_empty_and_a_sample_holds_its_initial_share() -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model), initial=0.45)
+    assert gates.open_bits().sum() == 0
+    assert gates.sample(generator()).value.mean().item() == pytest.approx(0.45, abs=0.02)
+
+
+def test_trimming_keeps_the_largest_positive_logits_and_never_pads() -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model))
+    gates.logits.fill_(-1.0)
+    gates.logits[:10] = torch.arange(1.0, 11.0)
+    assert gates.open_bits(0.5).nonzero()[:, 0].tolist() == list(range(10))
+    limit = 4 / len(gates.logits)
+    assert gates.open_bits(limit).nonzero()[:, 0].tolist() == [6, 7, 8, 9]
+
+
+def test_parts_outside_the_sites_keep_their_weights() -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model, [3], [ATTENTION[0]]))
+    buffers = gates.buffers()
+    gates.write(Sample(torch.ones_like(gates.logits), gates.logits), buffers)
+    (weights,) = buffers.values()
+    own = model.get_parameter(next(iter(buffers)))
+    assert not weights[:, :16].any()
+    assert torch.equal(weights[:, 16:], own[:, 16:])
