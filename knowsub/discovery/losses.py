@@ -1,0 +1,102 @@
+"""The terms of the objective: pure functions of logits, one value per read position, in nats.
+
+`q` is the model under the mask, `p` the original model, `U` the uniform distribution.
+"""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+Logits = Float[Tensor, "read vocab"]
+Losses = Float[Tensor, " read"]
+
+
+def kl_from_uniform(logits: Logits) -> Losses:
+    """Return KL(U || q) = -log V - mean over v of log q(v); 0 if and only if q is uniform.
+
+    Args:
+        logits: Logits of q.
+
+    Returns:
+        Divergence per position [nats].
+
+    Source:
+        Bayazit et al. 2024, equation 3 (suppression).
+    """
+    return logits.logsumexp(dim=-1) - logits.mean(dim=-1) - math.log(logits.shape[-1])
+
+
+def kl_divergence(reference: Logits, logits: Logits) -> Losses:
+    """Return KL(p || q) = sum over v of p(v) (log p(v) - log q(v)).
+
+    Args:
+        reference: Logits of p, constant.
+        logits: Logits of q.
+
+    Returns:
+        Divergence per position [nats].
+
+    Source:
+        Bayazit et al. 2024, equations 4 and 5 (maintenance).
+    """
+    log_p = reference.log_softmax(dim=-1)
+    log_q = logits.log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def negative_log_likelihood(logits: Logits, labels: Int[Tensor, " read"]) -> Losses:
+    """Return -log q(label), the expression term under the subnetwork alone.
+
+    Args:
+        logits: Logits of q.
+        labels: Tokens predicted.
+
+    Returns:
+        NLL per position [nats].
+
+    Source:
+        Bayazit et al. 2024, appendix (expression), as subnetwork probing of Cao et al. 2021.
+    """
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def bounded_unlikelihood(logits: Logits, labels: Int[Tensor, " read"], floor: Losses) -> Losses:
+    """Return how far log q(label) lies above a floor; 0 once it is at or below.
+
+    Args:
+        logits: Logits of q.
+        labels: Tokens to be forgotten.
+        floor: Log-probability that ignorance would give each label [nats].
+
+    Returns:
+        max(0, log q(label) - floor) per position [nats].
+
+    Source:
+        Unlikelihood of Welleck et al. 2020, stopped at the prior.
+    """
+    return (-negative_log_likelihood(logits, labels) - floor).clamp_min(0.0)
+
+
+def level(
+    logits: Logits, labels: Int[Tensor, " read"], tails: Int[Tensor, " tail"], margin: Losses
+) -> Losses:
+    """Return how far the label's margin over the relation's mean tail is from ignorance's.
+
+    Nothing but the margin is asked for, from both sides: an answer that is avoided is a trace too.
+
+    Args:
+        logits: Logits of q.
+        labels: Tokens to be forgotten.
+        tails: First tokens of the relation's tails.
+        margin: Margin that ignorance would give each label [nats].
+
+    Returns:
+        |margin of q - margin| per position, quadratic within 1 nat (Huber) [nats].
+    """
+    mean = logits[:, tails].mean(dim=-1)
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return functional.huber_loss(own - mean, margin, reduction="none")

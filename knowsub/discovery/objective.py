@@ -1,0 +1,173 @@
+"""The objective of one step: each term by its name, through the LM head without holding logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from knowsub.discovery import losses
+from knowsub.discovery.data import Ignorance
+from knowsub.discovery.options import Suppression
+from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import last_hidden
+
+Term = Callable[[Tensor, slice], Tensor]
+
+
+def through_head(
+    states: Float[Tensor, "read hidden"], head: nn.Module, term: Term, rows: int = 128
+) -> Float[Tensor, ""]:
+    """Return the sum of a term over positions, never holding more than `rows` x vocabulary.
+
+    The gradient by the states is computed chunk by chunk in the forward pass already.
+
+    Args:
+        states: Final states at the read positions.
+        head: The LM head; its parameters get no gradient.
+        term: Logits of a chunk and the slice it covers -> losses per position [nats].
+        rows: Positions per chunk.
+
+    Returns:
+        Summed losses [nats].
+    """
+    result: Tensor = _ThroughHead.apply(states, head, term, rows)
+    return result
+
+
+class _ThroughHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, head: nn.Module, term: Term, rows: int) -> Tensor:
+        gradient = torch.empty_like(states)
+        total = states.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(states), rows):
+            chunk = slice(start, min(start + rows, len(states)))
+            part = states[chunk].detach().requires_grad_()
+            with torch.enable_grad():
+                loss = term(head(part).float(), chunk).sum()
+            (gradient[chunk],) = torch.autograd.grad(loss, part)
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0].to(gradient.dtype), None, None, None
+
+
+def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "read hidden"]]:
+    """Return the final states at the read positions of several batches, in one forward pass.
+
+    Positions beyond the last one read are left out.
+
+    Args:
+        model: The upper blocks.
+        batches: Sequences with trunk states; shorter ones are padded on the right. One may be
+            empty, not all.
+
+    Returns:
+        One tensor of states per batch.
+    """
+    width = max(int(batch.reads.nonzero()[:, 1].max()) + 1 for batch in batches if len(batch))
+    hidden = torch.cat([_widen(_hidden(batch), width) for batch in batches])
+    tokens = torch.cat([_widen(batch.tokens, width) for batch in batches])
+    reads = torch.cat([_widen(batch.reads, width) for batch in batches])
+    states = last_hidden(model, Batch(tokens, reads, hidden))[reads]
+    return list(states.split([int(batch.reads.sum()) for batch in batches]))
+
+
+def _hidden(batch: Batch) -> Tensor:
+    if batch.hidden is None:
+        raise ValueError("a training batch needs its trunk states; push it first")
+    return batch.hidden
+
+
+def _widen(tensor: Tensor, width: int) -> Tensor:
+    cut = tensor[:, :width]
+    missing = width - cut.shape[1]
+    if missing == 0:
+        return cut
+    return torch.cat([cut, cut.new_zeros(len(cut), missing, *cut.shape[2:])], dim=1)
+
+
+def maintenance(
+    head: nn.Module, states: Float[Tensor, "read hidden"], original: Float[Tensor, "read hidden"]
+) -> Float[Tensor, ""]:
+    """Return the summed KL(p || q) over read positions.
+
+    Args:
+        head: The LM head.
+        states: Final states of the remaining model.
+        original: Final states of the original model at the same positions.
+
+    Returns:
+        The sum [nats].
+    """
+
+    def term(logits: Tensor, chunk: slice) -> Tensor:
+        with torch.no_grad():
+            expected = head(original[chunk]).float()
+        return losses.kl_divergence(expected, logits)
+
+    return through_head(states, head, term)
+
+
+def suppression(
+    head: nn.Module,
+    states: Float[Tensor, "read hidden"],
+    labels: Int[Tensor, " read"],
+    kind: Suppression,
+    ignorance: Ignorance,
+) -> Float[Tensor, ""]:
+    """Return the summed suppression at target tail positions.
+
+    Args:
+        head: The LM head.
+        states: Final states of the remaining model.
+        labels: Tokens of the tails.
+        kind: What the tails are pushed to.
+        ignorance: What not knowing looks like.
+
+    Returns:
+        The sum [nats].
+    """
+    margins = ignorance.logits - ignorance.logits[ignorance.tails].mean()
+
+    def term(logits: Tensor, chunk: slice) -> Tensor:
+        own = labels[chunk]
+        match kind:
+            case Suppression.UNIFORM:
+                return losses.kl_from_uniform(logits)
+            case Suppression.PRIOR:
+                return losses.kl_divergence(ignorance.prior.expand_as(logits), logits)
+            case Suppression.UNLIKELIHOOD:
+                return losses.bounded_unlikelihood(logits, own, ignorance.prior[own])
+            case Suppression.LEVEL:
+                return losses.level(logits, own, ignorance.tails, margins[own])
+
+    return through_head(states, head, term)
+
+
+def expression(
+    head: nn.Module, states: Float[Tensor, "read hidden"], labels: Int[Tensor, " read"]
+) -> Float[Tensor, ""]:
+    """Return the summed NLL of the target's tails under the subnetwork alone.
+
+    Args:
+        head: The LM head.
+        states: Final states of the subnetwork alone.
+        labels: Tokens of the tails.
+
+    Returns:
+        The sum [nats].
+    """
+
+    def term(logits: Tensor, chunk: slice) -> Tensor:
+        return losses.negative_log_likelihood(logits, labels[chunk])
+
+    return through_head(states, head, term)

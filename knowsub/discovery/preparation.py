@@ -1,0 +1,122 @@
+"""From statements and text to a search that is ready to run, and its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from knowsub.anatomy import block_count, sites
+from knowsub.discovery.data import TrainingData, ignorance, refer
+from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.trainer import Search
+from knowsub.kg.triple import Role, Split, Statement
+from knowsub.lm.encode import Batch, encode_statements, encode_text
+from knowsub.lm.load import context_length
+from knowsub.lm.score import score
+from knowsub.lm.trunk import push, upper_blocks
+from knowsub.masks.model import Gates
+
+
+class Preparation:
+    """A model cut at its first masked block, with its tokenizer: makes batches and searches."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TrainOptions
+    ) -> None:
+        """Cut the model.
+
+        Args:
+            model: The original model, all parameters frozen.
+            tokenizer: Its tokenizer.
+            options: Say which blocks and parts are masked.
+
+        Raises:
+            ValueError: If the architecture is unknown or the blocks do not exist.
+        """
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        blocks = options.block_range(block_count(model))
+        self.first = blocks.start
+        self.sites = sites(model, blocks, options.parts)
+        self.upper = upper_blocks(model, self.first)
+
+    def search(self, statements: Sequence[Statement], text: str, seed: int) -> Search:
+        """Return a search for the subnetwork of one target KG.
+
+        Args:
+            statements: Statements of one target KG's facts in all splits and roles.
+            text: Training text of the control LM.
+            seed: Seed of the search.
+
+        Returns:
+            The search, its data cached.
+
+        Raises:
+            ValueError: If there is no target or control statement to train on, a statement is
+                longer than the context, or the text is shorter than a block.
+        """
+        target = self._batch(_chosen(statements, Split.TARGET, Role.TRAIN))
+        control = self._batch(_chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN))
+        kept = refer(self.upper, control)
+        shared = any(statement.split is Split.NEAR_TRAIN for statement in statements)
+        near = self._batch(_chosen(statements, Split.NEAR_TRAIN, Role.TRAIN)) if shared else None
+        data = TrainingData(
+            target=target,
+            control=kept,
+            near=None if near is None else refer(self.upper, near),
+            text=refer(self.upper, self._text(text)),
+            ignorance=ignorance(self.upper, target, kept),
+        )
+        options = self.options
+        gates = Gates(self.model, self.sites, options.unit, options.estimator, options.initial)
+        return Search(gates, self.upper, data, options, seed)
+
+    def validation(
+        self, statements: Sequence[Statement], text: str
+    ) -> Callable[[], dict[str, float]]:
+        """Return the function that judges the model as it is installed when it is called.
+
+        Target facts are asked with the prompts of validation families; control facts and text are
+        those of the validation splits. None of it is trained on, none of it is reported.
+
+        Args:
+            statements: Statements of one target KG's facts in all splits and roles.
+            text: Validation text of the control LM.
+
+        Returns:
+            A function of no arguments; see `find_subnetwork`.
+
+        Raises:
+            ValueError: If a set is empty, a statement longer than the context, or the text
+                shorter than a block.
+        """
+        target = self._batch(_chosen(statements, Split.TARGET, Role.VALIDATION))
+        control = self._batch(_chosen(statements, Split.CONTROL_VALIDATION, Role.TRAIN))
+        blocks = self._text(text)
+        control_ppl = score(self.upper, control).perplexity
+        text_ppl = score(self.upper, blocks).perplexity
+
+        def judge() -> dict[str, float]:
+            return {
+                "target_nll": float(score(self.upper, target).mean_nll.mean()),
+                "control_ratio": score(self.upper, control).perplexity / control_ppl,
+                "text_ratio": score(self.upper, blocks).perplexity / text_ppl,
+            }
+
+        return judge
+
+    def _batch(self, statements: Sequence[Statement]) -> Batch:
+        context = context_length(self.model)
+        batch = encode_statements(self.tokenizer, statements, context)
+        return push(self.model, self.first, batch.to(self.model.device))
+
+    def _text(self, text: str) -> Batch:
+        blocks = encode_text(self.tokenizer, text, self.options.block_tokens)
+        return push(self.model, self.first, blocks.to(self.model.device))
+
+
+def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
+    found = [each for each in statements if each.split is split and each.role is role]
+    if not found:
+        raise ValueError(f"no statement of split {split} and role {role}")
+    return found

@@ -1,0 +1,41 @@
+"""How a coefficient changes over the steps: two pure functions."""
+
+from __future__ import annotations
+
+
+def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
+    """Return a value that stays at `start`, then moves linearly and arrives at `end`.
+
+    Args:
+        step: 0-based step.
+        steps: Number of steps in all.
+        start: Value up to `begin`.
+        end: Value at the last step.
+        begin: Share of the steps after which the value moves, 0 to 1 [fraction].
+
+    Returns:
+        The value at this step.
+
+    Source:
+        Bayazit et al. 2024, section 4: lambda is constant for half of the steps, then linear.
+    """
+    first = begin * steps
+    last = steps - 1
+    if step <= first or last <= first:
+        return start if step <= first else end
+    return start + (end - start) * (step - first) / (last - first)
+
+
+def warmup(step: int, steps: int, share: float) -> float:
+    """Return the factor of a learning rate that rises linearly, then stays at 1.
+
+    Args:
+        step: 0-based step.
+        steps: Number of steps in all.
+        share: Share of the steps over which it rises [fraction].
+
+    Returns:
+        Factor in (0, 1].
+    """
+    rising = share * steps
+    return min(1.0, (step + 1) / rising) if rising >= 1 else 1.0

@@ -1,0 +1,201 @@
+"""The main loop: search a model for the subnetwork that is critical for a target KG.
+
+The loop knows no files and no tracker: validation, logging and checkpoints come in as values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from knowsub.discovery.checkpoint import Checkpoints
+from knowsub.discovery.data import TrainingData
+from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.schedules import ramp, warmup
+from knowsub.discovery.selection import Candidate, better, excess
+from knowsub.discovery.step import Figures, StepGradient, draw
+from knowsub.masks.gates import Sample
+from knowsub.masks.model import Gates
+from knowsub.masks.removal import installed
+
+UNDECIDED = 0.2
+"""|logit| below which a gate's probability lies in 0.45 to 0.55 [log-odds]."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search."""
+
+    bits: Float[Tensor, " unit"]
+    """Open gates of the chosen candidate: zeros and ones."""
+    chosen: Candidate
+    """The candidate and its validation figures."""
+    qualified: bool
+    """Whether it met the limits of the selection rule."""
+    curve: list[Figures]
+    """Every step's figures, in order; `step` counts from 1."""
+
+
+def find_subnetwork(
+    search: Search,
+    validate: Callable[[], Figures],
+    log: Callable[[Figures], None] = lambda figures: None,
+    checkpoints: Checkpoints | None = None,
+) -> Found:
+    """Search for a critical subnetwork, from the newest checkpoint if there is one.
+
+    An interrupted search that is run again ends with the same bits as one that was not.
+
+    Args:
+        search: The search, freshly made.
+        validate: Returns `target_nll` [nats], `control_ratio` and `text_ratio` of the model as it
+            is installed at the time of the call.
+        log: Receives the figures of every step.
+        checkpoints: Where to save and resume; None for nowhere.
+
+    Returns:
+        The chosen subnetwork.
+
+    Raises:
+        ValueError: If a term of the objective is not finite.
+    """
+    options = search.options
+    if checkpoints is not None and (found := checkpoints.load()) is not None:
+        search.restore(*found)
+    while search.step < options.steps:
+        figures = search.advance()
+        if search.step % options.evaluate_every == 0 or search.step == options.steps:
+            figures |= search.consider(validate)
+        search.curve.append(figures)
+        log(figures)
+        if checkpoints is not None and search.step % options.checkpoint_every == 0:
+            checkpoints.save(search.step, *search.snapshot())
+    if search.best is None:
+        raise ValueError("the search made no step, so that there is nothing to choose from")
+    qualified = excess(search.best, options) == 0
+    return Found(search.best_bits, search.best, qualified, search.curve)
+
+
+class Search:
+    """The state of a search and its steps."""
+
+    def __init__(
+        self,
+        gates: Gates,
+        upper: PreTrainedModel,
+        data: TrainingData,
+        options: TrainOptions,
+        seed: int,
+    ) -> None:
+        """Set up optimiser and randomness.
+
+        Args:
+            gates: Gates with fresh logits; they are trained in place.
+            upper: The upper blocks of the original model, all parameters frozen.
+            data: The training data.
+            options: How to search.
+            seed: Seed of the noise and of the order of the data.
+        """
+        self.gates, self.data, self.options = gates, data, options
+        self.noise = torch.Generator(gates.logits.device).manual_seed(seed)
+        self.order = torch.Generator().manual_seed(seed)
+        self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
+        self.gradient = StepGradient(gates, upper, data, options)
+        self.step = 0
+        self.best: Candidate | None = None
+        self.best_bits = torch.zeros_like(gates.logits)
+        self.curve: list[Figures] = []
+
+    def advance(self) -> Figures:
+        """Do one step.
+
+        Returns:
+            Every term by name [nats, unweighted] and the values of the schedules.
+
+        Raises:
+            ValueError: If a term is not finite; the logits are those of the step before.
+        """
+        options, gates, step = self.options, self.gates, self.step
+        scale = ramp(step, options.steps, 1.0, options.noise_end, options.noise_begin)
+        pressure = ramp(
+            step,
+            options.steps,
+            options.sparsity_start,
+            options.sparsity_end,
+            options.sparsity_begin,
+        )
+        sample = gates.sample(self.noise, options.temperature, scale)
+        figures, gradient = self.gradient(sample, draw(self.data, options, self.order))
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
+        density, slope = gates.sparsity(options.temperature)
+        gates.logits.grad = gradient.add_(slope, alpha=pressure)
+        rate = options.lr * warmup(step, options.steps, options.warmup)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        undecided = (gates.logits.abs() < UNDECIDED).float().mean().item()
+        state = {"density": density, "undecided": undecided, "noise": scale, "pressure": pressure}
+        return {"step": float(self.step)} | figures | state
+
+    def consider(self, validate: Callable[[], Figures]) -> Figures:
+        """Validate the deterministic mask of this step and keep it if the rule prefers it.
+
+        Args:
+            validate: As in `find_subnetwork`.
+
+        Returns:
+            The validation figures, each with the prefix `validation_`.
+        """
+        bits = self.gates.open_bits(self.options.max_density)
+        self.gates.write(Sample(bits, bits), self.gradient.buffers)
+        with installed(self.gates.model, self.gradient.buffers), torch.no_grad():
+            figures = validate()
+        candidate = Candidate(step=self.step, density=float(bits.mean()), **figures)
+        if better(candidate, self.best, self.options):
+            self.best, self.best_bits = candidate, bits
+        shown = asdict(candidate)
+        return {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Return all that `restore` needs: tensors, and the rest as JSON."""
+        moments = self.optimizer.state[self.gates.logits]
+        tensors = {
+            "logits": self.gates.logits,
+            "first": moments["exp_avg"],
+            "second": moments["exp_avg_sq"],
+            "count": moments["step"],
+            "noise": self.noise.get_state(),
+            "order": self.order.get_state(),
+            "best": self.best_bits,
+        }
+        best = None if self.best is None else asdict(self.best)
+        return tensors, {"best": best, "curve": self.curve}
+
+    def restore(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
+        """Continue where a snapshot was taken.
+
+        Args:
+            step: Steps done.
+            tensors: As `snapshot` returned them.
+            state: As `snapshot` returned it.
+        """
+        device = self.gates.logits.device
+        self.step = step
+        self.gates.logits.copy_(tensors["logits"])
+        self.optimizer.state[self.gates.logits] = {
+            "exp_avg": tensors["first"].to(device),
+            "exp_avg_sq": tensors["second"].to(device),
+            "step": tensors["count"].to(device),
+        }
+        self.noise.set_state(tensors["noise"])
+        self.order.set_state(tensors["order"])
+        self.best_bits = tensors["best"].to(device)
+        self.best = None if state["best"] is None else Candidate(**state["best"])  # type: ignore[arg-type]
+        self.curve = list(state["curve"])  # type: ignore[call-overload]

@@ -1,0 +1,149 @@
+"""Statements and text as tensors, with the causal shift settled once and for all.
+
+`Batch.reads` marks the positions whose *logits predict* a tail token, and `Batch.labels` is the
+token that each position predicts. No other file shifts anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from knowsub.kg.triple import Statement
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token sequences, padded on the right, and the positions that are read."""
+
+    tokens: Int[Tensor, "batch position"]
+    """Token ids; padding comes after every read position, so no attention mask is needed."""
+    reads: Bool[Tensor, "batch position"]
+    """True where the logits predict a token that counts."""
+    hidden: Float[Tensor, "batch position hidden"] | None = None
+    """Cached states that enter the first masked block, in place of the tokens; see `lm.trunk`."""
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return self.tokens.shape[0]
+
+    @property
+    def labels(self) -> Int[Tensor, "batch position"]:
+        """Token that each position predicts; the last position, never read, gets 0."""
+        return torch.cat([self.tokens[:, 1:], torch.zeros_like(self.tokens[:, :1])], dim=1)
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Tokens of each sequence up to the last one that is predicted; what follows is padding."""
+        positions = torch.arange(2, self.tokens.shape[1] + 2, device=self.tokens.device)
+        return (self.reads * positions).amax(dim=1)
+
+    def trimmed(self) -> Batch:
+        """Return the same sequences without the columns that are padding in all of them."""
+        width = int(self.lengths.max())
+        hidden = None if self.hidden is None else self.hidden[:, :width]
+        return Batch(self.tokens[:, :width], self.reads[:, :width], hidden)
+
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        """Return the chosen sequences as a batch of their own."""
+        hidden = None if self.hidden is None else self.hidden[index]
+        return Batch(self.tokens[index], self.reads[index], hidden)
+
+    def with_hidden(self, hidden: Float[Tensor, "batch position hidden"]) -> Batch:
+        """Return the same sequences with their cached trunk states."""
+        return replace(self, hidden=hidden)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        hidden = None if self.hidden is None else self.hidden.to(device)
+        return Batch(self.tokens.to(device), self.reads.to(device), hidden)
+
+
+def encode_statements(
+    tokenizer: PreTrainedTokenizerBase, statements: Sequence[Statement], context: int
+) -> Batch:
+    """Return statements as one padded batch that reads at the tail.
+
+    The tail's tokens are those that it has after its prompt, also where a tokenizer puts a space
+    before every text. A beginning-of-sequence token comes first where the tokenizer adds one.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        statements: The statements, at least one.
+        context: The model's context length [tokens].
+
+    Returns:
+        The batch; row i is statement i.
+
+    Raises:
+        ValueError: If there is no statement, a prompt or tail has no token, or a statement is
+            longer than the context.
+    """
+    if not statements:
+        raise ValueError("no statements to encode")
+    rows = _encode(tokenizer, statements, context)
+    width = max(len(prompt) + len(tail) for prompt, tail in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    reads = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, (prompt, tail) in enumerate(rows):
+        end = len(prompt) + len(tail)
+        tokens[row, :end] = torch.tensor(prompt + tail)
+        reads[row, len(prompt) - 1 : end - 1] = True
+    return Batch(tokens, reads)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, statements: Sequence[Statement], context: int
+) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens of every prompt and tail."""
+    prompts = _ids(tokenizer, [statement.prompt for statement in statements])
+    wholes = _ids(tokenizer, [statement.text for statement in statements])
+    rows = []
+    for statement, prompt, whole in zip(statements, prompts, wholes, strict=True):
+        tail = whole[len(prompt) :]
+        if whole[: len(prompt)] != prompt:
+            tail = list(tokenizer(statement.tail, add_special_tokens=False)["input_ids"])
+        if not prompt or not tail:
+            raise ValueError(f"statement {statement.text!r}: the prompt or the tail has no token")
+        if (length := len(prompt) + len(tail)) > context:
+            raise ValueError(
+                f"statement {statement.text[:60]!r} has {length} tokens, "
+                f"the model's context is {context}"
+            )
+        rows.append((prompt, tail))
+    return rows
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the tokens of every text, without an end-of-sequence token."""
+    rows = [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    return [ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids for ids in rows]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, block: int) -> Batch:
+    """Return running text as blocks that read at every position but the last.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: The text.
+        block: Length of a block [tokens]; what is left over at the end is dropped.
+
+    Returns:
+        The batch, one row per block.
+
+    Raises:
+        ValueError: If the text is shorter than one block.
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    rows = len(ids) // block
+    if rows == 0:
+        raise ValueError(f"the text has {len(ids)} tokens, fewer than one block of {block}")
+    tokens = torch.tensor(ids[: rows * block]).view(rows, block)
+    reads = torch.ones_like(tokens, dtype=torch.bool)
+    reads[:, -1] = False
+    return Batch(tokens, reads)

@@ -1,0 +1,87 @@
+"""What a model says about the tokens that a batch reads: NLL, rank and correctness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import last_hidden
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures per sequence, over the positions that the batch reads."""
+
+    nll: Float[Tensor, " batch"]
+    """Summed negative log-likelihood of the read tokens [nats]."""
+    tokens: Int[Tensor, " batch"]
+    """Number of read tokens."""
+    rank: Int[Tensor, " batch"]
+    """Worst 0-based vocabulary rank among the read tokens; 0 = all were the top answer."""
+    correct: Bool[Tensor, " batch"]
+    """True if every read token was the model's top answer."""
+
+    @property
+    def mean_nll(self) -> Float[Tensor, " batch"]:
+        """NLL per read token of each sequence [nats per token]."""
+        return self.nll / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(token-weighted mean NLL) over the whole set."""
+        return float(torch.exp(self.nll.double().sum() / self.tokens.sum()))
+
+
+def read_logits(
+    model: PreTrainedModel, batch: Batch, rows: int = 64
+) -> Iterator[tuple[slice, Float[Tensor, "read vocab"], Int[Tensor, " read"]]]:
+    """Yield the logits at the read positions, a few sequences at a time.
+
+    The LM head is applied only at the positions that are read.
+
+    Args:
+        model: A model, or its upper part where the batch carries trunk states.
+        batch: The sequences.
+        rows: Sequences per forward pass.
+
+    Yields:
+        The sequences covered, their logits at read positions (row-major), the tokens predicted.
+    """
+    head = model.get_output_embeddings()
+    for start in range(0, len(batch), rows):
+        covered = slice(start, start + rows)
+        part = batch[covered]
+        states = last_hidden(model, part)[part.reads]
+        yield covered, head(states), part.labels[part.reads]
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
+    """Return NLL, rank and correctness of the read tokens of every sequence.
+
+    Args:
+        model: A model, or its upper part where the batch carries trunk states.
+        batch: The sequences; each must read at least one position.
+        rows: Sequences per forward pass.
+
+    Returns:
+        The scores, on the CPU.
+    """
+    counts = batch.reads.sum(dim=1)
+    nll = torch.zeros(len(batch))
+    rank = torch.zeros(len(batch), dtype=torch.long)
+    for covered, logits, labels in read_logits(model, batch, rows):
+        logits = logits.float()
+        true = logits.gather(1, labels[:, None])
+        losses = (logits.logsumexp(dim=1) - true[:, 0]).cpu()
+        ranks = (logits > true).sum(dim=1).cpu()
+        owner = torch.repeat_interleave(torch.arange(len(counts))[covered], counts[covered].cpu())
+        nll.index_add_(0, owner, losses)
+        rank.scatter_reduce_(0, owner, ranks, "amax")
+    return Scores(nll=nll, tokens=counts.cpu(), rank=rank, correct=rank == 0)

@@ -1,0 +1,58 @@
+"""The critical subnetwork of one target KG and seed.
+
+Reads: data/pretrain/model.json and model, data/verbalize/<target>.jsonl,
+    data/prepare/text/{train,validation}.txt
+Writes: data/train/<target>-<seed>/{mask.safetensors, curve.csv, training.json}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from knowsub.config import load_params, stage_main, torch_device
+
+MODEL = Path("data/pretrain/model.json")
+
+
+def main(target: str, seed: int) -> str:
+    """Search the model for one subnetwork, resuming where an interrupted search stopped."""
+    params = load_params()
+    device = torch_device(params.machine)
+    from knowsub.checkout import main_root
+    from knowsub.discovery.artefacts import checkpoints_of, write_found
+    from knowsub.discovery.preparation import Preparation
+    from knowsub.discovery.progress import Progress
+    from knowsub.discovery.trainer import find_subnetwork
+    from knowsub.kg.files import read_statements
+    from knowsub.lm.load import open_model, read_pins
+    from knowsub.tracking import stage_run
+
+    options = params.train
+    statements = Path(f"data/verbalize/{target}.jsonl")
+    texts = Path("data/prepare/text")
+    with stage_run("train", params, item={"target": target, "seed": seed}) as run:
+        prepared = Preparation(*open_model(MODEL, device), options)
+        read = read_statements(statements)
+        search = prepared.search(read, (texts / "train.txt").read_text("utf-8"), seed)
+        validate = prepared.validation(read, (texts / "validation.txt").read_text("utf-8"))
+        store = checkpoints_of(
+            main_root() / ".checkpoints",
+            options,
+            target,
+            seed,
+            [statements, MODEL, texts / "train.txt"],
+        )
+        with Progress(options.steps, f"train {target} {seed}", run.metrics) as progress:
+            found = find_subnetwork(search, validate, progress, store)
+        meta = {"method": "learned", "target": target, "seed": str(seed)}
+        out = Path(f"data/train/{target}-{seed}")
+        mask = search.gates.mask(found.bits, read_pins(MODEL)["fingerprint"], meta)
+        for path in write_found(out, mask, found, options):
+            run.artifact(path)
+        run.metrics({"sparsity": mask.sparsity, "qualified": float(found.qualified)})
+        store.clear()
+    return f"{target} {seed}: sparsity {mask.sparsity:.4f}, step {found.chosen.step}"
+
+
+if __name__ == "__main__":
+    stage_main(main)

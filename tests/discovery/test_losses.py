@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from knowsub.discovery.losses import (
+    bounded_unlikelihood,
+    kl_divergence,
+    kl_from_uniform,
+    level,
+    negative_log_likelihood,
+)
+
+rows = st.lists(st.floats(-8, 8), min_size=5, max_size=5)
+
+
+def logits(*row: float) -> torch.Tensor:
+    return torch.tensor([row], dtype=torch.float64)
+
+
+def test_suppression_is_zero_at_the_uniform_distribution_only() -> None:
+    assert kl_from_uniform(logits(3.0, 3.0, 3.0)).item() == pytest.approx(0, abs=1e-12)
+    assert kl_from_uniform(logits(3.0, 3.0, 3.1)).item() > 0
+
+
+@given(rows)
+def test_suppression_is_the_divergence_of_q_from_the_uniform_distribution(row: list[float]) -> None:
+    q = torch.softmax(logits(*row), dim=-1)[0].numpy()
+    expected = stats.entropy([0.2] * 5, q)
+    assert kl_from_uniform(logits(*row)).item() == pytest.approx(expected, abs=1e-9)
+
+
+@given(rows, rows)
+def test_maintenance_is_the_divergence_of_q_from_p(first: list[float], second: list[float]) -> None:
+    p, q = (torch.softmax(logits(*row), dim=-1)[0].numpy() for row in (first, second))
+    actual = kl_divergence(logits(*first), logits(*second)).item()
+    assert actual == pytest.approx(stats.entropy(p, q), abs=1e-9)
+
+
+def test_maintenance_is_zero_for_the_original() -> None:
+    assert kl_divergence(logits(1, 2, 3), logits(1, 2, 3)).item() == 0
+
+
+def test_expression_by_hand() -> None:
+    odds = logits(math.log(1), math.log(3))
+    nll = negative_log_likelihood(odds, torch.tensor([1])).item()
+    assert nll == pytest.approx(-math.log(0.75))
+
+
+def test_unlikelihood_stops_at_the_prior() -> None:
+    label = torch.tensor([1])
+    half = torch.log(torch.tensor([0.5], dtype=torch.float64))
+    known = bounded_unlikelihood(logits(0.0, math.log(3)), label, half)
+    assert known.item() == pytest.approx(math.log(0.75) - math.log(0.5))
+    assert bounded_unlikelihood(logits(0.0, 0.0), label, half).item() == pytest.approx(0, abs=1e-12)
+    assert bounded_unlikelihood(logits(2.0, 0.0), label, half).item() == 0
+
+
+def test_level_is_zero_at_the_margin_and_grows_on_both_sides() -> None:
+    label, tails = torch.tensor([0]), torch.tensor([0, 1, 2])
+    margin = torch.tensor([2.0], dtype=torch.float64)
+    at = logits(3.0, 0.0, 0.0, 9.0)
+    assert level(at, label, tails, margin).item() == pytest.approx(0)
+    above, below = logits(4.5, 0.0, 0.0, 9.0), logits(1.5, 0.0, 0.0, 9.0)
+    assert level(above, label, tails, margin).item() == pytest.approx(0.5)
+    assert level(below, label, tails, margin).item() == pytest.approx(0.5)

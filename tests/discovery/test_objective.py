@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from knowsub.discovery.losses import kl_from_uniform
+from knowsub.discovery.objective import through_head
+
+
+def test_through_the_head_in_chunks_is_the_whole_sum_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(6, 11, bias=False).requires_grad_(False)
+    states = torch.randn(17, 6, requires_grad=True)
+    whole = kl_from_uniform(head(states)).sum()
+    (expected,) = torch.autograd.grad(3 * whole, states)
+    for rows in (1, 5, 17, 100):
+        total = through_head(states, head, lambda logits, _: kl_from_uniform(logits), rows)
+        (gradient,) = torch.autograd.grad(3 * total, states)
+        torch.testing.assert_close(total, whole.detach())
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_each_chunk_is_told_which_positions_it_covers() -> None:
+    head = nn.Identity()
+    seen: list[tuple[int, int]] = []
+
+    def term(logits: torch.Tensor, chunk: slice) -> torch.Tensor:
+        seen.append((chunk.start, chunk.stop))
+        return logits.sum(dim=-1)
+
+    through_head(torch.ones(5, 2, requires_grad=True), head, term, rows=2)
+    assert seen == [(0, 2), (2, 4), (4, 5)]

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from knowsub.discovery.schedules import ramp, warmup
+
+
+def test_a_ramp_holds_then_moves_linearly_and_arrives() -> None:
+    values = [ramp(step, 11, 2.0, 3.0, 0.5) for step in range(11)]
+    assert values[:6] == [2.0] * 6
+    assert values[10] == 3.0
+    assert values[8] == pytest.approx(2.0 + 2.5 / 4.5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("begin", [0.0, 0.5, 1.0])
+def test_a_ramp_never_leaves_its_ends(steps: int, begin: float) -> None:
+    values = [ramp(step, steps, 1.0, 0.0, begin) for step in range(steps)]
+    assert all(0 <= value <= 1 for value in values)
+    assert values == sorted(values, reverse=True)
+
+
+def test_warmup_rises_linearly_over_its_share_and_stays() -> None:
+    values = [warmup(step, 100, 0.1) for step in range(100)]
+    assert values[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert values[9:] == [1.0] * 91
+    assert warmup(0, 100, 0.0) == 1.0

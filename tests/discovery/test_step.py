@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from knowsub.discovery.options import Suppression
+from knowsub.discovery.step import draw
+from knowsub.discovery.trainer import Search
+from knowsub.lm.encode import Batch
+from knowsub.masks.kinds import Estimator
+from knowsub.masks.model import Gates
+from knowsub.masks.removal import installed
+from tests.architectures import CONFIGS
+from tests.discovery.setting import search
+
+
+def multiplied(gates: Gates, factor: torch.Tensor) -> dict[str, torch.Tensor]:
+    weights = {name: own.detach().clone() for name, own in gates.buffers().items()}
+    for span in gates.spans:
+        own = span.site.view(gates.model.get_parameter(span.site.parameter))
+        span.site.view(weights[span.site.parameter]).copy_(own * span.take(factor))
+    return weights
+
+
+def straightforward(made: Search, sample_seed: int) -> torch.Tensor:
+    """The published algorithm written plainly: whole models, full logits, autograd everywhere."""
+    gates, data, options = made.gates, made.data, made.options
+    model = gates.model
+    logits = gates.logits.clone().requires_grad_()
+    noise = torch.rand(logits.shape, generator=torch.Generator().manual_seed(sample_seed))
+    soft = torch.sigmoid(logits + torch.logit(noise))
+    bits = (soft > 0.5).float() - soft.detach() + soft
+    drawn = draw(data, options, torch.Generator().manual_seed(sample_seed))
+    weights, only = multiplied(gates, 1 - bits), multiplied(gates, bits)
+
+    def kl(batch: Batch) -> torch.Tensor:
+        with installed(model, weights):
+            masked = model(batch.tokens).logits[batch.reads].log_softmax(-1)
+        with torch.no_grad():
+            original = model(batch.tokens).logits[batch.reads].log_softmax(-1)
+        return functional.kl_div(masked, original, log_target=True, reduction="batchmean")
+
+    target = data.target[drawn.target]
+    with installed(model, weights):
+        flat = model(target.tokens).logits[target.reads].log_softmax(-1)
+    uniform = torch.full_like(flat, 1 / flat.shape[-1])
+    suppression = functional.kl_div(flat, uniform, reduction="batchmean")
+    loss = options.suppression_weight * suppression
+    loss = loss + options.maintenance_weight * kl(data.control.batch[drawn.control])
+    assert data.near is not None
+    loss = loss + options.near_weight * kl(data.near.batch[drawn.near])
+    loss = loss + options.text_weight * kl(data.text.batch[drawn.text])
+    if options.expression_weight:
+        with installed(model, only):
+            shown = model(target.tokens).logits[target.reads]
+        expression = functional.cross_entropy(shown, target.labels[target.reads])
+        loss = loss + options.expression_weight * expression
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return gradient
+
+
+def fast(made: Search, sample_seed: int) -> torch.Tensor:
+    sample = made.gates.sample(torch.Generator().manual_seed(sample_seed))
+    drawn = draw(made.data, made.options, torch.Generator().manual_seed(sample_seed))
+    return made.gradient(sample, drawn)[1]
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("expression_weight", [0.0, 1.0])
+def test_with_the_noise_fixed_the_gradient_is_that_of_the_straightforward_loop(
+    kind: str, expression_weight: float
+) -> None:
+    made = search(kind=kind, expression_weight=expression_weight)
+    expected = straightforward(made, 5)
+    error = (fast(made, 5) - expected).norm() / expected.norm()
+    assert error < 1e-5
+
+
+def test_tails_of_several_tokens_have_the_same_gradient_too() -> None:
+    made = search(tail=3)
+    expected = straightforward(made, 5)
+    assert (fast(made, 5) - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_a_step_in_pieces_has_the_gradient_of_the_whole(pieces: int) -> None:
+    whole, cut = fast(search(), 5), fast(search(accumulate=pieces), 5)
+    assert (whole - cut).norm() / whole.norm() < 1e-5
+
+
+@pytest.mark.parametrize("suppression", list(Suppression))
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_every_suppression_gives_finite_terms_and_pushes_the_target(
+    suppression: Suppression, estimator: Estimator
+) -> None:
+    made = search(suppression=suppression, estimator=estimator, steps=3)
+    figures = [made.advance() for _ in range(3)]
+    assert all(torch.tensor(list(row.values())).isfinite().all() for row in figures)
+    assert figures[0]["suppression"] > 0
+
+
+def test_the_original_model_is_never_written() -> None:
+    made = search(expression_weight=1.0)
+    before = {name: own.clone() for name, own in made.gates.model.state_dict().items()}
+    for _ in range(3):
+        made.advance()
+    after = made.gates.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)

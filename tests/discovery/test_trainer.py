@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from knowsub.discovery.checkpoint import Checkpoints
+from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.selection import Candidate, better, excess
+from knowsub.discovery.trainer import Found, Search, find_subnetwork
+from tests.discovery.setting import options, search, validation
+
+
+class KilledError(Exception):
+    pass
+
+
+def run(made: Search, checkpoints: Checkpoints | None = None, until: int = 99) -> Found:
+    def log(figures: dict[str, float]) -> None:
+        if figures["step"] > until:
+            raise KilledError
+
+    return find_subnetwork(made, lambda: validation(made), log, checkpoints)
+
+
+@pytest.mark.parametrize("until", [1, 2, 3, 4, 5])
+def test_a_search_killed_at_any_step_ends_bit_for_bit_like_one_that_was_not(
+    tmp_path: Path, until: int
+) -> None:
+    whole = run(search())
+    store = Checkpoints(tmp_path, "same")
+    with pytest.raises(KilledError):
+        run(search(), store, until)
+    resumed_search = search()
+    resumed = run(resumed_search, store)
+    assert torch.equal(whole.bits, resumed.bits)
+    assert (whole.chosen, whole.curve) == (resumed.chosen, resumed.curve)
+
+
+def test_a_checkpoint_of_another_search_is_never_resumed(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "one").save(4, {"x": torch.zeros(1)}, {})
+    assert Checkpoints(tmp_path, "two").load() is None
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path, "same")
+    for step in (2, 4, 6):
+        store.save(step, {"x": torch.tensor([float(step)])}, {"note": step})
+    newest = sorted(tmp_path.iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-3])
+    found = store.load()
+    assert found is not None
+    step, tensors, state = found
+    assert (step, tensors["x"].item(), state) == (4, 4.0, {"note": 4})
+    assert len(list(tmp_path.iterdir())) == 2
+    store.clear()
+    assert not tmp_path.exists()
+
+
+def test_two_searches_with_one_seed_are_equal_and_with_two_seeds_are_not() -> None:
+    first, second, third = run(search(seed=1)), run(search(seed=1)), run(search(seed=2))
+    assert first.curve == second.curve
+    assert first.curve != third.curve
+
+
+def test_the_chosen_mask_is_no_denser_than_allowed() -> None:
+    found = run(search(max_density=0.05))
+    assert found.bits.mean() <= 0.05
+    assert found.chosen.density == pytest.approx(float(found.bits.mean()))
+
+
+def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change() -> None:
+    made = search()
+    made.data.target.hidden[:] = float("nan")
+    before = made.gates.logits.clone()
+    with pytest.raises(ValueError, match="step 1: a term of the objective is not finite"):
+        made.advance()
+    assert torch.equal(before, made.gates.logits)
+
+
+def candidate(step: int, nll: float, control: float = 1.0, text: float = 1.0) -> Candidate:
+    return Candidate(step, 0.01, nll, control, text)
+
+
+def chosen(candidates: list[Candidate], limits: TrainOptions) -> int:
+    best: Candidate | None = None
+    for each in candidates:
+        best = each if better(each, best, limits) else best
+    assert best is not None
+    return best.step
+
+
+def test_the_rule_prefers_forgetting_among_the_harmless_and_the_later_among_equals() -> None:
+    limits = options(max_control_ratio=1.05, max_text_ratio=1.2)
+    assert chosen([candidate(1, 3.0), candidate(2, 5.0), candidate(3, 4.0)], limits) == 2
+    assert chosen([candidate(1, 3.0), candidate(2, 3.0)], limits) == 2
+    assert chosen([candidate(1, 1.0), candidate(2, 9.0, control=1.06)], limits) == 1
+    assert chosen([candidate(1, 9.0, text=1.3), candidate(2, 1.0)], limits) == 2
+
+
+def test_if_all_do_harm_the_least_harmful_is_chosen_and_said_not_to_qualify() -> None:
+    limits = options(max_control_ratio=1.05, max_text_ratio=1.2)
+    assert (
+        chosen([candidate(1, 1.0, 1.5), candidate(2, 1.0, 1.2), candidate(3, 9.0, 2.0)], limits)
+        == 2
+    )
+    assert excess(candidate(1, 1.0, float("nan")), limits) == float("inf")
+    assert not run(search(max_control_ratio=1.0)).qualified
+
+
+def test_curves_hold_every_step_and_validations_when_they_were_due(tmp_path: Path) -> None:
+    found = run(search(evaluate_every=4))
+    assert [row["step"] for row in found.curve] == [1, 2, 3, 4, 5, 6]
+    validated = [row["step"] for row in found.curve if "validation_target_nll" in row]
+    assert validated == [4, 6]
+    with (tmp_path / "curve.csv").open("w") as file:
+        csv.DictWriter(file, found.curve[3]).writerows(found.curve)
