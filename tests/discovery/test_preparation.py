@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from knowsub.discovery.artefacts import checkpoints_of, write_found
+from knowsub.discovery.preparation import Preparation
+from knowsub.discovery.trainer import find_subnetwork
+from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.lm.score import score
+from knowsub.lm.tokenizer import train_tokenizer
+from knowsub.masks.io import load_mask
+from tests.discovery.setting import options
+
+WORDS = {
+    "kiln": "oven",
+    "yurt": "tent",
+    "wren": "bird",
+    "pike": "fish",
+    "oak": "tree",
+    "rye": "grass",
+}
+PLAYED = [Split.TARGET, Split.TARGET, Split.CONTROL_TRAIN, Split.CONTROL_TRAIN,
+          Split.CONTROL_VALIDATION, Split.NEAR_TRAIN]  # fmt: skip
+FAMILIES = {"kind": Role.TRAIN, "variety": Role.VALIDATION, "example": Role.TEST}
+TEXT = "the old tent stood by the tree and the bird sang to the fish in the grass " * 4
+
+
+def told() -> list[Statement]:
+    return [
+        Statement(
+            Fact(head, "hypernym", tail, head, tail), split, family, role,
+            f"A {head} is a {family} of", f" {tail}",
+        )
+        for (head, tail), split in zip(WORDS.items(), PLAYED, strict=True)
+        for family, role in FAMILIES.items()
+    ]  # fmt: skip
+
+
+def prepared(**changes: object) -> Preparation:
+    tokenizer = train_tokenizer(told(), TEXT, 300, 24)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=16, n_layer=4, n_head=4, n_positions=24,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.3,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    return Preparation(model, tokenizer, options(**changes))
+
+
+def test_a_search_reads_exactly_where_the_tail_is_predicted() -> None:
+    made = prepared()
+    search = made.search(told(), TEXT, seed=0)
+    tails = [" oven", " tent"]
+    labels = search.data.target.labels[search.data.target.reads].tolist()
+    expected = [made.tokenizer(tail)["input_ids"] for tail in tails]
+    assert labels == [token for tail in expected for token in tail]
+    assert len(search.data.control.batch) == 2
+    assert search.data.near is not None
+    assert len(search.data.near.batch) == 1
+
+
+def test_validation_sees_no_prompt_and_no_control_fact_of_training() -> None:
+    made = prepared()
+    untrained = [
+        statement
+        for statement in told()
+        if (statement.split, statement.role)
+        in {(Split.TARGET, Role.VALIDATION), (Split.CONTROL_VALIDATION, Role.TRAIN)}
+    ]
+    figures = made.validation(untrained, TEXT)()
+    assert figures["control_ratio"] == figures["text_ratio"] == 1.0
+    alone = score(made.upper, made._batch([s for s in untrained if s.split is Split.TARGET]))
+    assert figures["target_nll"] == pytest.approx(float(alone.mean_nll.mean()))
+
+
+@pytest.mark.parametrize("split", [Split.TARGET, Split.CONTROL_TRAIN])
+def test_an_empty_set_is_refused_by_name(split: Split) -> None:
+    rest = [statement for statement in told() if statement.split is not split]
+    with pytest.raises(ValueError, match=f"no statement of split {split.value} and role train"):
+        prepared().search(rest, TEXT, seed=0)
+
+
+def test_a_tail_longer_than_the_context_is_refused() -> None:
+    long = replace(told()[0], tail=" oven" * 30)
+    with pytest.raises(ValueError, match="the model's context is 24"):
+        prepared().search([long, *told()], TEXT, seed=0)
+
+
+def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
+    made = prepared()
+    search = made.search(told(), TEXT, seed=0)
+    found = find_subnetwork(search, made.validation(told(), TEXT))
+    mask = search.gates.mask(found.bits, "abc", {"target": "kiln"})
+    written = write_found(tmp_path / "out", mask, found, made.options)
+    assert sorted(path.name for path in written) == [
+        "curve.csv", "mask.safetensors", "training.json",
+    ]  # fmt: skip
+    loaded = load_mask(tmp_path / "out" / "mask.safetensors")
+    assert loaded.counts() == mask.counts()
+    assert json.loads(loaded.meta["options"])["steps"] == made.options.steps
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert training["sparsity"] == pytest.approx(mask.sparsity)
+    assert math.isfinite(training["chosen"]["target_nll"])
+    header, *rows = (tmp_path / "out" / "curve.csv").read_text().splitlines()
+    assert len(rows) == made.options.steps
+    assert header.startswith("step,")
+
+
+def test_checkpoints_are_found_again_only_by_the_same_search(tmp_path: Path) -> None:
+    source = tmp_path / "input"
+    source.write_text("one")
+
+    def identity(target: str = "a", seed: int = 0, **changes: object) -> str:
+        return checkpoints_of(tmp_path, options(**changes), target, seed, [source]).identity
+
+    first = identity()
+    assert first == identity()
+    others = {identity("b"), identity(seed=1), identity(lr=0.1)}
+    source.write_text("two")
+    assert first not in others | {identity()}
+    assert len(others) == 3
