@@ -1,0 +1,151 @@
+"""Target, control and near facts of one target KG, kept apart and divided."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from knowsub.kg.overlap import check_targets, find_overlaps
+from knowsub.kg.triple import Fact, Split
+
+
+@dataclass(frozen=True)
+class World:
+    """All facts at hand: every target with its near facts, and the control facts of them all.
+
+    It is the same whichever of its targets are asked for, so that asking for one more changes
+    no other target's facts.
+    """
+
+    targets: Mapping[str, tuple[Fact, ...]]
+    """Target facts by target; no fact is in two."""
+    near: Mapping[str, tuple[Fact, ...]]
+    """By target: facts of no target that share a tail or head word with this one."""
+    control: tuple[Fact, ...]
+    """Facts that share no fact, synset, word or statement with any target."""
+    counts: Mapping[str, Mapping[str, int]]
+    """By target and for `control`: facts kept, and facts left out by reason [facts]."""
+
+    @property
+    def facts(self) -> list[Fact]:
+        """Every fact once, by its key."""
+        groups = [*self.targets.values(), *self.near.values(), self.control]
+        return sorted({fact for group in groups for fact in group}, key=lambda fact: fact.key)
+
+
+def build_kg(
+    world: World, target: str, validation_share: float, heldout_share: float, seed: int
+) -> list[tuple[Fact, Split]]:
+    """Return the facts of one target KG, each with the one part that it plays.
+
+    Args:
+        world: The facts at hand.
+        target: Name of the target.
+        validation_share: Share of the control facts for choosing checkpoints [fraction].
+        heldout_share: Share of the control facts for the report alone [fraction].
+        seed: Of the division.
+
+    Returns:
+        The facts with their splits, by split and then by key. The control splits depend on the
+        control facts and the seed alone; near facts are halved within each tail.
+
+    Raises:
+        ValueError: If the target is unknown or too small, there are fewer than 3 control facts,
+            or a control or near fact is one of a target.
+    """
+    if target not in world.targets:
+        raise ValueError(f"target {target!r} is not one of {sorted(world.targets)}")
+    check_targets({target: world.targets[target]})
+    check_world(world)
+    parts: dict[Split, Sequence[Fact]] = {Split.TARGET: world.targets[target]}
+    parts |= divide_control(world.control, validation_share, heldout_share, seed)
+    near = sorted(world.near.get(target, ()), key=lambda fact: (fact.tail_words, fact.key))
+    parts |= {Split.NEAR_TRAIN: near[::2], Split.NEAR_HELDOUT: near[1::2]}
+    return [
+        (fact, split) for split in Split for fact in sorted(parts[split], key=lambda fact: fact.key)
+    ]
+
+
+def divide_control(
+    control: Sequence[Fact], validation_share: float, heldout_share: float, seed: int
+) -> dict[Split, list[Fact]]:
+    """Return the control facts in their three parts.
+
+    Args:
+        control: The control facts, at least 3.
+        validation_share: Share for choosing checkpoints [fraction].
+        heldout_share: Share for the report alone [fraction].
+        seed: Of the division.
+
+    Returns:
+        The three control splits; each holds at least one fact.
+
+    Raises:
+        ValueError: If the shares leave a split without a fact.
+    """
+    order = hash_order(control, seed, "control")
+    validation = max(1, round(len(order) * validation_share))
+    heldout = max(1, round(len(order) * heldout_share))
+    if validation + heldout >= len(order):
+        raise ValueError(
+            f"{len(order)} control facts leave none to train on after {validation} for validation "
+            f"and {heldout} held out"
+        )
+    return {
+        Split.CONTROL_VALIDATION: order[:validation],
+        Split.CONTROL_HELDOUT: order[validation : validation + heldout],
+        Split.CONTROL_TRAIN: order[validation + heldout :],
+    }
+
+
+def check_world(world: World) -> None:
+    """Refuse a world in which training could see what it must not.
+
+    Args:
+        world: The facts at hand.
+
+    Raises:
+        ValueError: If a control fact shares anything with a target, a near fact is a fact or
+            statement of a target or of control, or two targets hold the same fact.
+    """
+    targets = [fact for facts in world.targets.values() for fact in facts]
+    if len(set(targets)) < len(targets):
+        twice = sorted({fact.key for fact in targets if targets.count(fact) > 1})
+        raise ValueError(f"two targets hold the same facts: {twice[:5]}")
+    if touching := find_overlaps(targets, world.control):
+        raise ValueError(f"control touches a target: {'; '.join(map(str, touching[:5]))}")
+    elsewhere = {fact.key for fact in [*targets, *world.control]}
+    for name, facts in world.near.items():
+        if shared := sorted(fact.key for fact in facts if fact.key in elsewhere):
+            raise ValueError(f"near facts of {name!r} are target or control facts: {shared[:5]}")
+
+
+def hash_order(facts: Iterable[Fact], seed: int, salt: str) -> list[Fact]:
+    """Return facts in a random-looking order that is the same on every machine.
+
+    Ordering by hash rather than shuffling keeps the order of all others when one fact is added.
+
+    Args:
+        facts: The facts, in any order.
+        seed: Of the order.
+        salt: What the order is for; other salts give unrelated orders.
+
+    Returns:
+        The facts in the order of their hashes.
+    """
+    return sorted(facts, key=lambda fact: hash_rank(fact.key, seed, salt))
+
+
+def hash_rank(name: str, seed: int, salt: str) -> bytes:
+    """Return a name's place in a random-looking order, as bytes to sort by.
+
+    Args:
+        name: What is ordered.
+        seed: Of the order.
+        salt: What the order is for.
+
+    Returns:
+        A digest that depends on the three alone.
+    """
+    return hashlib.sha256(f"{seed}|{salt}|{name}".encode()).digest()

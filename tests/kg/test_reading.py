@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from knowsub.kg.reading import (
+    CONTRADICTION,
+    DUPLICATE,
+    SAME_WORDS,
+    json_rows,
+    keep_facts,
+    read_utf8,
+    text_field,
+)
+from knowsub.kg.triple import Fact
+from tests.kg.setting import fact
+
+CAT = fact("cat", "animal", "IsA")
+ENTRIES = [
+    ("f:1", CAT),
+    ("f:2", CAT),
+    ("f:3", Fact("cat.n.01", "IsA", "animal.n.01", head_words="Cat", tail_words="animal")),
+    ("f:4", fact("cat", "pet", "IsA")),
+    ("f:5", fact("cat", "tail", "HasA")),
+]
+
+
+def test_duplicates_and_contradictions_are_told_apart() -> None:
+    kept, skipped = keep_facts(ENTRIES, one_tail=True)
+    assert kept == (CAT, ENTRIES[4][1])
+    assert [(skip.place, skip.reason) for skip in skipped] == [
+        ("f:2", DUPLICATE),
+        ("f:3", SAME_WORDS),
+        ("f:4", CONTRADICTION),
+    ]
+    assert skipped[2].what == "cat IsA pet"
+
+
+def test_a_second_tail_stays_where_it_may() -> None:
+    kept, skipped = keep_facts(ENTRIES, one_tail=False)
+    assert [fact.tail for fact in kept] == ["animal", "pet", "tail"]
+    assert len(kept) + len(skipped) == len(ENTRIES)
+
+
+def test_lines_and_arrays_name_their_places(tmp_path: Path) -> None:
+    lines, array = tmp_path / "a.jsonl", tmp_path / "a.json"
+    lines.write_text('{"a": 1}\n\n{"a": 2}\n')
+    array.write_text('[\n  {"a": 1},\n  {"a":\n 2}, {"a": 3}]\n')
+    assert [place for place, _ in json_rows(lines)] == [f"{lines}:1", f"{lines}:3"]
+    assert [place for place, _ in json_rows(array)] == [
+        f"{array}:2 (entry 1)",
+        f"{array}:3 (entry 2)",
+        f"{array}:4 (entry 3)",
+    ]
+    assert [row["a"] for _, row in json_rows(array)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a"\n', r"a\.jsonl:2: not JSON"),
+        ("a.jsonl", "3\n", r"a\.jsonl:1: int found"),
+        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a\.json:2 \(entry 2\): not JSON"),
+        ("a.json", '[{"a": 1},\n', r"a\.json:2 \(entry 2\): not JSON"),
+        ("a.json", '["b"]', r"a\.json:1 \(entry 1\): str found"),
+        ("a.json", '[{"a": 1}] tail', r"a\.json:1 \(entry 2\): not JSON"),
+        ("a.json", "[{},]", r"a\.json:1 \(entry 2\): not JSON"),
+    ],
+)
+def test_broken_files_name_file_and_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        list(json_rows(tmp_path / name))
+
+
+def test_an_empty_array_has_no_entry(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[ ]")
+    assert list(json_rows(tmp_path / "a.json")) == []
+
+
+def test_other_encodings_and_missing_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"a\.tsv: not UTF-8 at byte 3"):
+        read_utf8(tmp_path / "a.tsv")
+    with pytest.raises(FileNotFoundError, match=r"b\.tsv: no such file"):
+        read_utf8(tmp_path / "b.tsv")
+
+
+def test_fields_are_looked_up_in_order_and_named_when_wrong() -> None:
+    assert text_field({"b": " two  words "}, ["a", "b"], "f:1") == "two words"
+    with pytest.raises(ValueError, match=r"f:1: field 'a' is missing; the entry has b"):
+        text_field({"b": None}, ["a"], "f:1")
+    with pytest.raises(ValueError, match=r"f:1: field 'a': 3 is not allowed"):
+        text_field({"a": 3}, ["a"], "f:1")
+    with pytest.raises(ValueError, match=r"f:1: field 'a': ' ' is not allowed"):
+        text_field({"a": " "}, ["a"], "f:1")
