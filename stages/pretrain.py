@@ -1,0 +1,59 @@
+"""The language model: the embedded one, taught here, or a pretrained one, found and pinned.
+
+Reads: data/prepare/facts.jsonl, data/prepare/text/{train,validation}.txt, the templates
+Writes: data/pretrain/model.json, data/pretrain/curve.csv, and data/pretrain/model/ if embedded
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from knowsub.config import load_params, stage_main, torch_device
+
+DATA, OUT = Path("data/prepare"), Path("data/pretrain")
+
+
+def main() -> str:
+    """Teach or find the model, and write down exactly which weights it has."""
+    params = load_params()
+    device = torch_device(params.machine)
+    from tqdm import tqdm
+
+    from knowsub.kg.templates import load_templates
+    from knowsub.lm.load import load_model, pins
+    from knowsub.lm.source import resolve
+    from knowsub.lm.teach import taught_statements, teach
+    from knowsub.tracking import stage_run
+
+    options, verbalize = params.pretrain, params.verbalize
+    OUT.mkdir(parents=True, exist_ok=True)
+    curve = (OUT / "curve.csv").open("w", encoding="utf-8")
+    with stage_run("pretrain", params) as run, curve, tqdm(total=options.steps) as bar:
+        curve.write("step,statements,text\n")
+
+        def log(step: int, losses: Mapping[str, float]) -> None:
+            bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()}, refresh=False)
+            bar.update()
+            curve.write(f"{step},{losses['statements']:.6g},{losses['text']:.6g}\n")
+            run.metrics(losses, step=step)
+
+        if options.model == "embedded":
+            told = taught_statements(
+                DATA / "facts.jsonl", load_templates(Path(verbalize.templates)), verbalize
+            )
+            model, figures = teach(told, DATA / "text", OUT / "model", options, log)
+            pinned = pins(model, "model", "") | {"figures": figures}
+            run.metrics(figures)
+        else:
+            source = resolve(options.model, options.revision)
+            model, _ = load_model(source.folder, device, options.dtype)
+            pinned = pins(model, source.path, source.revision)
+        (OUT / "model.json").write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
+        run.artifact(OUT / "model.json")
+    return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"
+
+
+if __name__ == "__main__":
+    stage_main(main)

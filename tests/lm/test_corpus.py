@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from knowsub.lm.corpus import read_text, split_text
+
+
+def paragraphs(text: str) -> list[str]:
+    return text.split("\n\n")
+
+
+def test_the_embedded_text_is_prose() -> None:
+    text = read_text("embedded")
+    assert len(text) > 200_000
+    for mark in (">>>", "::=", "\n\n\n", "----", "\t"):
+        assert mark not in text
+    assert sum(char.isalpha() or char == " " for char in text) > 0.9 * len(text)
+
+
+def test_the_other_text_shares_no_paragraph_with_the_embedded_one() -> None:
+    other = read_text("embedded-other")
+    assert len(other) > 150_000
+    assert not set(paragraphs(other)) & set(paragraphs(read_text("embedded")))
+
+
+def test_reading_twice_gives_the_same_text() -> None:
+    assert read_text("embedded") == read_text("embedded")
+
+
+def test_parts_of_the_text_share_no_paragraph_and_are_as_large_as_asked() -> None:
+    text = read_text("embedded")
+    parts = split_text(text, 0.1, 0.2)
+    assert list(parts) == ["train", "validation", "test"]
+    pieces = {name: paragraphs(part) for name, part in parts.items()}
+    held = [piece for part in pieces.values() for piece in part]
+    assert len(set(held)) == len(held)
+    assert set(held) == set(paragraphs(text))
+    for name, share in {"train": 0.7, "validation": 0.1, "test": 0.2}.items():
+        assert len(parts[name]) / len(text) == pytest.approx(share, abs=0.02)
+
+
+def test_a_paragraph_that_comes_again_is_not_tested_on() -> None:
+    text = "\n\n".join(["the same words again"] * 30 + [f"words number {i}" for i in range(30)])
+    parts = split_text(text, 0.2, 0.2)
+    assert sum("the same words again" in part for part in parts.values()) == 1
+
+
+def test_parts_keep_the_order_of_the_text() -> None:
+    parts = split_text("\n\n".join(f"paragraph {i:03}" for i in range(100)), 0.1, 0.1)
+    for part in parts.values():
+        assert paragraphs(part) == sorted(paragraphs(part))
+
+
+def test_lines_stand_for_paragraphs_where_there_are_none() -> None:
+    parts = split_text("\n".join(f"line {i}" for i in range(20)), 0.2, 0.2)
+    assert all(parts.values())
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.1), (0.1, 0.0), (0.5, 0.5), (-0.1, 0.2)])
+def test_impossible_shares_are_refused(shares: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="not allowed"):
+        split_text("a\n\nb\n\nc", *shares)
+
+
+def test_a_text_too_short_to_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing is left for"):
+        split_text("one paragraph alone", 0.1, 0.1)
+
+
+def test_a_file_and_a_folder_of_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("second", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("first", encoding="utf-8")
+    (tmp_path / "c.md").write_text("no text", encoding="utf-8")
+    assert read_text(str(tmp_path / "a.txt")) == "first"
+    assert read_text(str(tmp_path)) == "first\n\nsecond"
+
+
+def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"bad\.txt: not a text in UTF-8 \(byte 3\)"):
+        read_text(str(tmp_path))
+    (tmp_path / "bad.txt").write_text(" \n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_text(str(tmp_path / "bad.txt"))
+
+
+def test_saved_data_sets_are_read_split_after_split(tmp_path: Path) -> None:
+    parts = {
+        "train": datasets.Dataset.from_dict({"text": ["one", "", "two"]}),
+        "test": datasets.Dataset.from_dict({"text": ["three"]}),
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    parts["train"].save_to_disk(tmp_path / "single")
+    assert read_text(str(tmp_path / "saved")) == "three\n\none\n\ntwo"
+    assert read_text(str(tmp_path / "single")) == "one\n\ntwo"
+
+
+def test_a_data_set_without_texts_is_refused(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"words": ["one"]}).save_to_disk(tmp_path)
+    with pytest.raises(ValueError, match="no column 'text'"):
+        read_text(str(tmp_path))
+
+
+def test_a_text_that_is_nowhere_says_how_to_fetch_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="hf download --repo-type dataset nobody/nothing"):
+        read_text("nobody/nothing:raw")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from knowsub.lm.encode import Batch, encode_statements, encode_text
+from tests.lm.setting import PAIRS, TEXT, statement, told, toy_tokenizer
+
+
+def prefixing_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer as Llama's: a space before every text, a token that begins it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    tokenizer.train_from_iterator([one.text for one in told()] + list(PAIRS.values()) * 9, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def test_the_positions_read_are_those_that_predict_the_tail() -> None:
+    tokenizer = toy_tokenizer()
+    batch = encode_statements(tokenizer, told(), 24)
+    for row, one in enumerate(told()):
+        tail = batch.labels[row][batch.reads[row]].tolist()
+        prompt = batch.tokens[row][: int(batch.reads[row].nonzero()[0]) + 1].tolist()
+        assert tokenizer.decode(tail) == one.tail
+        assert tokenizer.decode(prompt) == one.prompt
+
+
+def test_the_last_read_position_comes_right_before_the_last_token() -> None:
+    batch = encode_statements(toy_tokenizer(), [statement("A robin is a", " bird")], 24)
+    assert batch.reads[0].nonzero().max() == batch.tokens.shape[1] - 2
+
+
+def test_padding_follows_everything_that_is_read() -> None:
+    batch = encode_statements(toy_tokenizer(), told(), 24)
+    for row in range(len(batch)):
+        assert not batch.tokens[row, int(batch.lengths[row]) :].any()
+
+
+def test_trimming_takes_padding_alone() -> None:
+    batch = encode_statements(toy_tokenizer(), told(), 24)
+    short = batch[batch.lengths == batch.lengths.min()].trimmed()
+    assert short.tokens.shape[1] == int(batch.lengths.min())
+    assert int(short.reads.sum()) == int(batch[batch.lengths == batch.lengths.min()].reads.sum())
+
+
+def test_a_space_that_the_tokenizer_puts_first_is_no_part_of_the_tail() -> None:
+    tokenizer = prefixing_tokenizer()
+    batch = encode_statements(tokenizer, told(), 24)
+    for row, one in enumerate(told()):
+        tail = tokenizer.convert_ids_to_tokens(batch.labels[row][batch.reads[row]].tolist())
+        assert "".join(tail) == one.tail.replace(" ", "▁")
+
+
+def test_a_beginning_token_stays_and_an_end_token_goes() -> None:
+    batch = encode_statements(prefixing_tokenizer(), told(1), 24)
+    assert (batch.tokens[:, 0] == 1).all()
+    assert not (batch.tokens == 2).any()
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ([], "no statements"),
+        ([statement("A robin is a", "")], "has no token"),
+        ([statement("", " bird")], "has no token"),
+        ([statement("A robin is a " * 9, " bird")], "context is 24"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(statements: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_statements(toy_tokenizer(), statements, 24)
+
+
+def test_text_blocks_read_every_position_but_the_last() -> None:
+    tokenizer = toy_tokenizer()
+    batch = encode_text(tokenizer, TEXT, 10)
+    ids = tokenizer(TEXT)["input_ids"]
+    assert batch.tokens.flatten().tolist() == ids[: len(ids) // 10 * 10]
+    assert batch.reads[:, :-1].all()
+    assert not batch.reads[:, -1].any()
+
+
+def test_a_text_shorter_than_a_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="fewer than one block"):
+        encode_text(toy_tokenizer(), "A robin.", 10)
+
+
+def test_choosing_sequences_keeps_their_cached_states() -> None:
+    batch = Batch(torch.arange(6).view(3, 2), torch.ones(3, 2, dtype=torch.bool))
+    chosen = batch.with_hidden(torch.randn(3, 2, 4))[slice(1, 3)]
+    assert chosen.hidden is not None
+    assert chosen.hidden.shape == (2, 2, 4)
+    assert len(chosen.to("cpu")) == 2

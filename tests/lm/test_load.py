@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from knowsub.lm.load import context_length, fingerprint, load_model, open_model, pins, read_pins
+from knowsub.lm.source import resolve
+from tests.architectures import CONFIGS, CONTEXT, tiny
+from tests.lm.setting import folder_of
+
+
+def pin(folder: Path, path: str) -> Path:
+    """Write the pins of a folder's model beside it."""
+    model, _ = load_model(folder)
+    file = folder.parent / "model.json"
+    file.write_text(json.dumps(pins(model, path, "")))
+    return file
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_every_family_opens_from_its_folder(kind: str, tmp_path: Path) -> None:
+    model, tokenizer = load_model(folder_of(kind, tmp_path))
+    assert fingerprint(model) == fingerprint(tiny(kind))
+    assert context_length(model) == CONTEXT
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert tokenizer("A robin")["input_ids"]
+
+
+def test_weights_come_in_the_number_format_asked_for(tmp_path: Path) -> None:
+    model, _ = load_model(folder_of("llama", tmp_path), dtype="bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert fingerprint(model) != fingerprint(tiny("llama"))
+
+
+def test_a_fingerprint_sees_a_single_weight_and_nothing_else() -> None:
+    model = tiny("gpt2")
+    before = fingerprint(model)
+    model.train()
+    assert fingerprint(model) == before
+    model.get_parameter("transformer.h.1.mlp.c_fc.weight")[3, 5] += 1e-6
+    assert fingerprint(model) != before
+
+
+def test_pins_lead_back_to_the_model_beside_them(tmp_path: Path) -> None:
+    file = pin(folder_of("gpt2", tmp_path / "model"), "model")
+    model, _ = open_model(file)
+    assert fingerprint(model) == read_pins(file)["fingerprint"]
+    assert read_pins(file)["architecture"] == "gpt2"
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert fingerprint(open_model(moved / "model.json")[0]) == fingerprint(model)
+
+
+def test_weights_other_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
+    file = pin(folder_of("gpt2", tmp_path / "model"), "model")
+    tiny("gpt2", seed=1).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model\.json: pins weights"):
+        open_model(file)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"scheme": 7}', '{"scheme": 1}'])
+def test_pins_that_are_none_are_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="not the pins of a model"):
+        read_pins(file)
+
+
+def test_missing_pins_say_which_stage_writes_them(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run the stage pretrain first"):
+        open_model(tmp_path / "model.json")
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = folder_of("gpt2", tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny("gpt2").state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"no safetensors in .*pytorch_model\.bin.*are refused"):
+        load_model(folder)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no model, it has no config\.json"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{]")
+    with pytest.raises(ValueError, match="not the configuration of a model"):
+        load_model(tmp_path)
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'bert' is not in the table \(known: gpt2"):
+        load_model(tmp_path)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    folder = folder_of("gpt2", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.Config"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    model.get_parameter("transformer.h.2.mlp.c_fc.weight")[0, 0] = value
+    folder = folder_of("gpt2", tmp_path)
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"h\.2\.mlp\.c_fc\.weight are not finite"):
+        load_model(folder)
+
+
+def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = folder_of("gpt2", tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be opened") as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
+    folder = folder_of("gpt2", tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"n_layer": 5}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"weights of transformer\.h\.4\..* are missing"):
+        load_model(folder)
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
+        load_model(folder_of("gpt2", tmp_path), device="cuda:99")
+
+
+def test_a_local_folder_resolves_to_itself(tmp_path: Path) -> None:
+    source = resolve(str(folder_of("opt", tmp_path)))
+    assert source.folder == tmp_path.resolve()
+    assert (source.path, source.revision) == (str(tmp_path.resolve()), "")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c"])
+def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        resolve(name)
+
+
+def test_a_hub_model_that_is_missing_offline_says_how_to_fetch_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"`hf download nobody/nothing --revision v2`"
+    ) as it:
+        resolve("nobody/nothing", "v2")
+    assert "\n" not in str(it.value)
+
+
+def test_a_hub_model_in_the_cache_is_found_offline_with_its_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--someone--small"
+    folder_of("gpt2", cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    source = resolve("someone/small")
+    assert (source.path, source.revision) == ("someone/small", commit)
+    assert load_model(source.folder)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from knowsub.lm.encode import Batch
+from knowsub.lm.score import read_logits, score
+from tests.architectures import CONTEXT, VOCAB, tiny
+
+
+def successor_model(vocabulary: int = 12) -> GPT2LMHeadModel:
+    """Return a model that knows one thing: after token t comes t + 1, and it is sure of it."""
+    config = GPT2Config(
+        vocab_size=vocabulary, n_embd=vocabulary, n_layer=1, n_head=1, n_positions=8,
+        tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    for block in model.transformer.h:
+        for parameter in block.parameters():
+            parameter.zero_()
+    model.transformer.wpe.weight.zero_()
+    model.transformer.wte.weight.copy_(torch.eye(vocabulary))
+    model.lm_head.weight.copy_(20 * torch.eye(vocabulary).roll(1, dims=0))
+    return model
+
+
+def batch_of(rows: list[list[int]], reads: list[list[int]]) -> Batch:
+    """Return token rows read at the given positions."""
+    tokens = torch.tensor(rows)
+    marked = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, positions in enumerate(reads):
+        marked[row, positions] = True
+    return Batch(tokens, marked)
+
+
+def test_the_answer_is_read_where_it_is_predicted_and_nowhere_else() -> None:
+    # Only the position before the last one is followed by its successor.
+    batch = batch_of([[7, 2, 5, 6]], [[2]])
+    scores = score(successor_model(), batch)
+    assert scores.nll.item() < 1e-3
+    assert scores.correct.all()
+    for wrong in (0, 1):
+        elsewhere = score(successor_model(), batch_of([[7, 2, 5, 6]], [[wrong]]))
+        assert elsewhere.nll.item() > 10
+        assert not elsewhere.correct.any()
+
+
+def test_every_token_of_a_tail_counts() -> None:
+    scores = score(successor_model(), batch_of([[3, 4, 5, 6], [3, 4, 5, 7]], [[1, 2], [1, 2]]))
+    assert scores.tokens.tolist() == [2, 2]
+    assert scores.correct.tolist() == [True, False]
+    assert scores.rank[0] == 0
+    assert scores.rank[1] > 0
+
+
+def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity() -> None:
+    model = tiny("gpt2")
+    model.get_output_embeddings().weight.zero_()
+    scores = score(model, batch_of([[1, 2, 3], [4, 5, 6]], [[0, 1], [1]]))
+    assert scores.perplexity == pytest.approx(VOCAB, rel=1e-6)
+
+
+def test_perplexity_weighs_tokens_and_not_sequences() -> None:
+    scores = score(tiny("gpt2"), batch_of([[1, 2, 3, 4], [4, 5, 6, 7]], [[0, 1, 2], [0]]))
+    assert scores.perplexity == pytest.approx(math.exp(float(scores.nll.sum()) / 4), rel=1e-6)
+    assert scores.mean_nll[0] == pytest.approx(float(scores.nll[0]) / 3)
+
+
+def test_the_nll_is_that_of_the_whole_logits() -> None:
+    model, tokens = tiny("llama"), torch.randint(VOCAB, (5, CONTEXT))
+    reads = torch.rand(5, CONTEXT) < 0.4
+    reads[:, 0], reads[:, -1] = True, False
+    log_probabilities = model(input_ids=tokens).logits.log_softmax(dim=-1)
+    for row, nll in enumerate(score(model, Batch(tokens, reads)).nll):
+        positions = reads[row].nonzero()[:, 0]
+        by_hand = -sum(log_probabilities[row, p, tokens[row, p + 1]] for p in positions)
+        assert nll == pytest.approx(float(by_hand), rel=1e-4)
+
+
+def test_the_size_of_a_pass_changes_nothing() -> None:
+    model, tokens = tiny("gpt2"), torch.randint(VOCAB, (7, 9))
+    reads = torch.ones_like(tokens, dtype=torch.bool)
+    reads[:, -1] = False
+    one, many = (score(model, Batch(tokens, reads), rows=rows) for rows in (1, 64))
+    torch.testing.assert_close(one.nll, many.nll)
+    assert torch.equal(one.rank, many.rank)
+
+
+def test_logits_come_with_the_tokens_they_predict() -> None:
+    batch = batch_of([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[1], [0, 1], [0]])
+    found = list(read_logits(tiny("opt"), batch, rows=2))
+    assert [covered for covered, _, _ in found] == [slice(0, 2), slice(2, 4)]
+    assert [labels.tolist() for _, _, labels in found] == [[3, 5, 6], [8]]
