@@ -1,0 +1,1 @@
+"""Masks of a given size by other methods: scores in, mask out."""

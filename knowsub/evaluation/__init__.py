@@ -1,0 +1,1 @@
+"""The evidence that the removal of a subnetwork must show."""

@@ -1,0 +1,57 @@
+"""The evidence for one mask: what is gone, that only it is gone, and that the mask is why.
+
+Reads: data/pretrain/model.json, data/verbalize/<every target>.jsonl,
+    data/prepare/text/{test,other}.txt, data/train/<target>-<seed>/mask.safetensors,
+    data/baseline/<target>-<seed>/
+Writes: data/test/<target>-<seed>/figures.json and facts.jsonl
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from knowsub.config import load_params, stage_main, torch_device
+
+DATA = Path("data")
+
+
+def main(target: str, seed: int) -> str:
+    """Examine one mask, beside as many random masks and other methods' masks as asked for."""
+    params = load_params()
+    device = torch_device(params.machine)
+    from knowsub.analysis.evidence import written
+    from knowsub.baselines.random import random_masks
+    from knowsub.evaluation.case import Case
+    from knowsub.evaluation.records import fact_rows, write_evidence
+    from knowsub.evaluation.suite import examine
+    from knowsub.kg.files import read_statements
+    from knowsub.lm.load import open_model, read_pins
+    from knowsub.masks.io import check_model, load_mask
+    from knowsub.tracking import stage_run
+
+    options, pins, item = params.test, DATA / "pretrain/model.json", f"{target}-{seed}"
+    with stage_run("test", params, item={"target": target, "seed": seed}) as run:
+        mask = load_mask(DATA / f"train/{item}/mask.safetensors")
+        check_model(mask, read_pins(pins)["fingerprint"])
+        told = {name: read_statements(DATA / f"verbalize/{name}.jsonl") for name in params.targets}
+        texts = {
+            name: (DATA / f"prepare/text/{file}.txt").read_text("utf-8")
+            for name, file in (("text", "test"), ("other", "other"))
+        }
+        case = Case(*open_model(pins, device), mask, target, told, texts, options)
+        randoms = random_masks(mask, options.random_masks, case.generator)
+        evidence = examine(case.bench, mask, randoms, options, case.exam, case.generator)
+        others = params.baseline
+        folder, trained = DATA / f"baseline/{item}", evidence.finding
+        methods = case.compared(folder, others.methods, others.factors, trained)
+        found = written(evidence, methods, options.level, options.resamples)
+        figures, rows = found["figures"], fact_rows(case.bench, evidence.views, evidence.answers)
+        run.metrics(figures)
+        for path in write_evidence(DATA / f"test/{item}", found, rows):
+            run.artifact(path)
+    ratio, p = figures["target_ppl_ratio"], figures["random_p"]
+    return f"{target} {seed}: target PPL ratio {ratio:.0f}, random p {p:.3f}"
+
+
+if __name__ == "__main__":
+    stage_main(main)

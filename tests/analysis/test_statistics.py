@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from knowsub.analysis.intervals import hierarchical_bootstrap
+from knowsub.analysis.statistics import (
+    holm,
+    mcnemar,
+    overlap_tail,
+    paired_wilcoxon,
+    permutation_p,
+)
+
+# Darwin's maize, cross- minus self-fertilised heights [1/8 inch], as in Fisher (1935): W+ = 96
+MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+
+
+def test_wilcoxon_agrees_with_the_published_maize_example() -> None:
+    found = paired_wilcoxon(MAIZE, np.zeros(15))
+    assert found.statistic == 96
+    assert found.pvalue == pytest.approx(0.04125976562, abs=1e-9)
+    assert found.pairs == 15
+
+
+def test_wilcoxon_of_three_gains_is_one_in_eight() -> None:
+    found = paired_wilcoxon([2.0, 4.0, 7.0], [1.0, 2.0, 3.0], "greater")
+    assert found.pvalue == pytest.approx(1 / 8)
+    assert found.effect == pytest.approx(2.25)  # Walsh means 1, 1.5, 2, 2.5, 3, 4
+
+
+def test_wilcoxon_without_any_difference_is_one() -> None:
+    assert paired_wilcoxon([1.0, 2.0], [1.0, 2.0]).pvalue == 1
+
+
+@pytest.mark.parametrize("first", [[], [1.0, 2.0]])
+def test_wilcoxon_refuses_unpaired_values(first: list[float]) -> None:
+    with pytest.raises(ValueError, match="pairs of"):
+        paired_wilcoxon(first, [])
+
+
+def test_holm_agrees_with_its_published_example() -> None:
+    # Wright (1992), Biometrics 48, table 1 in the notation of R's p.adjust
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert len(holm([])) == 0
+
+
+def test_permutation_p_counts_the_observed_value_too() -> None:
+    assert permutation_p(3.0, [1.0, 2.0, 3.0, 4.0]).pvalue == 3 / 5
+    assert permutation_p(9.0, [0.0] * 99).pvalue == 1 / 100
+    with pytest.raises(ValueError, match="at least one draw"):
+        permutation_p(1.0, [])
+
+
+def test_permutation_p_is_uniform_if_the_observed_value_is_one_more_draw() -> None:
+    drawn = np.random.default_rng(0).normal(size=(2000, 20))
+    p = [permutation_p(float(row[0]), row[1:].tolist()).pvalue for row in drawn]
+    counts = np.bincount(np.round(np.array(p) * 20).astype(int), minlength=21)[1:]
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_mcnemar_agrees_with_the_binomial_by_hand() -> None:
+    first, second = [True] * 5 + [False] * 4, [False] * 5 + [True] + [False] * 3
+    found = mcnemar(first, second)
+    assert (found.first_only, found.second_only) == (5, 1)
+    assert found.pvalue == pytest.approx(2 * 7 / 64)
+    assert mcnemar([True, False], [True, False]).pvalue == 1
+
+
+def test_overlap_tail_agrees_with_fishers_lady_tasting_tea() -> None:
+    assert overlap_tail(8, 4, 4, 4).pvalue == pytest.approx(1 / 70)
+    assert overlap_tail(8, 4, 4, 3).pvalue == pytest.approx(17 / 70)
+    assert overlap_tail(8, 4, 4, 0).pvalue == pytest.approx(1)
+    assert overlap_tail(8, 4, 4, 1).expected == 2
+
+
+@pytest.mark.parametrize("sizes", [(8, 9, 1, 1), (8, 4, 4, 5), (8, 6, 6, 3)])
+def test_overlap_refuses_impossible_numbers(sizes: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="cannot share"):
+        overlap_tail(*sizes)
+
+
+def test_bootstrap_of_one_seed_agrees_with_the_normal_interval() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=400)
+    found = hierarchical_bootstrap([values], resamples=4000)
+    half = 1.96 * values.std() / 20
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(2)
+    hits = 0
+    for repetition in range(200):
+        values = random.normal(size=60)
+        found = hierarchical_bootstrap([values], 0.9, 400, repetition)
+        hits += found.low <= 0 <= found.high
+    assert 0.82 <= hits / 200 <= 0.96
+
+
+def test_bootstrap_is_wider_where_seeds_differ() -> None:
+    alike = hierarchical_bootstrap([[0.0, 1.0] * 10, [0.0, 1.0] * 10, [0.0, 1.0] * 10])
+    apart = hierarchical_bootstrap([[-4.0, -3.0] * 10, [0.0, 1.0] * 10, [4.0, 5.0] * 10])
+    assert alike.mean == apart.mean == 0.5
+    assert apart.high - apart.low > 5 * (alike.high - alike.low)
+
+
+def test_bootstrap_is_reproducible_and_refuses_emptiness() -> None:
+    once, again = (hierarchical_bootstrap([[1.0, 2.0, 4.0]], seed=5) for _ in range(2))
+    assert once == again
+    with pytest.raises(ValueError, match="at least one seed"):
+        hierarchical_bootstrap([[1.0], []])

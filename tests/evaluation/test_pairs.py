@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from knowsub.evaluation.items import Reader, lengthwise, scored, trimmed
+from knowsub.evaluation.pairs import ask, pair_nll
+from knowsub.evaluation.quantise import without_trunk
+from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import upper_blocks
+from tests.architectures import CONTEXT, VOCAB, tiny
+from tests.evaluation.setting import tokenizer
+
+
+def told(prompt: str, tail: str) -> Statement:
+    fact = Fact(prompt, "is", tail, prompt, tail)
+    return Statement(fact, Split.TARGET, "kind", Role.TRAIN, prompt, tail)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader(tiny("gpt2"), tokenizer(), 2)
+
+
+MIXED = [
+    told("kind a0 b0 b1", " t0 t1"), told("a1", " t2"), told("sort a2", " t3 t4 t5"),
+    told("kind a3", " t0"),
+]  # fmt: skip
+
+
+def test_scores_come_back_in_the_order_of_the_statements(reader: Reader) -> None:
+    together = scored(upper_blocks(reader.model, 2), reader.items(MIXED))
+    assert together.tokens.tolist() == [2, 1, 3, 1]
+    for index, one in enumerate(MIXED):
+        alone = scored(reader.model, without_trunk(reader.items([one])))
+        assert together.nll[index] == pytest.approx(float(alone.nll[0]), rel=1e-4)
+        assert together.rank[index] == alone.rank[0]
+
+
+def test_pairs_of_any_length_agree_with_statements(reader: Reader) -> None:
+    tails = [" t0", " t1 t2", " t5"]
+    grid = torch.cartesian_prod(torch.arange(4), torch.arange(3))
+    upper = upper_blocks(reader.model, 2)
+    found = pair_nll(upper, ask(reader, MIXED, tails, grid))
+    for (row, column), nll in zip(grid.tolist(), found.tolist(), strict=True):
+        items = reader.items([told(MIXED[row].prompt, tails[column])])
+        assert nll == pytest.approx(float(scored(upper, items).mean_nll), rel=1e-4)
+
+
+def test_means_over_facts_weigh_every_prompt_of_a_fact(reader: Reader) -> None:
+    items = reader.items([told("a0", " t0"), told("a1", " t1"), told("a0", " t0")])
+    assert items.per_fact(torch.tensor([1.0, 5.0, 2.0])).tolist() == [1.5, 5.0]
+
+
+def test_trimming_keeps_every_read_position_and_its_label() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, VOCAB, (5, CONTEXT), generator=generator)
+    reads = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, last in enumerate([3, 9, 1, 22, 4]):
+        reads[row, last] = True
+    batch = Batch(tokens, reads)
+    (rows,) = lengthwise(batch)
+    assert rows.tolist() == [2, 0, 4, 1, 3]
+    part = trimmed(batch, rows[:3])
+    assert part.tokens.shape == (3, 6)
+    assert part.labels[part.reads].tolist() == [tokens[2, 2], tokens[0, 4], tokens[4, 5]]
