@@ -1,0 +1,1 @@
+"""Finetuning on questions with a subnetwork removed: does the knowledge come back?"""
