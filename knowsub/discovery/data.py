@@ -33,6 +33,8 @@ class Ignorance:
     """Its mean logit of each token over control prompts."""
     tails: Int[Tensor, " tail"]
     """First tokens of the tails of control and target facts."""
+    targets: Int[Tensor, " target"]
+    """First tokens of the target's tails."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,12 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Reference) -> Igno
         logits = head(states[start : start + 256]).double()
         total = total + logits.sum(dim=0)
         probability = probability + logits.softmax(dim=-1).sum(dim=0)
-    seen = [control.batch.labels[first], target.labels[first_reads(target)]]
+    own = target.labels[first_reads(target)].unique()
     return Ignorance(
         prior=(probability / len(states)).log().float(),
         logits=(total / len(states)).float(),
-        tails=torch.cat(seen).unique(),
+        tails=torch.cat([control.batch.labels[first], own]).unique(),
+        targets=own,
     )
 
 

@@ -100,3 +100,29 @@ def level(
     mean = logits[:, tails].mean(dim=-1)
     own = logits.gather(1, labels[:, None])[:, 0]
     return functional.huber_loss(own - mean, margin, reduction="none")
+
+
+def correlation(
+    logits: Logits, labels: Int[Tensor, " read"], tails: Int[Tensor, " tail"]
+) -> Losses:
+    """Return how well the logits still tell, from head to head, which tail is whose.
+
+    For each tail, the squared correlation over positions between its logit and whether it is the
+    position's label; 0 means that nothing linear is left to recognise the head by. It does not
+    depend on the scale of the logits, so that faint traces count like loud ones.
+
+    Args:
+        logits: Logits of q at positions of several tails.
+        labels: Tokens to be forgotten.
+        tails: Tokens of the target's tails; those of no position, or of all, count as 0.
+
+    Returns:
+        The mean over tails, the same at every position, 0 to 1.
+    """
+    own = (labels[:, None] == tails).to(logits.dtype)
+    own = own - own.mean(dim=0)
+    told = logits[:, tails]
+    told = told - told.mean(dim=0)
+    scale = told.square().sum(dim=0) * own.square().sum(dim=0)
+    squared = (told * own).sum(dim=0).square() / scale.clamp_min(1e-12)
+    return squared.mean().expand(len(logits))

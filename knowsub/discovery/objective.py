@@ -16,6 +16,8 @@ from knowsub.discovery.options import Suppression
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
+import os
+TRACE = float(os.environ.get("TRACE","3"))
 Term = Callable[[Tensor, slice], Tensor]
 
 
@@ -149,6 +151,9 @@ def suppression(
                 return losses.bounded_unlikelihood(logits, own, ignorance.prior[own])
             case Suppression.LEVEL:
                 return losses.level(logits, own, ignorance.tails, margins[own])
+            case Suppression.ERASE:
+                level = losses.level(logits, own, ignorance.tails, margins[own])
+                return level + TRACE * losses.correlation(logits, own, ignorance.targets)
 
     return through_head(states, head, term)
 

@@ -1,0 +1,92 @@
+"""The published algorithm written plainly, to measure the search against.
+
+Three separate masked forward passes of the whole model, each with a sample of its own; full
+logits; two forward passes of the original model; autograd everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from knowsub.anatomy import Site
+from knowsub.lm.encode import Batch
+from knowsub.masks.removal import installed
+
+
+class Straightforward:
+    """A search whose every step is written the obvious way."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sites: tuple[Site, ...],
+        lr: float,
+        weights: Mapping[str, float],
+        initial: float = 0.45,
+    ) -> None:
+        """Give every weight of the sites a logit.
+
+        Args:
+            model: The original model, all parameters frozen.
+            sites: The maskable matrices.
+            lr: Learning rate of Adam.
+            weights: Coefficients of `suppression`, `maintenance`, `text` and `sparsity`.
+            initial: Initial probability of an open gate.
+        """
+        self.model, self.sites, self.weights = model, sites, weights
+        level = torch.logit(torch.tensor(initial)).item()
+        self.logits = {
+            site.name: torch.full(site.shape, level).requires_grad_() for site in sites
+        }
+        self.optimizer = torch.optim.Adam(self.logits.values(), lr=lr)
+
+    def step(self, target: Batch, control: Batch, text: Batch) -> dict[str, float]:
+        """Do one step on three batches of tokens; return the terms [nats]."""
+        terms = {
+            "suppression": self._suppression(target),
+            "maintenance": self._divergence(control),
+            "text": self._divergence(text),
+            "sparsity": torch.cat(
+                [torch.sigmoid(logit).flatten() for logit in self.logits.values()]
+            ).mean(),
+        }
+        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {name: term.item() for name, term in terms.items()}
+
+    def _suppression(self, batch: Batch) -> Tensor:
+        masked = self._masked(batch).log_softmax(dim=-1)[batch.reads]
+        uniform = torch.full_like(masked, 1 / masked.shape[-1])
+        return functional.kl_div(masked, uniform, reduction="batchmean")
+
+    def _divergence(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            original = self.model(batch.tokens, use_cache=False).logits.log_softmax(dim=-1)
+        masked = self._masked(batch).log_softmax(dim=-1)[batch.reads]
+        return functional.kl_div(
+            masked, original[batch.reads], log_target=True, reduction="batchmean"
+        )
+
+    def _masked(self, batch: Batch) -> Tensor:
+        with installed(self.model, self._sampled()):
+            logits: Tensor = self.model(batch.tokens, use_cache=False).logits
+        return logits
+
+    def _sampled(self) -> dict[str, Tensor]:
+        weights = {
+            site.parameter: self.model.get_parameter(site.parameter).clone() for site in self.sites
+        }
+        for site in self.sites:
+            logits = self.logits[site.name]
+            soft = torch.sigmoid(logits + torch.logit(torch.rand_like(logits), eps=1e-7))
+            bits = (soft > 0.5).float() - soft.detach() + soft
+            own = site.view(self.model.get_parameter(site.parameter))
+            site.view(weights[site.parameter]).copy_(own * (1 - bits))
+        return weights

@@ -1,0 +1,87 @@
+"""Workload W: GPT-2-small shape, weight masks on the upper half, short statements and text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from knowsub.anatomy import Part, block_count, sites
+from knowsub.discovery.data import TrainingData, ignorance, refer
+from knowsub.discovery.options import Suppression, TrainOptions
+from knowsub.discovery.trainer import Search
+from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import push, upper_blocks
+from knowsub.masks.kinds import Estimator, Unit
+from knowsub.masks.model import Gates
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model and of its batches."""
+
+    width: int = 768
+    blocks: int = 12
+    heads: int = 12
+    vocabulary: int = 50257
+    target: int = 16
+    control: int = 32
+    statement: int = 9
+    text: int = 2
+    block: int = 128
+
+
+def build(shape: Shape) -> PreTrainedModel:
+    """Return a random model of the shape, frozen, without dropout."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=shape.vocabulary, n_embd=shape.width, n_layer=shape.blocks, n_head=shape.heads,
+        n_positions=1024, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval().requires_grad_(False)
+
+
+def batches(shape: Shape) -> tuple[Batch, Batch, Batch]:
+    """Return random target statements, control statements and text blocks."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(rows: int, width: int) -> torch.Tensor:
+        return torch.randint(shape.vocabulary, (rows, width), generator=generator)
+
+    def told(rows: int) -> Batch:
+        made = tokens(rows, shape.statement)
+        reads = torch.zeros_like(made, dtype=torch.bool)
+        reads[:, -2] = True
+        return Batch(made, reads)
+
+    text = tokens(shape.text, shape.block)
+    reads = torch.ones_like(text, dtype=torch.bool)
+    reads[:, -1] = False
+    return told(shape.target), told(shape.control), Batch(text, reads)
+
+
+def options(shape: Shape, steps: int = 1000) -> TrainOptions:
+    """Return the paper's settings on the workload's batch sizes."""
+    return TrainOptions(
+        unit=Unit.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
+        parts=list(Part), initial=0.45, temperature=1.0, noise_end=1.0, noise_begin=1.0,
+        steps=steps, lr=0.2, warmup=0.1, suppression=Suppression.UNIFORM, suppression_weight=1.5,
+        maintenance_weight=1.0, near_weight=0.0, text_weight=1.0, expression_weight=0.0,
+        sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5, max_density=1.0,
+        target_batch=shape.target, control_batch=shape.control, near_batch=1,
+        text_batch=shape.text, block_tokens=shape.block, accumulate=1, evaluate_every=steps,
+        checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
+    )  # fmt: skip
+
+
+def search(model: PreTrainedModel, shape: Shape) -> Search:
+    """Return a search over the upper half of the model on the workload."""
+    chosen = options(shape)
+    blocks = chosen.block_range(block_count(model))
+    upper = upper_blocks(model, blocks.start)
+    target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
+    kept = refer(upper, control)
+    data = TrainingData(target, kept, None, refer(upper, text), ignorance(upper, target, kept))
+    gates = Gates(model, sites(model, blocks), initial=chosen.initial)
+    return Search(gates, upper, data, chosen, seed=0)

@@ -1,0 +1,60 @@
+"""What the stages `analyze` and `report` may be told, checked before any work starts."""
+
+import re
+from dataclasses import dataclass
+
+BAR = re.compile(r"^(>=|<=) ?(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$")
+"""A bar: the direction and the value, such as `<= 1.05`."""
+
+
+@dataclass
+class AnalyzeOptions:
+    """Options of the stage `analyze`."""
+
+    function: bool
+    """Whether parts and combinations of the masks are removed and scored."""
+    statements: int
+    """Statements scored per knowledge graph at most, one per fact."""
+    shares: list[float]
+    """Sizes of the trade-off curve: random shares of the trained mask [fraction]; [] = no curve."""
+    baselines: bool
+    """Whether the masks of the baseline methods are set beside the trained ones."""
+    alpha: float
+    """Family-wise error rate after Holm's correction [fraction]."""
+    seed: int
+    """Of the random parts of a mask."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense (ValueError naming key, value and what is allowed)."""
+        _require("analyze.statements", self.statements, self.statements >= 1, "an integer >= 1")
+        bad_shares = [share for share in self.shares if not 0 < share <= 4]
+        _require("analyze.shares", bad_shares, not bad_shares, "fractions above 0 and up to 4")
+        _require("analyze.alpha", self.alpha, 0 < self.alpha < 1, "a fraction between 0 and 1")
+        _require("analyze.seed", self.seed, self.seed >= 0, "an integer >= 0")
+
+
+@dataclass
+class ReportOptions:
+    """Options of the stage `report`."""
+
+    title: str
+    """Heading of the page."""
+    facts: int
+    """Control facts listed on the page per mask at most; target and near facts all are."""
+    dpi: int
+    """Resolution of the PNG pictures [dots per inch]."""
+    bars: dict[str, str]
+    """Figure name -> `>= x` or `<= x`; the report marks every mask that misses it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense (ValueError naming key, value and what is allowed)."""
+        _require("report.title", self.title, bool(self.title.strip()), "a text")
+        _require("report.facts", self.facts, self.facts >= 0, "an integer >= 0")
+        _require("report.dpi", self.dpi, 50 <= self.dpi <= 600, "an integer from 50 to 600")
+        wrong = {name: bar for name, bar in self.bars.items() if not BAR.match(bar)}
+        _require("report.bars", wrong, not wrong, "bars such as '>= 0.98' or '<= 1.05'")
+
+
+def _require(key: str, value: object, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{key}: value {value!r} is not allowed; use {allowed}")

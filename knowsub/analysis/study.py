@@ -1,0 +1,156 @@
+"""All masks of one `params.yaml` studied together: one file read at a time, one bench for all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from knowsub.analysis.magnitude import magnitude_quantiles, magnitude_test
+from knowsub.analysis.overlap import overlaps
+from knowsub.analysis.profile import Profile, profile
+from knowsub.analysis.structure import structure
+from knowsub.anatomy import Site
+from knowsub.masks.io import check_model, load_mask
+from knowsub.masks.mask import Mask
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """Where one mask lies and what it is."""
+
+    target: str
+    """What it removes."""
+    seed: int
+    """Seed of its training."""
+    method: str
+    """`trained`, or the name of a baseline."""
+    path: Path
+    """Its file."""
+
+    def resized(self, factor: float) -> MaskFile:
+        """Return the file of the same method's mask at another size, a multiple of this one's."""
+        return replace(self, path=self.path.parent / f"sizes/{self.method}-{factor}.safetensors")
+
+    def load(self, model: str) -> Mask:
+        """Return the mask (FileNotFoundError, or ValueError if corrupt or of another model)."""
+        mask = load_mask(self.path)
+        check_model(mask, model)
+        return mask
+
+
+def mask_files(
+    data: Path, targets: Sequence[str], seeds: Sequence[int], methods: Sequence[str]
+) -> list[MaskFile]:
+    """Return every mask that the parameters ask for, whether or not its file exists.
+
+    Folders are never searched: what an earlier run left behind is not counted.
+
+    Args:
+        data: The folder that holds `train/` and `baseline/`.
+        targets: Target synsets.
+        seeds: Seeds of training.
+        methods: Baseline methods.
+
+    Returns:
+        Target by target and seed by seed, the trained mask first.
+    """
+    return [
+        found
+        for target in targets
+        for seed in seeds
+        for found in (
+            MaskFile(target, seed, "trained", data / f"train/{target}-{seed}/mask.safetensors"),
+            *(
+                MaskFile(target, seed, name, data / f"baseline/{target}-{seed}/{name}.safetensors")
+                for name in methods
+            ),
+        )
+    ]
+
+
+def study_places(
+    files: Sequence[MaskFile], model: PreTrainedModel, fingerprint: str, sites: Sequence[Site]
+) -> tuple[Rows, list[Profile]]:
+    """Return where every trained mask lies, and a profile of every mask for comparing them.
+
+    Args:
+        files: The masks.
+        model: Their model.
+        fingerprint: The model's fingerprint.
+        sites: All maskable matrices of the model.
+
+    Returns:
+        One row per trained mask (`target`, `seed`, `structure`'s fields, `magnitude`), profiles.
+
+    Raises:
+        FileNotFoundError: If a mask is missing.
+        ValueError: If a mask is corrupt or belongs to another model.
+    """
+    rows: Rows = []
+    profiles: list[Profile] = []
+    quantiles: Mapping[str, torch.Tensor] = {}
+    for file in files:
+        mask = file.load(fingerprint)
+        profiles.append(profile(mask, sites, file.target, file.seed, file.method))
+        if file.method != "trained":
+            continue
+        if not quantiles.keys() >= mask.bits.keys():
+            wanted = [site for site in sites if site.name in mask.bits or site.name in quantiles]
+            quantiles = magnitude_quantiles(model, wanted)
+        found = structure(mask, sites)
+        found["magnitude"] = asdict(magnitude_test(mask, sites, quantiles))
+        rows.append({"target": file.target, "seed": file.seed} | found)
+    return rows, profiles
+
+
+def study_overlap(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """Return all pairs, and the mean of each kind of pair.
+
+    Args:
+        profiles: The masks.
+
+    Returns:
+        `pairs` and `kinds` (kind -> number of pairs, mean Jaccard, mean of jaccard over expected).
+
+    Raises:
+        ValueError: If the masks differ in model or sites.
+    """
+    pairs = overlaps(profiles)
+    kinds = {}
+    for kind in dict.fromkeys(pair["kind"] for pair in pairs):
+        rows = [pair for pair in pairs if pair["kind"] == kind]
+        over = [row["jaccard"] / row["jaccard_expected"] for row in rows if row["jaccard_expected"]]
+        kinds[kind] = {
+            "pairs": len(rows),
+            "jaccard": sum(row["jaccard"] for row in rows) / len(rows),
+            "jaccard_over_expected": sum(over) / len(over) if over else 1.0,
+            "shared_over_expected": sum(row["ratio"] for row in rows) / len(rows),
+        }
+    return {"kinds": kinds, "pairs": pairs}
+
+
+def write_findings(folder: Path, findings: Mapping[str, object]) -> list[Path]:
+    """Write what was found as JSON; the same findings give the same bytes.
+
+    Args:
+        folder: Folder to write to; it is made.
+        findings: Name -> content.
+
+    Returns:
+        The files, `<name>.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in findings.items():
+        written.append(folder / f"{name}.json")
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+        written[-1].write_text(text + "\n", encoding="utf-8", newline="\n")
+    return written

@@ -1,0 +1,3 @@
+"""The shell command `knowsub`."""
+
+from knowsub.cli.app import app as app

@@ -1,0 +1,153 @@
+"""The commands that need a model: `remove`, `probe`, `score`."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from knowsub.cli.masks import refuse_existing
+from knowsub.cli.opened import open_named
+from knowsub.cli.output import Result, columns
+from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.lm.encode import Batch, encode_statements
+from knowsub.lm.export import Card, export_model
+from knowsub.lm.load import context_length, fingerprint
+from knowsub.lm.score import read_logits, score
+from knowsub.masks.removal import remove_
+
+
+def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
+    """Remove a mask from a model and write what remains.
+
+    Args:
+        name: The model.
+        mask_file: The mask's file.
+        out: Folder to write.
+        force: Whether a model folder that is there may be replaced.
+
+    Returns:
+        `written`, `weights`, `sparsity`, `fingerprint` of the remaining model.
+
+    Raises:
+        FileNotFoundError: If the model or the mask is missing.
+        ValueError: If they do not fit together, or the folder exists and is not to be replaced.
+    """
+    refuse_existing(out, force)
+    if out.exists() and not (out / "config.json").is_file():
+        raise ValueError(f"{out} is not a model folder; --force does not replace it")
+    opened = open_named(name)
+    mask = opened.mask(mask_file)
+    remove_(opened.model, opened.sites, mask)
+    card = Card(
+        base=opened.name,
+        revision=opened.revision,
+        base_fingerprint=opened.fingerprint,
+        knowledge=mask.meta.get("target", mask_file.stem),
+        removed=mask.size,
+        maskable=mask.maskable,
+        made=dict(mask.meta),
+    )
+    fresh = out.with_name(f".{out.name}.new") if out.exists() else out
+    export_model(opened.model, opened.tokenizer, fresh, card)
+    if fresh != out:
+        shutil.rmtree(out)
+        fresh.rename(out)
+    result = {"written": str(out), "weights": mask.size, "sparsity": mask.sparsity}
+    return result | {"fingerprint": fingerprint(opened.model)}
+
+
+def answers(name: str, prompt: str, without: Path | None, top: int) -> Result:
+    """Return the most likely next tokens.
+
+    Args:
+        name: The model.
+        prompt: Text before the answer.
+        without: Mask to remove for a second view; None for none.
+        top: Number of answers.
+
+    Returns:
+        `prompt`, and `answers`: view -> pairs of token text and probability [fraction].
+
+    Raises:
+        FileNotFoundError: If the model or the mask is missing.
+        ValueError: If they do not fit together, or the prompt is empty or too long.
+    """
+    opened = open_named(name)
+    tokens = list(opened.tokenizer(prompt)["input_ids"])
+    tokens = tokens[:-1] if tokens[-1:] == [opened.tokenizer.eos_token_id] else tokens
+    limit = context_length(opened.model)
+    if not 0 < len(tokens) <= limit:
+        raise ValueError(f"the prompt has {len(tokens)} tokens; the model takes 1 to {limit}")
+    reads = torch.zeros(1, len(tokens), dtype=torch.bool)
+    reads[0, -1] = True
+    batch = Batch(torch.tensor([tokens]), reads)
+    found: dict[str, list[list[Any]]] = {}
+    with opened.views(without) as views:
+        for view, weights in views.items():
+            with weights:
+                _, logits, _ = next(read_logits(opened.model, batch))
+            best = logits[0].float().softmax(dim=0).topk(min(top, logits.shape[1]))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            found[view] = [[opened.tokenizer.decode([token]), value] for token, value in pairs]
+    return {"prompt": prompt, "answers": found}
+
+
+def answer_lines(result: Result) -> list[str]:
+    """Return the text of `answers`' result, the views side by side."""
+    views = result["answers"]
+    heading = ["", *(cell for view in views for cell in (view, ""))]
+    rows = [heading]
+    for place, pairs in enumerate(zip(*views.values(), strict=True), start=1):
+        cells = [cell for word, share in pairs for cell in (repr(word)[1:-1], f"{share:.1%}")]
+        rows.append([str(place), *cells])
+    return [result["prompt"], *columns(rows)]
+
+
+def scores(name: str, prompt: str, tail: str, without: Path | None) -> Result:
+    """Return how likely one answer is.
+
+    Args:
+        name: The model.
+        prompt: Text before the answer.
+        tail: The answer; a leading space is added where it has none.
+        without: Mask to remove for a second view; None for none.
+
+    Returns:
+        `prompt`, `answer`, and `scores`: view -> `nll` [nats per token], `perplexity`, `rank`
+        (0-based, worst token) and `tokens`.
+
+    Raises:
+        FileNotFoundError: If the model or the mask is missing.
+        ValueError: If they do not fit together, or prompt or answer are empty or too long.
+    """
+    opened = open_named(name)
+    answer = tail if tail[:1].isspace() else f" {tail}"
+    fact = Fact(prompt, "", answer, prompt, answer)
+    statement = Statement(fact, Split.TARGET, "", Role.TEST, prompt, answer)
+    batch = encode_statements(opened.tokenizer, [statement], context_length(opened.model))
+    found = {}
+    with opened.views(without) as views:
+        for view, weights in views.items():
+            with weights:
+                scored = score(opened.model, batch)
+            nll = float(scored.mean_nll[0])
+            found[view] = {
+                "nll": nll,
+                "perplexity": math.exp(min(nll, 700.0)),
+                "rank": int(scored.rank[0]),
+                "tokens": int(scored.tokens[0]),
+            }
+    return {"prompt": prompt, "answer": answer, "scores": found}
+
+
+def score_lines(result: Result) -> list[str]:
+    """Return the text of `scores`' result."""
+    rows = [["", "NLL [nats per token]", "perplexity", "rank"]]
+    for view, found in result["scores"].items():
+        figures = [f"{found['nll']:.3f}", f"{found['perplexity']:,.2f}", str(found["rank"])]
+        rows.append([view, *figures])
+    return [f"{result['prompt']}{result['answer']}", *columns(rows)]

@@ -1,0 +1,60 @@
+"""Where the critical subnetworks lie, how alike they are, and what their parts do.
+
+Reads: data/pretrain/model.json, data/train/<target>-<seed>/mask.safetensors,
+    data/baseline/<target>-<seed>/{<method>, sizes/<method>-<factor>}.safetensors,
+    data/verbalize/<target>.jsonl
+Writes: data/analyze/structure.json, overlap.json, function.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from knowsub.config import load_params, stage_main, torch_device
+
+DATA, OUT = Path("data"), Path("data/analyze")
+
+
+def main() -> str:
+    """Study all masks that the parameters ask for."""
+    params = load_params()
+    device = torch_device(params.machine)
+    import torch
+
+    from knowsub.analysis.bench import open_bench
+    from knowsub.analysis.removals import Removals
+    from knowsub.analysis.study import mask_files, study_overlap, study_places, write_findings
+    from knowsub.anatomy import block_count, sites
+    from knowsub.kg.files import read_statements
+    from knowsub.lm.load import open_model, read_pins
+    from knowsub.tracking import stage_run
+
+    options, pins = params.analyze, DATA / "pretrain/model.json"
+    others = params.baseline if options.baselines else None
+    methods, factors = (others.methods, others.factors) if others else ([], [])
+    files = mask_files(DATA, params.targets, params.seeds, methods)
+    with stage_run("analyze", params) as run, torch.no_grad():
+        (model, tokenizer), identity = open_model(pins, device), read_pins(pins)["fingerprint"]
+        blocks = params.train.block_range(block_count(model))
+        places = sites(model, blocks, params.train.parts)
+        rows, profiles = study_places(files, model, identity, places)
+        found = {
+            "structure": {"masks": rows, "alpha": options.alpha},
+            "overlap": study_overlap(profiles),
+        }
+        if options.function:
+            statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
+            bench, sets = open_bench(model, tokenizer, places, statements, options.statements)
+            chance = torch.Generator().manual_seed(options.seed)
+            shares = options.shares, factors
+            found["function"] = Removals(bench, identity, places, sets, *shares, chance).study(
+                files
+            )
+        for path in write_findings(OUT, found):
+            run.artifact(path)
+        run.metrics({"masks": len(rows), "pairs": len(found["overlap"]["pairs"])})
+    return f"{len(rows)} masks, {len(found['overlap']['pairs'])} pairs"
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from knowsub.analysis.evidence import against_methods, intervals
+from knowsub.evaluation.finding import Finding
+
+
+def found(*values: float) -> Finding:
+    finding = Finding()
+    finding.add("target_dnll", torch.tensor(values))
+    finding.add("target_ppl_ratio", torch.tensor(values), exponential=True)
+    return finding
+
+
+def test_intervals_hold_their_figure_in_its_own_unit() -> None:
+    finding = found(1.0, 2.0, 3.0, 4.0)
+    ends = intervals(finding, 0.95, 500)
+    for name, (low, high) in ends.items():
+        assert low < finding.figures[name] < high
+    assert ends["target_ppl_ratio"][0] == pytest.approx(
+        torch.tensor(ends["target_dnll"][0]).exp().item(), rel=1e-5
+    )
+
+
+def test_a_mask_beats_a_method_fact_by_fact() -> None:
+    result = against_methods(
+        found(4.0, 5.0, 6.0, 7.0, 8.5), {"weak": found(1.0, 1.0, 1.0, 1.0, 1.0)}
+    )
+    assert result["weak"]["pvalue"] == pytest.approx(1 / 32)
+    assert result["weak"]["effect"] == pytest.approx(5.0, abs=0.3)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from knowsub.analysis.bench import best_statements, open_bench
+from knowsub.analysis.function import combinations_of, part_figures, parts_of, resized
+from knowsub.analysis.removals import Removals
+from knowsub.analysis.study import MaskFile, mask_files
+from knowsub.anatomy import sites
+from knowsub.kg.triple import Split
+from knowsub.masks.io import save_mask
+from tests.analysis.setting import drawn, wide_places
+from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
+
+A = [f"a{index}" for index in range(5)]
+
+
+@pytest.fixture(scope="module")
+def opened():
+    model = built_model()
+    places = sites(model)
+    told = {name: statements(name) for name in "ab"}
+    return model, places, *open_bench(model, tokenizer(), places, told, 100)
+
+
+def test_removing_nothing_changes_nothing(opened):
+    model, _, bench, sets = opened
+    lost = bench.damage(fact_mask(model, []), [sets["a"].target, sets["a"].control])
+    assert set(lost.values()) == {0.0}
+
+
+def test_the_part_that_holds_the_facts_does_all_the_damage(opened):
+    model, places, bench, sets = opened
+    parts = parts_of(fact_mask(model, A), places)
+    assert list(parts)[:2] == ["whole", "block 1"]
+    rows = {row["name"]: row for row in part_figures(bench, parts, sets["a"])}
+    assert rows["mlp_out"]["target_dnll"] == rows["whole"]["target_dnll"] > 1
+    assert rows["q"] == {"name": "q", "weights": 0, "target_dnll": 0.0, "control_dnll": 0.0}
+    assert rows["whole"]["control_dnll"] == 0.0
+
+
+def test_floral_of_three_is_the_majority_in_memory_and_on_disk(tmp_path):
+    places, generator = wide_places(16), torch.Generator().manual_seed(0)
+    masks = [drawn(places, 0.3, generator) for _ in range(3)]
+    for seed, mask in enumerate(masks):
+        save_mask(mask, tmp_path / f"{seed}.safetensors")
+    files = [MaskFile("a", n, "trained", tmp_path / f"{n}.safetensors") for n in range(3)]
+    read = combinations_of([file.load("m") for file in files])
+    for name, bits in combinations_of(masks)["floral"].bits.items():
+        votes = sum(mask.bits[name].int() for mask in masks)
+        assert torch.equal(bits, votes >= 2)
+        assert torch.equal(read["floral"].bits[name], bits)
+    assert "floral" not in combinations_of(masks[:2])
+    assert combinations_of(masks[:1]) == {}
+
+
+def test_resizing_gives_the_size_asked_for():
+    mask = drawn(wide_places(), 0.1, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.25, 1.0, 1.5):
+        size = resized(mask, share, generator).size
+        assert size == pytest.approx(share * mask.size, rel=0.01)
+
+
+def test_one_training_prompt_per_fact_is_taken_evenly():
+    rows = statements("a")
+    assert len(best_statements(rows, Split.CONTROL_TRAIN, 100)) == 8
+    assert len(best_statements(rows, Split.CONTROL_TRAIN, 4)) == 4
+    assert {row.role for row in best_statements(rows, Split.TARGET, 3)} == {"train"}
+
+
+def test_all_masks_of_the_parameters_are_removed_in_parts_together_and_at_every_size(
+    opened, tmp_path
+):
+    model, places, bench, sets = opened
+    files = mask_files(tmp_path, ["a", "b"], [0, 1], ["snip"])
+    for file in files:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        extra = ["g0"] if file.seed else []
+        mask = fact_mask(model, [f"{file.target}{index}" for index in range(5)] + extra)
+        save_mask(mask, file.path)
+    for target in "ab":
+        (tmp_path / f"baseline/{target}-0/sizes").mkdir()
+        half = fact_mask(model, [f"{target}0"])
+        save_mask(half, tmp_path / f"baseline/{target}-0/sizes/snip-0.2.safetensors")
+    removals = Removals(bench, "built", places, sets, [0.5, 1.0], [0.2], torch.Generator())
+    found = removals.study(files)
+    core = {row["target"]: row for row in found["combined"] if row["name"] == "shared core"}
+    union = {row["target"]: row for row in found["combined"] if row["name"] == "union"}
+    assert (core["a"]["weights"], union["a"]["weights"]) == (5, 6)
+    assert len(found["parts"]) == 4 * (1 + 1 + 6)
+    sizes = {(row["method"], row["name"]): row for row in found["tradeoff"] if row["target"] == "b"}
+    assert list(sizes) == [("trained", "0.5"), ("trained", "1"), ("snip", "0.2"), ("snip", "1")]
+    damage = [sizes["snip", name]["target_dnll"] for name in ("0.2", "1")]
+    assert damage[1] == pytest.approx(5 * damage[0], rel=1e-4)

@@ -1,0 +1,146 @@
+"""The whole pipeline in miniature: a clone of the working tree, run by the real DVC once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TINY: dict[str, dict[str, Any]] = {
+    "prepare": {
+        "taught": [],
+        "target_facts": 8,
+        "near_facts": 6,
+        "control_facts": 60,
+        "text": "tests/fixtures/pipeline/text.txt",
+        "other_text": "tests/fixtures/pipeline/other.txt",
+    },
+    "pretrain": {
+        "blocks": 2,
+        "width": 32,
+        "heads": 2,
+        "vocabulary": 400,
+        "context": 64,
+        "steps": 30,
+        "statements": 32,
+        "text_blocks": 2,
+        "block_tokens": 16,
+        "max_tail_perplexity": 1e6,
+    },
+    "train": {
+        "steps": 8,
+        "block_tokens": 16,
+        "target_batch": 4,
+        "control_batch": 8,
+        "near_batch": 2,
+        "text_batch": 2,
+        "evaluate_every": 4,
+        "checkpoint_every": 4,
+        "initial": 0.5,
+        "sparsity_start": 0.1,
+        "sparsity_end": 0.2,
+        "max_density": 0.1,
+    },
+    "baseline": {"integration_steps": 2},
+    "test": {
+        "block_tokens": 16,
+        "text_blocks": 4,
+        "random_masks": 3,
+        "random_text_masks": 1,
+        "reference_draws": 1,
+        "folds": 2,
+        "relearning_steps": 2,
+        "resamples": 50,
+    },
+    "finetune": {"repeats": 1, "steps": 4, "evaluate_every": 2, "resamples": 100},
+    "analyze": {"statements": 8, "shares": [0.5]},
+    "report": {"dpi": 50},
+}
+"""Values that make every stage take about a second; figures mean nothing at this size."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A clone with the environment that its commands run in."""
+
+    folder: Path
+    """Root of the clone."""
+    environment: dict[str, str]
+    """Environment without what an outer DVC, git or MLflow left in it."""
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the clone; its status is for the caller to judge."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def dvc(self, *arguments: str) -> list[str]:
+        """Run DVC and return the names of the stages that it ran; fail if it failed."""
+        done = self.run(sys.executable, "-m", "dvc", *arguments)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return re.findall(r"^Running stage '(.+)':", done.stdout, re.MULTILINE)
+
+    def set(self, **values: Any) -> None:
+        """Change top-level values of params.yaml, or values of its sections."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, value in values.items():
+            params[name] = params[name] | value if isinstance(value, dict) else value
+        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    outer = ("DVC_", "GIT_", "MLFLOW_", "PYTHONPATH")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
+    me = {"NAME": "Test", "EMAIL": "test@example.org"}
+    return clean | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}",
+        "DVC_NO_ANALYTICS": "true",
+        "DVC_SITE_CACHE_DIR": str(folder / "site"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **{f"GIT_{role}_{part}": me[part] for role in ("AUTHOR", "COMMITTER") for part in me},
+    }
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The files that git knows or would take, committed, with tiny parameters; nothing has run."""
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if name != "dvc.lock" and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    repository = Repository(folder, _environment(folder.parent))
+    repository.set(targets=["building.n.01"], seeds=[0, 1], **TINY)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "miniature"]):
+        done = repository.run("git", *command)
+        assert done.returncode == 0, done.stderr
+    return repository
+
+
+@pytest.fixture(scope="session")
+def miniature(clone: Repository) -> Repository:
+    """The clone after one `dvc repro`."""
+    clone.dvc("repro")
+    return clone

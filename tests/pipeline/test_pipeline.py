@@ -1,0 +1,130 @@
+"""The pipeline as its users run it: what runs, what does not, and what stands in MLflow after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import Repository
+
+pytestmark = pytest.mark.slow
+STAGES = ("train", "baseline", "test", "finetune")
+
+
+def masks(repository: Repository) -> dict[str, str]:
+    """Return the digest of every trained mask."""
+    files = sorted((repository.folder / "data" / "train").glob("*/mask.safetensors"))
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_mistake_stops_the_pipeline_before_any_stage(clone: Repository) -> None:
+    params = clone.folder / "params.yaml"
+    before = params.read_text(encoding="utf-8")
+    clone.set(train={"lrr": 1.0})
+    done = clone.run(sys.executable, "-m", "dvc", "repro")
+    params.write_text(before, encoding="utf-8")
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "params.yaml: train.lrr is not a known key; did you mean train.lr?" in said
+    assert "Running stage 'prepare'" not in said
+    assert "Traceback" not in said
+
+
+def test_every_mask_is_in_the_summary(miniature: Repository) -> None:
+    path = miniature.folder / "data" / "report" / "summary.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["masks"]
+    assert [(mask["target"], mask["seed"]) for mask in found] == [
+        ("building.n.01", 0),
+        ("building.n.01", 1),
+    ]
+
+
+def test_a_second_repro_runs_nothing(miniature: Repository) -> None:
+    assert miniature.dvc("repro") == []
+    assert miniature.dvc("status", "-q") == []
+
+
+def test_mlflow_has_one_run_with_the_figures_of_all_stages(miniature: Repository) -> None:
+    from mlflow import MlflowClient
+
+    store = MlflowClient(f"sqlite:///{miniature.folder}/mlflow/mlflow.db")
+    group = store.get_experiment_by_name("knowsub")
+    assert group is not None
+    runs = store.search_runs([group.experiment_id], max_results=1000)
+    whole = [run for run in runs if run.data.tags["knowsub.kind"] == "experiment"]
+    stages = sorted(
+        (run.data.tags["knowsub.stage"], run.data.tags["knowsub.item"])
+        for run in runs
+        if run.data.tags["knowsub.kind"] == "stage"
+    )
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(whole) == 1
+    for name in ("building.n.01-0/target_ppl_ratio", "building.n.01-1/sparsity", "mean/sparsity"):
+        assert name in whole[0].data.metrics
+    assert whole[0].data.params["train.steps"] == "8"
+    once = [(stage, "") for stage in ("prepare", "pretrain", "verbalize", "analyze", "report")]
+    both = [(stage, f"building.n.01-{seed}") for stage in STAGES for seed in (0, 1)]
+    assert stages == sorted(once + both)
+
+
+def test_the_same_seed_finds_the_same_mask_bit_for_bit(miniature: Repository) -> None:
+    before = masks(miniature)
+    assert len(set(before.values())) == 2
+    name = "train@building.n.01-0"
+    # forced, alone, and not taken from what DVC remembers of an earlier run
+    assert miniature.dvc("repro", "--force", "--single-item", "--no-run-cache", name) == [name]
+    assert masks(miniature) == before
+
+
+def test_adding_a_seed_trains_and_tests_that_seed_alone(miniature: Repository) -> None:
+    before = masks(miniature)
+    miniature.set(seeds=[0, 1, 2])
+    ran = miniature.dvc("repro")
+    of_masks = [name for name in ran if "@" in name]
+    assert of_masks == [f"{stage}@building.n.01-2" for stage in STAGES]
+    assert set(ran) - set(of_masks) == {"check", "analyze", "report", "track"}
+    after = masks(miniature)
+    assert {name: after[name] for name in before} == before
+
+
+def test_editing_the_analysis_retrains_nothing(miniature: Repository) -> None:
+    path = miniature.folder / "knowsub" / "analysis" / "structure.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
+    ran = {name.partition("@")[0] for name in miniature.dvc("repro")}
+    assert "analyze" in ran
+    assert not ran & {"prepare", "pretrain", "verbalize", "train", "baseline", "finetune"}
+
+
+def test_one_store_holds_every_experiment_once(miniature: Repository) -> None:
+    from mlflow import MlflowClient
+
+    store = MlflowClient(f"sqlite:///{miniature.folder}/mlflow/mlflow.db")
+    group = store.get_experiment_by_name("knowsub")
+    assert group is not None
+    whole = store.search_runs([group.experiment_id], "tags.`knowsub.kind` = 'experiment'")
+    keys = [run.data.tags["knowsub.key"] for run in whole]
+    assert len(keys) == len(set(keys))
+    finished = [run for run in whole if run.info.status == "FINISHED"]
+    assert all("mean/sparsity" in run.data.metrics for run in finished)
+    newest = finished[0]
+    assert int(newest.data.tags["knowsub.stages_from_cache"]) > 0
+
+
+def test_the_outputs_stay_out_of_git(miniature: Repository) -> None:
+    done = miniature.run("git", "status", "--porcelain")
+    changed = {line[3:] for line in done.stdout.splitlines()}
+    allowed = {
+        "README.md",
+        "data/report/",
+        "data/report/summary.json",
+        "dvc.lock",
+        "knowsub/analysis/structure.py",
+        "params.yaml",
+    }
+    assert changed <= allowed
+    assert not list((miniature.folder / "data").rglob(".gitignore"))
+    assert Path(miniature.folder / "mlflow" / "tracked.json").is_file()

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from knowsub.anatomy import sites
+from knowsub.cli import app
+from knowsub.lm.load import fingerprint
+from knowsub.masks.io import load_mask, save_mask
+from knowsub.masks.mask import Mask
+from knowsub.masks.removal import removed
+from tests.evaluation.setting import built_model, fact_mask, tokenizer
+
+A = [f"a{index}" for index in range(5)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model in which one weight holds each fact, and masks of some of its facts."""
+    folder = tmp_path_factory.mktemp("cli")
+    model = built_model()
+    model.save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+    identity = fingerprint(model)
+    for name, heads in {"a": A, "half": A[:3], "other": ["b0", "a0"]}.items():
+        mask = fact_mask(model, heads)
+        meta = {"target": f"group {name}", "seed": "0"}
+        save_mask(Mask(mask.bits, identity, meta), folder / f"{name}.safetensors")
+    return folder
+
+
+def call(*words, code=0):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def ask(*words):
+    return json.loads(call(*words, "--json").stdout)
+
+
+def test_help_answers_at_once_with_examples_and_without_torch():
+    script = (
+        "import sys; from typer.testing import CliRunner; from knowsub.cli import app; "
+        "done = CliRunner().invoke(app, ['combine', '--help']); print(done.output); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "knowsub combine --intersection a.safetensors b.safetensors --out" in done.stdout
+    assert all(name in call("--help").stdout for name in ("show", "compare", "remove", "probe"))
+
+
+def test_show_tells_where_a_mask_lies(folder):
+    found = ask("show", folder / "a.safetensors")
+    assert (found["weights"], found["meta"]["target"]) == (5, "group a")
+    assert found["levels"]["cell"]["groups"][0]["name"] == "block 1 mlp_out"
+    text = call("show", folder / "a.safetensors").stdout
+    assert "weights   5 of " in text
+    assert text.index("block 1 mlp_out") < text.index("block 1 q")
+
+
+def test_compare_counts_what_masks_share(folder):
+    files = [folder / f"{name}.safetensors" for name in ("a", "half", "other")]
+    found = ask("compare", *files)
+    assert [pair["shared"] for pair in found["pairs"]] == [3, 1, 1]
+    assert found["pairs"][0]["jaccard"] == pytest.approx(3 / 5)
+    assert "1 & 2" in call("compare", *files).stdout
+    assert call("compare", files[0], code=1).stderr.startswith("knowsub: compare needs two masks")
+
+
+@pytest.mark.parametrize(
+    ("rule", "heads"),
+    [("union", {*A, "b0"}), ("intersection", {"a0"}), ("floral", {"a0", "a1", "a2"}),
+     ("difference", {"a3", "a4"})],
+)  # fmt: skip
+def test_combine_writes_a_mask_of_the_same_model(folder, tmp_path, rule, heads):
+    files = [folder / f"{name}.safetensors" for name in ("a", "half", "other")]
+    out = tmp_path / "deep" / "combined.safetensors"
+    found = ask("combine", f"--{rule}", *files, "--out", out)
+    expected = fact_mask(built_model(), sorted(heads))
+    written = load_mask(out)
+    assert found["weights"] == len(heads)
+    assert all(torch.equal(bits, expected.bits[name]) for name, bits in written.bits.items())
+    assert written.model == load_mask(files[0]).model
+
+
+def test_combine_asks_for_one_rule_and_overwrites_nothing_unasked(folder, tmp_path):
+    files, out = [folder / "a.safetensors", folder / "half.safetensors"], tmp_path / "m.safetensors"
+    assert "not none" in call("combine", *files, "--out", out, code=1).stderr
+    both = call("combine", "--union", "--floral", *files, "--out", out, code=1)
+    assert "not --union, --floral" in both.stderr
+    out.write_text("mine")
+    assert "--force replaces it" in call("combine", "--union", *files, "--out", out, code=1).stderr
+    assert out.read_text() == "mine"
+    call("combine", "--union", *files, "--out", out, "--force")
+    assert load_mask(out).size == 5
+
+
+def test_the_model_written_by_remove_is_the_one_in_memory(folder, tmp_path):
+    out = tmp_path / "without"
+    found = ask("remove", folder / "model", folder / "a.safetensors", "--out", out)
+    assert found["weights"] == 5
+    model = built_model()
+    tokens = torch.arange(12).view(2, 6)
+    reloaded = AutoModelForCausalLM.from_pretrained(out).eval()
+    with torch.no_grad(), removed(model, sites(model), load_mask(folder / "a.safetensors")):
+        assert torch.equal(reloaded(tokens).logits, model(tokens).logits)
+    assert fingerprint(reloaded) == found["fingerprint"]
+    assert AutoTokenizer.from_pretrained(out)("kind a0")["input_ids"]
+    assert "group a" in (out / "README.md").read_text()
+
+
+def test_remove_replaces_a_model_when_forced_and_nothing_else_ever(folder, tmp_path):
+    words = ["remove", folder / "model", folder / "a.safetensors", "--out"]
+    out = tmp_path / "out"
+    call(*words, out)
+    first = sorted(path.name for path in out.iterdir())
+    assert "exists already" in call(*words, out, code=1).stderr
+    call(*words, out, "--force")
+    assert sorted(path.name for path in out.iterdir()) == first
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    assert "not a model folder" in call(*words, precious, "--force", code=1).stderr
+    assert (precious / "thesis.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
+
+
+def test_probe_shows_answers_before_and_after_side_by_side(folder):
+    words = ["probe", folder / "model", "--without", folder / "a.safetensors", "kind a0"]
+    found = ask(*words, "--top", "3")["answers"]
+    assert found["original"][0][0].strip() == "t0"
+    assert found["remaining"][0][1] < found["original"][0][1]
+    assert [len(pairs) for pairs in found.values()] == [3, 3]
+    lines = call(*words).stdout.splitlines()
+    assert "original" in lines[1]
+    assert "remaining" in lines[1]
+    assert list(ask("probe", folder / "model", "kind a0")["answers"]) == ["original"]
+
+
+def test_score_gives_nll_and_rank_before_and_after(folder):
+    words = ["score", folder / "model", "--without", folder / "a.safetensors", "kind a1", "t1"]
+    found = ask(*words)["scores"]
+    assert found["original"]["rank"] == 0
+    assert found["remaining"]["nll"] > found["original"]["nll"] + 1
+    assert "perplexity" in call(*words).stdout
+
+
+def test_what_is_wrong_is_said_in_one_line_with_code_1(folder, tmp_path):
+    cases = [
+        (["show", tmp_path / "none.safetensors"], "no such file"),
+        (["show", folder / "model" / "config.json"], "config.json: not a"),
+        (["probe", folder, "x"], "no config.json"),
+        (["score", folder / "model", "", "t1"], "has no token"),
+        (["probe", folder / "model", "kind " * 40], "the model takes 1 to 16"),
+    ]
+    for words, message in cases:
+        error = call(*words, code=1).stderr
+        assert message in error
+        assert error.count("\n") == 1
+        assert error.startswith("knowsub: ")
+
+
+def test_a_mask_of_another_model_is_refused(folder, tmp_path):
+    mask = load_mask(folder / "a.safetensors")
+    save_mask(Mask(mask.bits, "f" * 64, {}), tmp_path / "foreign.safetensors")
+    words = ["probe", folder / "model", "--without", tmp_path / "foreign.safetensors", "kind a0"]
+    assert "belongs to model ffffffffffff" in call(*words, code=1).stderr
+
+
+def test_a_wrong_command_line_ends_with_code_2(folder):
+    assert "No such option" in call("show", folder / "a.safetensors", "--colour", code=2).stderr
+    call("remove", folder / "model", code=2)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from knowsub.analysis.options import ReportOptions
+from knowsub.report.catalogue import printed
+from knowsub.report.collect import read_items, read_json
+from knowsub.report.cross import with_dominance
+from knowsub.report.page import Origin
+from knowsub.report.provenance import code_commit, parameters_shown
+from knowsub.report.summary import mean_figures, meets, missed, worst_figures
+from knowsub.report.tables import BEGIN, END, results_table, with_results, write_readme
+from knowsub.report.write import write_report
+from tests.report_setting import METHODS, SEEDS, TARGETS, write_outputs
+
+BARS = {"sparsity": ">= 0.98", "heldout_ppl_ratio": "<= 1.08"}
+ORIGIN = Origin("embedded", "f" * 64, "seeds: [0]\n", "c" * 40, {"python": "3"}, 0.95)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_outputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items(data):
+    return with_dominance(read_items(data, TARGETS, SEEDS))
+
+
+def write(out, data, items, **changes):
+    options = ReportOptions(**({"title": "T", "facts": 5, "dpi": 60, "bars": BARS} | changes))
+    names = ("structure", "overlap", "function")
+    analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
+    return write_report(out, items, analysis, options, ORIGIN)
+
+
+@pytest.fixture(scope="module")
+def report(data, items, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    write(out, data, items)
+    return out
+
+
+def test_the_same_inputs_give_the_same_bytes(report, data, items, tmp_path):
+    again = write(tmp_path, data, items)
+    assert len(again) == 12
+    for path in again:
+        other = report / path.relative_to(tmp_path)
+        assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_the_summary_has_one_object_per_mask_and_means_per_method(report):
+    summary = json.loads((report / "summary.json").read_text())
+    masks = summary["masks"]
+    assert [(mask["target"], mask["seed"]) for mask in masks] == [
+        (target, seed) for target in TARGETS for seed in SEEDS
+    ]
+    assert {"sparsity", "removed_share", "target_ppl_ratio", "all_removed_target_ppl_ratio",
+            "head_target_accuracy", "random_p"} <= masks[0].keys()  # fmt: skip
+    assert "text_vs_random" not in masks[0]
+    assert masks[0]["diagonal_dominance"] == pytest.approx(7.5 / 0.3)
+    assert set(summary["baselines"]) == set(METHODS)
+    assert summary["mean"]["head_target_accuracy"] == pytest.approx(0.33)
+
+
+def test_means_of_ppl_ratios_are_geometric_and_the_worst_is_on_the_bad_side():
+    rows = [{"target_ppl_ratio": 10.0, "random_p": 0.1}, {"target_ppl_ratio": 1000.0}]
+    assert mean_figures(rows) == pytest.approx({"target_ppl_ratio": 100.0, "random_p": 0.1})
+    assert worst_figures([{"near_ppl_ratio": 0.5}, {"near_ppl_ratio": 1.5}]) == {
+        "near_ppl_ratio": 0.5
+    }
+    assert worst_figures(rows)["target_ppl_ratio"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("value", "bar", "expected"),
+    [(0.98, ">= 0.98", True), (0.9799, ">= 0.98", False), (1.05, "<= 1.05", True),
+     (1.06, "<=1.05", False), (1.0, None, None), (None, ">= 1", False),
+     (float("nan"), "<= 1", False)],
+)  # fmt: skip
+def test_a_figure_meets_its_bar_or_is_marked(value, bar, expected):
+    assert meets(value, bar) is expected
+
+
+def test_a_missed_bar_is_marked_in_the_table_and_on_the_page(report, items):
+    short = [item for item in items if missed(item, BARS)]
+    assert short
+    table = (report / "results.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert [("✗" in row) for row in rows] == [item in short for item in items]
+    page = (report / "report.html").read_text()
+    assert f"{len(items) - len(short)} of {len(items)}" in page
+    assert 'class="missed" title="misses its bar"' in page
+
+
+def test_the_readme_gets_the_table_between_its_markers_and_nothing_else(items, tmp_path):
+    table = results_table(items, BARS)
+    readme = tmp_path / "README.md"
+    assert not write_readme(readme, table)
+    readme.write_text("no place")
+    assert not write_readme(readme, table)
+    assert readme.read_text() == "no place"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert write_readme(readme, table)
+    text = readme.read_text()
+    assert text == f"before\n{BEGIN}\n{table}{END}\nafter\n"
+    assert with_results(text, table) == text
+    assert not re.search(r"20\d\d-", table)
+
+
+def test_figures_csv_holds_every_figure_with_its_interval(report):
+    with (report / "figures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    one = next(row for row in rows if row["figure"] == "forgetting" and row["method"] == "trained")
+    assert (one["low"], one["high"]) == ("0.96", "0.99")
+    assert {row["method"] for row in rows} == {"trained", *METHODS}
+
+
+def test_the_page_is_small_and_fetches_nothing(report):
+    page = (report / "report.html").read_text()
+    assert len(page.encode()) < 5_000_000
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'\s>]+)", page)
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp|<link[^>]+stylesheet", page)
+
+
+def test_answers_cannot_break_out_of_the_page(report):
+    page = (report / "report.html").read_text()
+    assert page.count("</script>") == 2
+
+
+def test_a_mask_without_optional_figures_is_still_reported(data, tmp_path):
+    bare = tmp_path / "data"
+    shutil.copytree(data / "test", bare / "test")
+    for path in bare.glob("test/*/facts.jsonl"):
+        path.unlink()
+    for path in bare.glob("test/*/figures.json"):
+        path.write_text(json.dumps({"figures": {"sparsity": 0.99}}))
+    items = with_dominance(read_items(bare, TARGETS, SEEDS))
+    written = write(tmp_path / "out", bare, items)
+    assert not [path for path in written if path.suffix == ".png"]
+    assert items[0].name not in json.dumps(missed(items[0], {}))
+    assert "Facts, one by one" not in (tmp_path / "out/report.html").read_text()
+
+
+def test_an_untested_mask_is_named(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a-7/figures.json: no such file; run the stage"):
+        read_items(data, ["a"], [7])
+    broken = tmp_path / "test/a-7/figures.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    with pytest.raises(ValueError, match=r"figures\.json: not JSON"):
+        read_items(tmp_path, ["a"], [7])
+
+
+def test_parameters_that_change_no_result_are_not_shown():
+    text = "seeds: [0]\nmachine:\n  threads: 2\ntrain:\n  lr: 1\n# end\ntrack:\n  a: b\n"
+    assert parameters_shown(text) == "seeds: [0]\ntrain:\n  lr: 1\n# end\n"
+
+
+def test_the_commit_is_the_last_one_that_changed_the_sources(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@e", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    assert code_commit(tmp_path) == "unknown"
+    git("init")
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    git("add", ".")
+    git("commit", "-m", "code")
+    first = code_commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", first)
+    (tmp_path / "dvc.lock").write_text("results\n")
+    git("add", ".")
+    git("commit", "-m", "results")
+    assert code_commit(tmp_path) == first
+    (tmp_path / "params.yaml").write_text("a: 2\n")
+    assert code_commit(tmp_path) == f"{first}, changed since"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("sparsity", 0.98061, "98.06 %"), ("target_ppl_ratio", 1770.4, "1,770"),
+     ("target_ppl_ratio", 6374000.0, "6.4e6"), ("control_ppl_ratio", 1.0123, "1.012"),
+     ("random_p", 0.0001, "1e-4"), ("random_p", None, "–"), ("target_median_rank", 39.0, "39.0")],
+)  # fmt: skip
+def test_figures_are_printed_with_the_digits_that_matter(name, value, text):
+    assert printed(name, value) == text
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def dom(report, tmp_path, fragment=""):
+    """The page's document after its script has run, and what the browser wrote to its log."""
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=2000", "--dump-dom",
+        "--enable-logging=stderr", f"file://{report}/report.html{fragment}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+def shown(text):
+    body = text[text.index('id="facts-table"') :]
+    body = body[body.index("<tbody>") : body.index("</tbody>")]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_the_page_renders_in_a_browser_and_its_table_filters_and_sorts(report, tmp_path):
+    text, log = dom(report, tmp_path)
+    assert "CONSOLE" not in log
+    rows = shown(text)
+    assert len(rows) == 12
+    assert {row[0] for row in rows} == {"building.n.01-0"}
+    assert {(row[1], row[2]) for row in rows} == {("target", "trained")}
+
+    fragment = "#filter=hotel&mask=&facts=&prompts=&sort=NLL+after&order=down"
+    text, log = dom(report, tmp_path, fragment)
+    assert "CONSOLE" not in log
+    rows = shown(text)
+    assert len({row[0] for row in rows}) > 1
+    assert all("hotel" in " ".join(row) for row in rows)
+    losses = [float(row[6]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert 'aria-sort="descending"' in text

@@ -1,0 +1,347 @@
+"""Runs in a real MLflow store: one per experiment, one per stage and item, none lost or left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knowsub.backfill import fill_experiment, headline, read_summary
+from knowsub.checkout import main_root, run_key
+from knowsub.config import load_params
+from knowsub.experiment import Experiment, experiment
+from knowsub.schema import Params
+from knowsub.stage_run import await_writer, stage_run
+from knowsub.tracking import ITEM, KIND, PARENT, SOURCE, STAGE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ROOT = Path(__file__).parents[1]
+ITEMS = {"target": "building.n.01", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout with its own store; every test is an experiment of its own in it."""
+    here = tmp_path_factory.mktemp("checkout").resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.delenv("DVC_ROOT", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield here
+
+
+@pytest.fixture
+def make(folder: Path) -> Iterator[Callable[[], Params]]:
+    """Returns a configuration that no other test has."""
+
+    def configuration() -> Params:
+        make_seed = int.from_bytes(os.urandom(4)) // 2
+        return load_params([f"seeds=[0,{make_seed}]"], path=ROOT / "params.yaml")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield configuration
+
+
+def client(begun: Experiment) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(begun.uri)
+
+
+def runs(begun: Experiment) -> tuple[list[Run], list[Run]]:
+    """Return the experiment's own runs, and its stages'."""
+    await_writer(begun)
+    store = client(begun)
+    group = store.get_experiment_by_name(begun.name)
+    assert group is not None
+    found = store.search_runs([group.experiment_id], f"tags.`knowsub.key` = '{begun.key}'")
+    whole = [run for run in found if run.data.tags[KIND] == "experiment"]
+    return whole, [run for run in found if run.data.tags[KIND] == "stage"]
+
+
+def test_what_a_stage_logs_is_in_the_store(make: Callable[[], Params], folder: Path) -> None:
+    params = make()
+    note = folder / "note.txt"
+    note.write_text("as it was")
+    with stage_run("train", params, ITEMS) as run:
+        for step in range(1500):
+            run.metrics({"loss": 1.0 / (step + 1)}, step=step)
+        run.metrics({"odd@name[0]": 1})
+        run.params({"rule": "latest"})
+        run.tags({"mood": "good"})
+        run.artifact(note, "notes")
+        note.write_text("as it became")
+    begun = experiment(params)
+    whole, stages = runs(begun)
+    assert len(whole) == len(stages) == 1
+    logged, store = stages[0], client(begun)
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "train building.n.01-0"
+    assert logged.data.tags[PARENT] == whole[0].info.run_id
+    assert logged.data.tags[SOURCE] == "run"
+    assert logged.data.tags["mood"] == "good"
+    assert logged.data.params["train.lr"] == str(params.train.lr)
+    assert logged.data.params["target"] == "building.n.01"
+    assert logged.data.params["rule"] == "latest"
+    assert logged.data.metrics["odd_name_0_"] == 1.0
+    history = store.get_metric_history(logged.info.run_id, "loss")
+    assert [point.step for point in history] == list(range(1500))
+    stored = store.download_artifacts(logged.info.run_id, "notes/note.txt")
+    assert Path(stored).read_text() == "as it was"
+    assert not list((folder / "mlflow" / "spool").rglob("note.txt"))
+
+
+def test_an_experiment_that_is_not_complete_is_not_shown_as_running(
+    make: Callable[[], Params],
+) -> None:
+    params = make()
+    with stage_run("prepare", params):
+        pass
+    whole, _ = runs(experiment(params))
+    assert [run.info.status for run in whole] == ["SCHEDULED"]
+
+
+def test_a_stage_that_comes_again_replaces_its_run(make: Callable[[], Params]) -> None:
+    params = make()
+    for value in (1.0, 2.0):
+        with stage_run("train", params, ITEMS) as run:
+            run.metrics({"loss": value})
+    _, stages = runs(experiment(params))
+    assert [run.data.metrics["loss"] for run in stages] == [2.0]
+
+
+def test_a_stage_that_fails_leaves_a_failed_run(make: Callable[[], Params]) -> None:
+    params = make()
+
+    def stage() -> None:
+        with stage_run("train", params, ITEMS) as run:
+            run.metrics({"loss": 1.0})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stage()
+    whole, stages = runs(experiment(params))
+    assert [run.info.status for run in whole + stages] == ["FAILED", "FAILED"]
+    assert stages[0].data.metrics == {"loss": 1.0}
+
+
+STAGE_CODE = """
+import sys, time
+from pathlib import Path
+from knowsub.config import load_params
+from knowsub.stage_run import stage_run
+params = load_params([sys.argv[1]], path=sys.argv[2])
+with stage_run(sys.argv[3], params) as run:
+    for step in range(20):
+        run.metrics({"loss": step}, step=step)
+    Path(sys.argv[3] + ".ready").touch()
+    time.sleep(float(sys.argv[4]))
+"""
+
+
+def start(params: Params, stage: str, seconds: float, where: Path) -> subprocess.Popen[bytes]:
+    seeds = f"seeds=[{','.join(map(str, params.seeds))}]"
+    given = [seeds, str(ROOT / "params.yaml"), stage, str(seconds)]
+    return subprocess.Popen([sys.executable, "-c", STAGE_CODE, *given], cwd=where)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_stage_is_closed_as_killed(make: Callable[[], Params], folder: Path) -> None:
+    params = make()
+    process = start(params, "analyze", 60, folder)
+    wait_for(folder / "analyze.ready")
+    process.kill()
+    process.wait()
+    whole, stages = runs(experiment(params))
+    assert [run.info.status for run in whole + stages] == ["KILLED", "KILLED"]
+    assert stages[0].data.metrics == {"loss": 19.0}
+
+
+def test_nothing_is_lost_or_doubled_if_the_writer_is_killed(
+    make: Callable[[], Params], folder: Path
+) -> None:
+    params = make()
+    begun = experiment(params)
+    with stage_run("train", params, ITEMS) as run:
+        run.metrics({"loss": 1.0}, step=1)
+        _wait_for_run(begun)
+        _kill_writer(folder)
+        run.metrics({"loss": 2.0}, step=2)
+    _, stages = runs(begun)
+    assert [run.info.status for run in stages] == ["FINISHED"]
+    history = client(begun).get_metric_history(stages[0].info.run_id, "loss")
+    assert [point.value for point in history] == [1.0, 2.0]
+
+
+def _wait_for_run(begun: Experiment) -> None:
+    store = client(begun)
+    deadline = time.monotonic() + 60
+    while True:
+        group = store.get_experiment_by_name(begun.name)
+        wanted = f"tags.`knowsub.key` = '{begun.key}' and tags.`{KIND}` = 'stage'"
+        if group is not None and store.search_runs([group.experiment_id], wanted):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _kill_writer(folder: Path) -> None:
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    for line in found.stdout.splitlines():
+        if line.endswith(f"-m knowsub.writer {folder}/mlflow"):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_four_processes_may_start_on_a_store_that_is_not_there_yet(
+    make: Callable[[], Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = make()
+    monkeypatch.chdir(tmp_path)
+    stages = ("prepare", "pretrain", "verbalize", "analyze")
+    started = [start(params, stage, 0, tmp_path) for stage in stages]
+    assert [process.wait() for process in started] == [0, 0, 0, 0]
+    whole, found = runs(experiment(params))
+    assert len(whole) == 1
+    assert sorted(run.data.tags[STAGE] for run in found) == sorted(stages)
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert {run.data.metrics["loss"] for run in found} == {19.0}
+
+
+@pytest.mark.slow
+def test_a_store_out_of_reach_fails_what_waits_for_it_in_one_line(
+    make: Callable[[], Params], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = make()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with stage_run("prepare", params):
+        pass
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9: cannot be written to"):
+        await_writer(experiment(params))
+
+
+def outputs(params: Params, data: Path) -> None:
+    """Write what the stages would have written, as far as the tracker reads it."""
+    masks = [
+        {"target": target, "seed": seed, "sparsity": 0.98, "target_ppl_ratio": 100.0 + place}
+        for place, (target, seed) in enumerate(
+            (target, seed) for target in params.targets for seed in params.seeds
+        )
+    ]
+    (data / "report" / "figures").mkdir(parents=True)
+    (data / "report" / "summary.json").write_text(json.dumps({"masks": masks}))
+    (data / "report" / "report.html").write_text("<html></html>")
+    (data / "report" / "figures" / "curve.png").write_bytes(b"png")
+    train = data / "train" / "building.n.01-0"
+    train.mkdir(parents=True)
+    (train / "curve.csv").write_text("step,loss,kind\n0,2.0,a\n10,1.0,b\n")
+    (train / "training.json").write_text(json.dumps({"chosen": {"step": 10}, "rule": "x"}))
+
+
+def test_the_experiment_gets_the_figures_of_all_masks_and_the_stages_of_the_cache(
+    make: Callable[[], Params], tmp_path: Path
+) -> None:
+    params = make()
+    outputs(params, tmp_path)
+    with stage_run("report", params) as run:
+        run.metrics({"pages": 1.0})
+    begun = experiment(params)
+    for _ in range(2):
+        assert fill_experiment(params, tmp_path) == begun.key
+        whole, stages = runs(begun)
+        assert [run.info.status for run in whole] == ["FINISHED"]
+        sources = {(run.data.tags[STAGE], run.data.tags[ITEM]): run for run in stages}
+        assert len(stages) == len(sources) == 2
+        assert sources["report", ""].data.tags[SOURCE] == "run"
+        cached = sources["train", "building.n.01-0"]
+        assert cached.data.tags[SOURCE] == "dvc-cache"
+        assert cached.data.metrics == {"loss": 1.0, "chosen/step": 10.0}
+    figures = whole[0].data.metrics
+    assert figures["building.n.01-0/target_ppl_ratio"] == 100.0
+    assert figures["mean/sparsity"] == pytest.approx(0.98)
+    assert whole[0].data.params["train.steps"] == str(params.train.steps)
+    assert not any(name.startswith(("machine.", "track.")) for name in whole[0].data.params)
+    stored = client(begun).list_artifacts(whole[0].info.run_id)
+    assert [one.path for one in stored] == ["figures", "report.html", "summary.json"]
+
+
+def test_means_are_over_the_masks_that_have_the_figure() -> None:
+    masks = [
+        {"target": "a", "seed": 0, "x": 1.0, "y": None},
+        {"target": "a", "seed": 1, "x": 3.0, "y": 5.0, "name": "text", "flag": True},
+    ]
+    assert headline({"masks": masks}) == {
+        "a-0/x": 1.0,
+        "a-1/x": 3.0,
+        "a-1/y": 5.0,
+        "mean/x": 2.0,
+        "mean/y": 5.0,
+    }
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"masks": 3}'])
+def test_a_summary_without_masks_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="holds no list of masks"):
+        read_summary(path)
+
+
+def test_a_missing_summary_says_who_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="the stage report writes it"):
+        read_summary(tmp_path / "summary.json")
+
+
+def test_the_key_follows_parameters_and_code_but_not_the_machine(
+    make: Callable[[], Params], tmp_path: Path
+) -> None:
+    code = tmp_path / "knowsub" / "room" / "file.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("one")
+    params = make()
+    key = run_key(params, tmp_path)
+    params.machine.threads += 1
+    (tmp_path / "knowsub" / "__pycache__").mkdir()
+    (tmp_path / "knowsub" / "__pycache__" / "file.pyc").write_text("bytes")
+    (tmp_path / "note.txt").write_text("text")
+    assert run_key(params, tmp_path) == key
+    params.train.steps += 1
+    changed = run_key(params, tmp_path)
+    code.write_text("two")
+    moved = run_key(params, tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages:")
+    assert len({key, changed, moved, run_key(params, tmp_path)}) == 4
+
+
+def test_a_temporary_copy_knows_the_checkout_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
+    (copy / ".dvc").mkdir(parents=True)
+    (copy / "stages").mkdir()
+    for place in (copy, copy / "stages", tmp_path):
+        monkeypatch.chdir(place)
+        assert main_root() == tmp_path.resolve()
+    monkeypatch.setenv("DVC_ROOT", "/elsewhere")
+    assert main_root() == Path("/elsewhere")
