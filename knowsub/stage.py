@@ -29,7 +29,6 @@ def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> No
         main: The stage; its positional parameters are those of the command line, converted to the
             types they are annotated with. What it returns, if text, is its summary line.
         machine: Reads the section of that name; a mistake in the file stops the stage here.
-        machine: Reads the section of that name; a mistake in the file stops the stage here.
 
     Raises:
         SystemExit: If the stage failed, with its status.

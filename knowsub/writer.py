@@ -133,6 +133,9 @@ def main(folder: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
             write(folder)
         if not any((folder / "spool").glob("*.jsonl")):
             return

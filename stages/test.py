@@ -19,9 +19,9 @@ def main(target: str, seed: int) -> str:
     """Examine one mask, beside as many random masks and other methods' masks as asked for."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.analysis.evidence import written
     from knowsub.baselines.random import random_masks
     from knowsub.evaluation.case import Case
+    from knowsub.evaluation.evidence import written
     from knowsub.evaluation.records import fact_rows, write_evidence
     from knowsub.evaluation.suite import examine
     from knowsub.kg.files import read_statements

@@ -51,7 +51,9 @@ def test_help_answers_at_once_with_examples_and_without_torch():
         "done = CliRunner().invoke(app, ['combine', '--help']); print(done.output); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert "knowsub combine --intersection a.safetensors b.safetensors --out" in done.stdout
     assert all(name in call("--help").stdout for name in ("show", "compare", "remove", "probe"))
 

@@ -39,6 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.delenv("DVC_ROOT", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        params = load_params(path=ROOT / "params.yaml")
+        with stage_run("prepare", params):
+            pass
+        await_writer(experiment(params))
         yield here
 
 
@@ -205,10 +209,7 @@ def _wait_for_run(begun: Experiment) -> None:
 
 
 def _kill_writer(folder: Path) -> None:
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    for line in found.stdout.splitlines():
-        if line.endswith(f"-m knowsub.writer {folder}/mlflow"):
-            os.kill(int(line.split()[0]), signal.SIGKILL)
+    os.kill(int((folder / "mlflow" / "writer.lock").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -16,27 +16,28 @@ from knowsub.lm.trunk import push, upper_blocks
 from knowsub.masks.mask import Mask
 from knowsub.masks.removal import removed
 
-
 ROWS = 256
 """Statements per forward pass."""
 
 
 class Bench:
-    """A model with its statements pushed through the trunk, ready to have masks removed."""
+    """A model with its statements pushed through the trunk, ready to have masks removed.
+
+    Making it pushes the statements through the blocks below the first site and scores the
+    original model.
+
+    Args:
+        model: The original model.
+        sites: Its maskable matrices.
+        batches: Name of a set of statements -> the statements, without cached states.
+
+    Raises:
+        ValueError: If the architecture is unknown.
+    """
 
     def __init__(
         self, model: PreTrainedModel, sites: Sequence[Site], batches: Mapping[str, Batch]
     ) -> None:
-        """Push the statements through the blocks below the first site and score the original.
-
-        Args:
-            model: The original model.
-            sites: Its maskable matrices.
-            batches: Name of a set of statements -> the statements, without cached states.
-
-        Raises:
-            ValueError: If the architecture is unknown.
-        """
         first = min(site.block for site in sites)
         self._model, self._sites = model, tuple(sites)
         self._upper = upper_blocks(model, first)

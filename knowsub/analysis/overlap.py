@@ -12,7 +12,7 @@ from scipy import signal, stats
 
 from knowsub.analysis.counts import Values
 from knowsub.analysis.profile import Profile
-from knowsub.analysis.statistics import holm
+from knowsub.statistics.hypotheses import holm
 
 WINDOW = 12.0
 """Standard deviations around the expectation that the exact null distribution covers."""

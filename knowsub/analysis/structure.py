@@ -11,10 +11,10 @@ from scipy import stats
 
 from knowsub.analysis.concentration import Concentration, concentration
 from knowsub.analysis.counts import Counts, Values, head_counts, masked_sites, unit_counts
-from knowsub.analysis.statistics import holm
 from knowsub.anatomy import Site
 from knowsub.masks.kinds import Unit
 from knowsub.masks.mask import Mask
+from knowsub.statistics.hypotheses import holm
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def placement(level: str, groups: Mapping[str, tuple[int, int]]) -> Placement:
     weights = np.array([groups[name][0] for name in names], dtype=np.int64)
     members = np.array([groups[name][1] for name in names], dtype=np.int64)
     total, chosen = int(weights.sum()), int(members.sum())
-    expected = weights * (chosen / total)
+    expected: Values = weights.astype(np.float64) * (chosen / total)
     variance = expected * (1 - weights / total) * (total - chosen) / max(total - 1, 1)
     z = np.divide(members - expected, np.sqrt(variance), where=variance > 0, out=0.0 * expected)
     p = _two_sided(members, total, weights, chosen)

@@ -136,7 +136,9 @@ def _matrix_sites(model: nn.Module, row: Family, block: int, matrix: Matrix) -> 
     parameter = f"{row.blocks}.{block}.{matrix.path}.weight"
     shape = tuple(model.get_parameter(parameter).shape)
     groups = [group.split() for group in matrix.axes.split("|")]
-    sizes = [_group_sizes(model.config, group, size) for group, size in zip(groups, shape, strict=True)]
+    sizes = [
+        _group_sizes(model.config, group, size) for group, size in zip(groups, shape, strict=True)
+    ]
     layout = tuple(size for group in sizes for size in group)
     axes = [axis for group in groups for axis in group]
     names = tuple("head" if axis == "kv" else axis for axis in axes if axis != "qkv")

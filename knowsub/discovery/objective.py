@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,7 @@ from knowsub.discovery.options import Suppression
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
-import os
-TRACE = float(os.environ.get("TRACE","3"))
+TRACE = float(os.environ.get("TRACE", "3"))
 Term = Callable[[Tensor, slice], Tensor]
 
 

@@ -93,7 +93,9 @@ def tradeoff(methods: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
             place = across[sizes.index(1.0)], up[sizes.index(1.0)]
             axis.plot(*place, "o", markersize=9, markerfacecolor="none", color=look["color"])
         axis.plot(across, up, linewidth=wide, zorder=3 if name == "trained" else 2, **look)
+    harm = [point[1] for points in methods.values() for point in points]
     axis.set_xscale("symlog", linthresh=0.01)
+    axis.set_xlim(min(0.0, *harm) - 0.002, max(0.05, *harm) * 1.3)
     axis.set_xlabel("control: NLL above the original's [nats per token]")
     axis.set_ylabel("target: NLL above the original's [nats per token]")
     axis.axvline(0, color=GREY, linewidth=0.6)

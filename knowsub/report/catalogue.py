@@ -9,10 +9,10 @@ from enum import StrEnum
 class Better(StrEnum):
     """Which way a figure is better."""
 
-    UP = "higher"
-    DOWN = "lower"
-    ONE = "towards 1"
-    REFERENCE = "towards its reference"
+    UP = "↑"
+    DOWN = "↓"
+    ONE = "→ 1"
+    REFERENCE = "→ ref."
     NONE = ""
 
 

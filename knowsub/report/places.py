@@ -115,7 +115,7 @@ def _parts(rows: Sequence[Row]) -> Table:
         share = [r["weights"] / max(whole[r["target"], r["seed"]]["weights"], 1) for r in own]
         cells.append([
             name.replace("_", " "), f"{sum(share) / len(share):.1%}",
-            f"{_mean(own, 'target_dnll'):.3f}", f"{_mean(own, 'control_dnll'):.3f}",
+            _nats(_mean(own, "target_dnll")), _nats(_mean(own, "control_dnll")),
         ])  # fmt: skip
     columns = ["removed part", "share of the mask", "target", "control"]
     note = (
@@ -128,7 +128,7 @@ def _parts(rows: Sequence[Row]) -> Table:
 def _combined(rows: Sequence[Row]) -> Table:
     cells = [
         [row["target"], row["name"], f"{row['weights']:,}",
-         f"{row['target_dnll']:.3f}", f"{row['control_dnll']:.3f}"]
+         _nats(row["target_dnll"]), _nats(row["control_dnll"])]
         for row in rows
     ]  # fmt: skip
     columns = ["target removed", "masks of its seeds combined", "weights", "target", "control"]
@@ -141,6 +141,10 @@ def _combined(rows: Sequence[Row]) -> Table:
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _nats(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def _p_text(p: float) -> str:

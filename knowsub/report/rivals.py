@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from knowsub.analysis.statistics import holm
 from knowsub.report.catalogue import ENTRIES, printed
 from knowsub.report.collect import Item
 from knowsub.report.summary import mask_figures, mean_figures, summarise
+from knowsub.statistics.hypotheses import holm
 
 TRAINED = "trained mask"
 """Name of the trained masks in the table of methods."""

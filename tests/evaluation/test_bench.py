@@ -6,10 +6,8 @@ from knowsub.anatomy import sites
 from knowsub.evaluation.bench import best_prompts, open_bench, text_blocks
 from knowsub.evaluation.paraphrase import best_ranks
 from knowsub.evaluation.perplexity import perplexity, ppl_ratio
-from knowsub.evaluation.quick import quick_figures, validation_set
 from knowsub.evaluation.specificity import answers, divergence
 from tests.evaluation.setting import (
-    HEADS,
     built_bench,
     built_model,
     fact_mask,
@@ -90,30 +88,3 @@ def test_divergence_is_that_of_the_definition() -> None:
     assert kl.tolist() == pytest.approx((p.exp() * (p - q)).sum(-1).tolist(), abs=1e-5)
     assert same.tolist() == [0.0, 0.0] + [1.0] * 8
     assert float(kl[0]) > 3
-
-
-def test_validation_sees_held_out_prompts_and_facts_alone() -> None:
-    bench = built_bench("a")
-    reader, upper = bench.reader, bench.upper
-    text = text_blocks(reader.tokenizer, "kind a0 t0 sort g1 t1 " * 4, 8)
-    validation = validation_set(reader, upper, statements("a"), text)
-    assert {one.family for one in validation.sets["target"].statements} == {"variety"}
-    assert {one.head_words for one in validation.sets["control"].facts} == {"v0", "v1"}
-    original = quick_figures(upper, validation)
-    assert original["control_ratio"] == original["text_ratio"] == 1
-    with bench.removed(fact_mask(reader.model, [head for head in HEADS if head[0] == "a"])):
-        figures = quick_figures(upper, validation)
-    assert figures["target_nll"] > original["target_nll"] + 3
-    assert figures["control_ratio"] == pytest.approx(1)
-    with bench.removed(fact_mask(reader.model, ["v0"])):
-        assert quick_figures(upper, validation)["control_ratio"] > 3
-
-
-def test_validation_refuses_to_judge_on_nothing() -> None:
-    bench = built_bench("a")
-    text = text_blocks(bench.reader.tokenizer, "kind a0 t0 sort", 2)
-    with pytest.raises(ValueError, match="control_validation"):
-        validation_set(
-            bench.reader, bench.upper, [one for one in statements("a") if one.fact.head[0] == "a"],
-            text,
-        )  # fmt: skip

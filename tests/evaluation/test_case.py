@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsub.analysis.evidence import written
 from knowsub.baselines.random import random_masks
 from knowsub.evaluation.case import Case
+from knowsub.evaluation.evidence import written
 from knowsub.evaluation.perplexity import perplexity
 from knowsub.evaluation.records import fact_rows, write_evidence
 from knowsub.evaluation.suite import examine

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from knowsub.analysis.statistics import permutation_p
 from knowsub.anatomy import sites
 from knowsub.baselines.random import random_masks
 from knowsub.lm.encode import Batch
@@ -12,6 +11,7 @@ from knowsub.lm.score import score
 from knowsub.lm.trunk import push, upper_blocks
 from knowsub.masks.mask import Mask
 from knowsub.masks.removal import removed
+from knowsub.statistics.hypotheses import permutation_p
 from tests.architectures import VOCAB, tiny
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from knowsub.analysis.statistics import permutation_p
 from knowsub.baselines.random import random_masks
 from knowsub.evaluation.cross import diagonal_dominance
 from knowsub.evaluation.exam import set_exam
 from knowsub.evaluation.records import fact_rows
 from knowsub.evaluation.suite import Evidence, compare, examine
 from knowsub.lm.load import fingerprint
+from knowsub.statistics.hypotheses import permutation_p
 from tests.evaluation.setting import HEADS, built_bench, built_model, fact_mask, options, statements
 
 A = [head for head in HEADS if head[0] == "a"]

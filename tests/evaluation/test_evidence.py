@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from knowsub.analysis.evidence import against_methods, intervals
+from knowsub.evaluation.evidence import against_methods, intervals
 from knowsub.evaluation.finding import Finding
 
 

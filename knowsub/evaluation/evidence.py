@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from knowsub.analysis.intervals import hierarchical_bootstrap
-from knowsub.analysis.statistics import paired_wilcoxon, permutation_p
 from knowsub.evaluation.finding import Finding
 from knowsub.evaluation.suite import Evidence
+from knowsub.statistics.hypotheses import paired_wilcoxon, permutation_p
+from knowsub.statistics.intervals import hierarchical_bootstrap
 
 BEATEN = "target_dnll"
 """The figure by which the trained mask is compared with the masks of other methods."""

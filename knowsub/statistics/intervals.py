@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knowsub.analysis.statistics import Values
+from knowsub.statistics.hypotheses import Values
 
 
 @dataclass(frozen=True)
