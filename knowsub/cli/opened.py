@@ -68,8 +68,8 @@ def open_named(name: str) -> Opened:
         FileNotFoundError: If there is no such model.
         ValueError: If it cannot be opened or is not the pinned one.
     """
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if name.endswith(".json"):
         pins = read_pins(Path(name))
         base, revision = str(Path(name).parent / pins["path"]), ""

@@ -12,16 +12,15 @@ from knowsub.sealed import read_sealed, write_sealed
 
 
 class Checkpoints:
-    """The checkpoints of one search, in a folder of their own outside the stage's outputs."""
+    """The checkpoints of one search, in a folder of their own outside the stage's outputs.
+
+    Args:
+        folder: Where the checkpoints lie.
+        identity: Hash of everything that the search depends on; a checkpoint of another
+            identity is never resumed.
+    """
 
     def __init__(self, folder: Path, identity: str) -> None:
-        """Open or create the folder.
-
-        Args:
-            folder: Where the checkpoints lie.
-            identity: Hash of everything that the search depends on; a checkpoint of another
-                identity is never resumed.
-        """
         self.folder = folder
         self.identity = identity
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,8 @@ from knowsub.discovery.options import Suppression
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
-TRACE = float(os.environ.get("TRACE", "3"))
+TRACE = 3.0
+"""Weight of the correlation beside the level in the term `erase`."""
 Term = Callable[[Tensor, slice], Tensor]
 
 
@@ -37,7 +37,7 @@ def through_head(
     Returns:
         Summed losses [nats].
     """
-    result: Tensor = _ThroughHead.apply(states, head, term, rows)
+    result: Tensor = _ThroughHead.apply(states, head, term, rows)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -69,7 +69,7 @@ def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "
 
     Args:
         model: The upper blocks.
-        batches: Sequences with trunk states; shorter ones are padded on the right. One may be
+        *batches: Sequences with trunk states; shorter ones are padded on the right. One may be
             empty, not all.
 
     Returns:

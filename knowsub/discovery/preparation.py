@@ -19,21 +19,20 @@ from knowsub.masks.model import Gates
 
 
 class Preparation:
-    """A model cut at its first masked block, with its tokenizer: makes batches and searches."""
+    """A model cut at its first masked block, with its tokenizer: makes batches and searches.
+
+    Args:
+        model: The original model, all parameters frozen.
+        tokenizer: Its tokenizer.
+        options: Say which blocks and parts are masked.
+
+    Raises:
+        ValueError: If the architecture is unknown or the blocks do not exist.
+    """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TrainOptions
     ) -> None:
-        """Cut the model.
-
-        Args:
-            model: The original model, all parameters frozen.
-            tokenizer: Its tokenizer.
-            options: Say which blocks and parts are masked.
-
-        Raises:
-            ValueError: If the architecture is unknown or the blocks do not exist.
-        """
         self.model, self.tokenizer, self.options = model, tokenizer, options
         blocks = options.block_range(block_count(model))
         self.first = blocks.start

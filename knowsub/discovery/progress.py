@@ -12,7 +12,14 @@ SHOWN = ("suppression", "maintenance", "text", "density")
 
 
 class Progress:
-    """Receives the figures of every step of a search."""
+    """Receives the figures of every step of a search.
+
+    Args:
+        steps: Number of steps in all.
+        label: Words before the bar.
+        metrics: Receives figures and their step.
+        every: Steps between two calls of `metrics` [steps].
+    """
 
     def __init__(
         self,
@@ -21,14 +28,6 @@ class Progress:
         metrics: Callable[[dict[str, float], int], None],
         every: int = 10,
     ) -> None:
-        """Open the bar.
-
-        Args:
-            steps: Number of steps in all.
-            label: Words before the bar.
-            metrics: Receives figures and their step.
-            every: Steps between two calls of `metrics` [steps].
-        """
         self.bar = tqdm(total=steps, desc=label, unit="step")
         self.metrics = metrics
         self.every = every

@@ -63,19 +63,18 @@ def draw(data: TrainingData, options: TrainOptions, order: torch.Generator) -> D
 
 
 class StepGradient:
-    """The gradient of the data terms by the logits of the gates."""
+    """The gradient of the data terms by the logits of the gates.
+
+    Args:
+        gates: The gates.
+        upper: The upper blocks of the original model, all parameters frozen.
+        data: The training data.
+        options: Coefficients and batch sizes.
+    """
 
     def __init__(
         self, gates: Gates, upper: PreTrainedModel, data: TrainingData, options: TrainOptions
     ) -> None:
-        """Hold what every step needs.
-
-        Args:
-            gates: The gates.
-            upper: The upper blocks of the original model, all parameters frozen.
-            data: The training data.
-            options: Coefficients and batch sizes.
-        """
         self.gates, self.upper, self.data, self.options = gates, upper, data, options
         self.head = upper.get_output_embeddings()
         self.buffers = gates.buffers()

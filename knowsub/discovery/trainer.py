@@ -82,7 +82,15 @@ def find_subnetwork(
 
 
 class Search:
-    """The state of a search and its steps."""
+    """The state of a search and its steps.
+
+    Args:
+        gates: Gates with fresh logits; they are trained in place.
+        upper: The upper blocks of the original model, all parameters frozen.
+        data: The training data.
+        options: How to search.
+        seed: Seed of the noise and of the order of the data.
+    """
 
     def __init__(
         self,
@@ -92,15 +100,6 @@ class Search:
         options: TrainOptions,
         seed: int,
     ) -> None:
-        """Set up optimiser and randomness.
-
-        Args:
-            gates: Gates with fresh logits; they are trained in place.
-            upper: The upper blocks of the original model, all parameters frozen.
-            data: The training data.
-            options: How to search.
-            seed: Seed of the noise and of the order of the data.
-        """
         self.gates, self.data, self.options = gates, data, options
         self.noise = torch.Generator(gates.logits.device).manual_seed(seed)
         self.order = torch.Generator().manual_seed(seed)

@@ -174,7 +174,7 @@ class Bench:
 
     def _copy(self, name: str) -> PreTrainedModel:
         model: PreTrainedModel = copy.deepcopy(self._model)
-        model.eval()  # type: ignore[no-untyped-call]
+        model.eval()
         mask = self._masks[name]
         if mask is not None:
             remove_(model, self._sites, mask)

@@ -92,7 +92,7 @@ class _Course:
             group["lr"] = group["peak"] * share
         loss = nn.functional.cross_entropy(self._learner.logits(questions), questions.answer)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._learner.hold.gradients()
         if self._learner.trained:
             nn.utils.clip_grad_norm_(self._learner.trained, 1.0)

@@ -132,7 +132,7 @@ def pieces(encoded: Encoded, questions: int) -> tuple[Int[Tensor, " question"], 
 
 
 def _embeddings(model: PreTrainedModel) -> nn.Linear:
-    head: nn.Linear = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: nn.Linear = model.get_output_embeddings()
     return head
 
 

@@ -45,7 +45,7 @@ def projections(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "re
         input_ids=batch.tokens, use_cache=False, output_hidden_states=True
     ).hidden_states
     at = first_reads(batch)
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     norm = model.get_submodule(family(model).norm)
     inner = [head(norm(state[at])) for state in states[1:-1]]
     return (*inner, head(states[-1][at]))

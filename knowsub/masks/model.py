@@ -19,7 +19,18 @@ from knowsub.masks.units import lay_out
 
 
 class Gates:
-    """One logit per unit of the maskable matrices of a model."""
+    """One logit per unit of the maskable matrices of a model.
+
+    Args:
+        model: The original model; it is read, never written.
+        sites: The maskable matrices.
+        unit: What one gate covers.
+        estimator: How gates are sampled.
+        initial: Initial probability of a gate being open, in (0, 1) [fraction].
+
+    Raises:
+        ValueError: If the unit does not fit the sites.
+    """
 
     def __init__(
         self,
@@ -29,18 +40,6 @@ class Gates:
         estimator: Estimator = Estimator.GUMBEL_SIGMOID,
         initial: float = 0.45,
     ) -> None:
-        """Lay out the gates and set every logit to the same initial probability.
-
-        Args:
-            model: The original model; it is read, never written.
-            sites: The maskable matrices.
-            unit: What one gate covers.
-            estimator: How gates are sampled.
-            initial: Initial probability of a gate being open, in (0, 1) [fraction].
-
-        Raises:
-            ValueError: If the unit does not fit the sites.
-        """
         self.model = model
         self.sites = sites
         self.estimator = estimator
