@@ -57,7 +57,9 @@ class Preparation:
         target = self._batch(_chosen(statements, Split.TARGET, Role.TRAIN))
         control = self._batch(_chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN))
         kept = refer(self.upper, control)
-        shared = any(statement.split is Split.NEAR_TRAIN for statement in statements)
+        shared = self.options.near_weight > 0 and any(
+            statement.split is Split.NEAR_TRAIN for statement in statements
+        )
         near = self._batch(_chosen(statements, Split.NEAR_TRAIN, Role.TRAIN)) if shared else None
         data = TrainingData(
             target=target,

@@ -30,7 +30,7 @@ def methods(items: Sequence[Item]) -> dict[str, Any] | None:
     Returns:
         `columns` and `rows` of means over masks; None if no method was tested.
     """
-    baselines = summarise(items)["baselines"]
+    baselines = {row["method"]: row for row in summarise(items)["baselines"]}
     if not baselines:
         return None
     rows = {TRAINED: mean_figures([mask_figures(item) for item in items])} | baselines

@@ -34,17 +34,18 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
         items: All masks.
 
     Returns:
-        `masks` (one object per target and seed), `baselines` (method -> mean figures), and `mean`
+        `masks` (one object per target and seed), `baselines` (one object per method), and `mean`
         (mean figures of the masks). Means are geometric for PPL ratios, else arithmetic.
     """
     masks = [
         {"target": item.target, "seed": item.seed} | _kept(mask_figures(item)) for item in items
     ]
     methods = dict.fromkeys(name for item in items for name in item.methods)
-    baselines = {
-        name: mean_figures([_kept(_catalogued(item.methods.get(name, {}))) for item in items])
+    baselines = [
+        {"method": name}
+        | mean_figures([_kept(_catalogued(item.methods.get(name, {}))) for item in items])
         for name in methods
-    }
+    ]
     return {
         "masks": masks,
         "baselines": baselines,
