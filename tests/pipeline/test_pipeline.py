@@ -128,3 +128,12 @@ def test_the_outputs_stay_out_of_git(miniature: Repository) -> None:
     assert changed <= allowed
     assert not list((miniature.folder / "data").rglob(".gitignore"))
     assert Path(miniature.folder / "mlflow" / "tracked.json").is_file()
+
+
+def test_the_library_example_of_the_readme_runs(miniature: Repository) -> None:
+    readme = (miniature.folder / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    assert len(example.splitlines()) <= 16
+    done = miniature.run(sys.executable, "-c", example)
+    assert done.returncode == 0, done.stderr
+    assert "->" in done.stdout
