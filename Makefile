@@ -56,10 +56,10 @@ repro: setup  ## run the stages of the pipeline that are out of date
 	dvc repro
 
 test: setup-dev  ## run the tests
-	pytest
+	pytest -n auto --dist loadfile
 
 quick: setup-dev  ## run the tests that take less than ten seconds each
-	pytest -m "not slow"
+	pytest -n auto --dist loadfile -m "not slow"
 
 check: setup-dev  ## run what the pre-commit hooks run: style, types, arrows, docstrings
 	ruff check

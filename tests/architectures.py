@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -48,7 +50,8 @@ CONFIGS: dict[str, PretrainedConfig] = {
 def tiny(kind: str, seed: int = 0) -> PreTrainedModel:
     """Return a random model of one family, its weights large enough for every part to matter."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[kind], attn_implementation="eager").eval()
+    config = copy.deepcopy(CONFIGS[kind])  # a model may change its own
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
