@@ -49,8 +49,10 @@ def write_outputs(
     for target in targets:
         for seed in seeds:
             name = f"{target}-{seed}"
-            cross = {other: 0.3 for other in targets if other != target} | {"own": 7.5}
-            write_json(data / f"test/{name}/figures.json", _tested(chance) | {"cross": cross})
+            cross = {other: 0.3 for other in targets if other != target}
+            tested = _tested(chance) | {"cross": cross}
+            tested["figures"]["target_dnll"] = 7.5
+            write_json(data / f"test/{name}/figures.json", tested)
             lines = "".join(json.dumps(row) + "\n" for row in _facts(chance, target))
             (data / f"test/{name}/facts.jsonl").write_text(lines)
             write_json(data / f"train/{name}/training.json", {"chosen": {"step": 160}})

@@ -33,7 +33,7 @@ class Item:
     against: Mapping[str, Mapping[str, float]]
     """Other method -> `pvalue` and `effect` [nats per token] of the trained mask's lead over it."""
     cross: Mapping[str, float]
-    """Other target -> what removing this mask costs its facts; `own`: the target's [nats]."""
+    """Other target -> what removing this mask costs its facts [nats per token]."""
     skipped: Mapping[str, str]
     """Figure or group -> why it is missing."""
     facts: Sequence[Row]

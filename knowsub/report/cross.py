@@ -10,6 +10,8 @@ import numpy as np
 from knowsub.plots.maps import Grid
 from knowsub.report.collect import Item
 
+OWN = "target_dnll"
+"""The figure that stands on the diagonal."""
 SMALLEST = 1e-3
 """Mean damage to other targets that is told from none [nats per token]."""
 
@@ -27,12 +29,14 @@ def matrices(items: Sequence[Item]) -> dict[int, Grid]:
     targets = list(dict.fromkeys(item.target for item in items))
     found: dict[int, Grid] = {}
     for seed in dict.fromkeys(item.seed for item in items):
-        rows = {item.target: item.cross for item in items if item.seed == seed}
-        known = all(set(targets) - {a} <= row.keys() and "own" in row for a, row in rows.items())
+        rows = {
+            item.target: {**item.cross, item.target: item.figures[OWN]}
+            for item in items
+            if item.seed == seed and OWN in item.figures
+        }
+        known = all(set(targets) <= row.keys() for row in rows.values())
         if len(targets) > 1 and rows.keys() == set(targets) and known:
-            found[seed] = np.array(
-                [[rows[a]["own" if a == b else b] for b in targets] for a in targets]
-            )
+            found[seed] = np.array([[rows[a][b] for b in targets] for a in targets])
     return found
 
 
