@@ -8,7 +8,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from knowsub.anatomy import Part, block_count, sites
-from knowsub.discovery.data import TrainingData, ignorance, refer
+from knowsub.discovery.data import TrainingData, refer
+from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
@@ -67,8 +68,9 @@ def options(shape: Shape, steps: int = 1000) -> TrainOptions:
         unit=Unit.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
         parts=list(Part), initial=0.45, temperature=1.0, noise_end=1.0, noise_begin=1.0,
         steps=steps, lr=0.2, warmup=0.1, suppression=Suppression.UNIFORM, suppression_weight=1.5,
-        maintenance_weight=1.0, near_weight=0.0, text_weight=1.0, expression_weight=0.0,
-        sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5, max_density=1.0,
+        trace_weight=0.0, maintenance_weight=1.0, near_weight=0.0, text_weight=1.0,
+        expression_weight=0.0, sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5,
+        max_density=1.0,
         target_batch=shape.target, control_batch=shape.control, near_batch=1,
         text_batch=shape.text, block_tokens=shape.block, accumulate=1, evaluate_every=steps,
         checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
@@ -82,6 +84,7 @@ def search(model: PreTrainedModel, shape: Shape) -> Search:
     upper = upper_blocks(model, blocks.start)
     target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
     kept = refer(upper, control)
-    data = TrainingData(target, kept, None, refer(upper, text), ignorance(upper, target, kept))
+    unknown = ignorance(upper, target, kept.batch, kept.states, torch.arange(len(target)))
+    data = TrainingData(target, kept, None, refer(upper, text), unknown)
     gates = Gates(model, sites(model, blocks), initial=chosen.initial)
     return Search(gates, upper, data, chosen, seed=0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from knowsub.discovery.ignorance import Ignorance
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
@@ -21,20 +22,6 @@ class Reference:
     """The sequences, with their trunk states."""
     states: Float[Tensor, "batch position hidden"]
     """Final-norm states of the original model, which its LM head reads."""
-
-
-@dataclass(frozen=True)
-class Ignorance:
-    """What the original model answers when it is asked about other heads."""
-
-    prior: Float[Tensor, " vocab"]
-    """Log of its mean probability of each token over control prompts [nats]."""
-    logits: Float[Tensor, " vocab"]
-    """Its mean logit of each token over control prompts."""
-    tails: Int[Tensor, " tail"]
-    """First tokens of the tails of control and target facts."""
-    targets: Int[Tensor, " target"]
-    """First tokens of the target's tails."""
 
 
 @dataclass(frozen=True)
@@ -67,37 +54,3 @@ def refer(upper: PreTrainedModel, batch: Batch, rows: int = 256) -> Reference:
     """
     pieces = [last_hidden(upper, batch[slice(i, i + rows)]) for i in range(0, len(batch), rows)]
     return Reference(batch, torch.cat(pieces))
-
-
-@torch.no_grad()
-def ignorance(upper: PreTrainedModel, target: Batch, control: Reference) -> Ignorance:
-    """Return what the original model answers about heads that are not the target's.
-
-    Args:
-        upper: The upper blocks of the original model; only its LM head is used.
-        target: The target statements.
-        control: The control statements and their final states.
-
-    Returns:
-        The prior over tails, as mean probability and as mean logit, at the first tail position.
-    """
-    head = upper.get_output_embeddings()
-    first = first_reads(control.batch)
-    states = control.states[first]
-    total, probability = torch.zeros(()), torch.zeros(())
-    for start in range(0, len(states), 256):
-        logits = head(states[start : start + 256]).double()
-        total = total + logits.sum(dim=0)
-        probability = probability + logits.softmax(dim=-1).sum(dim=0)
-    own = target.labels[first_reads(target)].unique()
-    return Ignorance(
-        prior=(probability / len(states)).log().float(),
-        logits=(total / len(states)).float(),
-        tails=torch.cat([control.batch.labels[first], own]).unique(),
-        targets=own,
-    )
-
-
-def first_reads(batch: Batch) -> Tensor:
-    """Return where each sequence reads first: boolean [batch position]."""
-    return batch.reads & (batch.reads.cumsum(dim=1) == 1)

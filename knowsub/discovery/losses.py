@@ -103,7 +103,9 @@ def level(
 
 
 def correlation(
-    logits: Logits, labels: Int[Tensor, " read"], tails: Int[Tensor, " tail"]
+    logits: Float[Tensor, "read target"],
+    labels: Int[Tensor, " read"],
+    targets: Int[Tensor, " target"],
 ) -> Losses:
     """Return how well the logits still tell, from head to head, which tail is whose.
 
@@ -112,17 +114,16 @@ def correlation(
     depend on the scale of the logits, so that faint traces count like loud ones.
 
     Args:
-        logits: Logits of q at positions of several tails.
+        logits: Logits of the target's tails under q, at positions of several tails.
         labels: Tokens to be forgotten.
-        tails: Tokens of the target's tails; those of no position, or of all, count as 0.
+        targets: Tokens of the target's tails; those of no position, or of all, count as 0.
 
     Returns:
         The mean over tails, the same at every position, 0 to 1.
     """
-    own = (labels[:, None] == tails).to(logits.dtype)
+    own = (labels[:, None] == targets).to(logits.dtype)
     own = own - own.mean(dim=0)
-    told = logits[:, tails]
-    told = told - told.mean(dim=0)
+    told = logits - logits.mean(dim=0)
     scale = told.square().sum(dim=0) * own.square().sum(dim=0)
     squared = (told * own).sum(dim=0).square() / scale.clamp_min(1e-12)
     return squared.mean().expand(len(logits))

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.discovery import losses
-from knowsub.discovery.data import Ignorance
+from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
-TRACE = 3.0
-"""Weight of the correlation beside the level in the term `erase`."""
 Term = Callable[[Tensor, slice], Tensor]
 
 
@@ -125,6 +123,7 @@ def suppression(
     labels: Int[Tensor, " read"],
     kind: Suppression,
     ignorance: Ignorance,
+    margins: Float[Tensor, " statement"],
 ) -> Float[Tensor, ""]:
     """Return the summed suppression at target tail positions.
 
@@ -134,11 +133,11 @@ def suppression(
         labels: Tokens of the tails.
         kind: What the tails are pushed to.
         ignorance: What not knowing looks like.
+        margins: The margins of these statements; `level` alone reads them, one position each.
 
     Returns:
         The sum [nats].
     """
-    margins = ignorance.logits - ignorance.logits[ignorance.tails].mean()
 
     def term(logits: Tensor, chunk: slice) -> Tensor:
         own = labels[chunk]
@@ -150,12 +149,32 @@ def suppression(
             case Suppression.UNLIKELIHOOD:
                 return losses.bounded_unlikelihood(logits, own, ignorance.prior[own])
             case Suppression.LEVEL:
-                return losses.level(logits, own, ignorance.tails, margins[own])
-            case Suppression.ERASE:
-                level = losses.level(logits, own, ignorance.tails, margins[own])
-                return level + TRACE * losses.correlation(logits, own, ignorance.targets)
+                return losses.level(logits, own, ignorance.tails, margins[chunk])
 
     return through_head(states, head, term)
+
+
+def trace(
+    head: nn.Module,
+    states: Float[Tensor, "read hidden"],
+    labels: Int[Tensor, " read"],
+    targets: Int[Tensor, " target"],
+) -> Float[Tensor, ""]:
+    """Return what the logits still tell from head to head, summed over positions.
+
+    Args:
+        head: The LM head.
+        states: Final states of the remaining model.
+        labels: Tokens of the tails.
+        targets: Tokens of the target's tails.
+
+    Returns:
+        `losses.correlation` of all positions together, times their number.
+    """
+    weight = head.weight[targets]  # type: ignore[index]
+    bias = getattr(head, "bias", None)
+    logits = nn.functional.linear(states, weight, None if bias is None else bias[targets])
+    return losses.correlation(logits.float(), labels, targets).sum()
 
 
 def expression(

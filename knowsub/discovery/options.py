@@ -14,7 +14,6 @@ class Suppression(StrEnum):
     PRIOR = "prior"
     UNLIKELIHOOD = "unlikelihood"
     LEVEL = "level"
-    ERASE = "erase"
 
 
 @dataclass
@@ -47,6 +46,8 @@ class TrainOptions:
     """What the target's tails are pushed to."""
     suppression_weight: float
     """Coefficient of suppression."""
+    trace_weight: float
+    """Coefficient of what the logits still tell from head to head; 0 leaves it out."""
     maintenance_weight: float
     """Coefficient of maintenance on the control KG."""
     near_weight: float
@@ -92,8 +93,8 @@ class TrainOptions:
         """
         shares = ("noise_end", "noise_begin", "warmup", "sparsity_begin")
         weights = (
-            "suppression_weight", "maintenance_weight", "near_weight", "text_weight",
-            "expression_weight", "sparsity_start", "sparsity_end",
+            "suppression_weight", "trace_weight", "maintenance_weight", "near_weight",
+            "text_weight", "expression_weight", "sparsity_start", "sparsity_end",
         )  # fmt: skip
         counts = (
             "steps", "target_batch", "control_batch", "near_batch", "text_batch", "accumulate",

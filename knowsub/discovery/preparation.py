@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.anatomy import block_count, sites
-from knowsub.discovery.data import TrainingData, ignorance, refer
+from knowsub.discovery.data import TrainingData, refer
+from knowsub.discovery.ignorance import asked_instead, ignorance
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.trainer import Search
 from knowsub.kg.triple import Role, Split, Statement
@@ -54,9 +56,11 @@ class Preparation:
             ValueError: If there is no target or control statement to train on, a statement is
                 longer than the context, or the text is shorter than a block.
         """
-        target = self._batch(_chosen(statements, Split.TARGET, Role.TRAIN))
-        control = self._batch(_chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN))
-        kept = refer(self.upper, control)
+        told = _chosen(statements, Split.TARGET, Role.TRAIN)
+        others = _chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN)
+        asked = asked_instead(told, others, torch.Generator().manual_seed(seed))
+        target = self._batch(told)
+        kept = refer(self.upper, self._batch(others))
         shared = self.options.near_weight > 0 and any(
             statement.split is Split.NEAR_TRAIN for statement in statements
         )
@@ -66,7 +70,7 @@ class Preparation:
             control=kept,
             near=None if near is None else refer(self.upper, near),
             text=refer(self.upper, self._text(text)),
-            ignorance=ignorance(self.upper, target, kept),
+            ignorance=ignorance(self.upper, target, kept.batch, kept.states, asked),
         )
         options = self.options
         gates = Gates(self.model, self.sites, options.unit, options.estimator, options.initial)

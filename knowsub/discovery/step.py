@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery import objective
-from knowsub.discovery.data import TrainingData, first_reads
+from knowsub.discovery.data import TrainingData
+from knowsub.discovery.ignorance import first_reads
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.lm.encode import Batch
 from knowsub.masks.gates import Sample
@@ -113,6 +114,8 @@ class StepGradient:
         }
         if data.near is not None:
             reads["near"] = data.near.batch.reads[drawn.near]
+        if self.options.trace_weight > 0:
+            reads["trace"] = reads["suppression"]
         return {name: int(read.sum()) for name, read in reads.items()}
 
     def _backward(self, part: Drawn, positions: dict[str, int]) -> Figures:
@@ -123,6 +126,7 @@ class StepGradient:
             kept["near"] = (data.near, part.near)
         weights = {
             "suppression": options.suppression_weight,
+            "trace": options.trace_weight,
             "maintenance": options.maintenance_weight,
             "near": options.near_weight,
             "text": options.text_weight,
@@ -136,13 +140,20 @@ class StepGradient:
             )
             for name, (reference, rows) in kept.items()
         }
-        labels = target.labels[target.reads]
-        sums["suppression"] = objective.suppression(
-            self.head, states["suppression"], labels, options.suppression, data.ignorance
-        )
+        sums |= self._forgotten(target, states["suppression"], data.ignorance.margins[part.target])
         shares = [weights[name] / positions[name] * total for name, total in sums.items()]
         torch.stack(shares).sum().backward()
         return {name: total.item() for name, total in sums.items()}
+
+    def _forgotten(self, target: Batch, states: Tensor, margins: Tensor) -> dict[str, Tensor]:
+        """Return the summed terms that act on the target's tails."""
+        labels, options, known = target.labels[target.reads], self.options, self.data.ignorance
+        kind = options.suppression
+        suppressed = objective.suppression(self.head, states, labels, kind, known, margins)
+        if options.trace_weight == 0:
+            return {"suppression": suppressed}
+        told = objective.trace(self.head, states, labels, known.targets)
+        return {"suppression": suppressed, "trace": told}
 
     def _states(self, batches: dict[str, Batch]) -> dict[str, Tensor]:
         """Return the states at the read positions: statements in one pass, text in another."""

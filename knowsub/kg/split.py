@@ -43,12 +43,12 @@ def build_kg(
         world: The facts at hand.
         target: Name of the target.
         validation_share: Share of the control facts for choosing checkpoints [fraction].
-        heldout_share: Share of the control facts for the report alone [fraction].
+        heldout_share: Share of the control and near facts for the report alone [fraction].
         seed: Of the division.
 
     Returns:
         The facts with their splits, by split and then by key. The control splits depend on the
-        control facts and the seed alone; near facts are halved within each tail.
+        control facts and the seed alone; near facts are divided within each tail.
 
     Raises:
         ValueError: If the target is unknown or too small, there are fewer than 3 control facts,
@@ -61,7 +61,9 @@ def build_kg(
     parts: dict[Split, Sequence[Fact]] = {Split.TARGET: world.targets[target]}
     parts |= divide_control(world.control, validation_share, heldout_share, seed)
     near = sorted(world.near.get(target, ()), key=lambda fact: (fact.tail_words, fact.key))
-    parts |= {Split.NEAR_TRAIN: near[::2], Split.NEAR_HELDOUT: near[1::2]}
+    heldout = {i for i in range(len(near)) if int((i + 1) * heldout_share) > int(i * heldout_share)}
+    parts[Split.NEAR_TRAIN] = [fact for i, fact in enumerate(near) if i not in heldout]
+    parts[Split.NEAR_HELDOUT] = [near[i] for i in sorted(heldout)]
     return [
         (fact, split) for split in Split for fact in sorted(parts[split], key=lambda fact: fact.key)
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from knowsub.anatomy import Part, block_count, sites
-from knowsub.discovery.data import TrainingData, ignorance, refer
+from knowsub.discovery.data import TrainingData, refer
+from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
@@ -22,6 +23,7 @@ def options(**changes: object) -> TrainOptions:
         "parts": list(Part), "initial": 0.3, "temperature": 1.0, "noise_end": 0.0,
         "noise_begin": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2,
         "suppression": Suppression.UNIFORM, "suppression_weight": 1.5, "maintenance_weight": 1.0,
+        "trace_weight": 0.0,
         "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3,
         "expression_weight": 0.0, "sparsity_start": 2.0, "sparsity_end": 3.0,
         "sparsity_begin": 0.5, "max_density": 0.2, "target_batch": 3, "control_batch": 5,
@@ -65,7 +67,7 @@ def search(seed: int = 0, tail: int = 1, kind: str = "gpt2", **changes: object) 
         control=kept,
         near=refer(upper, with_trunk(statements(5, 8, 4, tail))),
         text=refer(upper, with_trunk(text(4, 8, 3))),
-        ignorance=ignorance(upper, target, kept),
+        ignorance=ignorance(upper, target, kept.batch, kept.states, torch.tensor([3, 3, 8, 0])),
     )
     found = sites(model, blocks, chosen.parts)
     gates = Gates(model, found, chosen.unit, chosen.estimator, chosen.initial)

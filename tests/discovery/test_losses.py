@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import pearsonr
 
 from knowsub.discovery.losses import (
     bounded_unlikelihood,
+    correlation,
     kl_divergence,
     kl_from_uniform,
     level,
@@ -69,3 +71,22 @@ def test_level_is_zero_at_the_margin_and_grows_on_both_sides() -> None:
     above, below = logits(4.5, 0.0, 0.0, 9.0), logits(1.5, 0.0, 0.0, 9.0)
     assert level(above, label, tails, margin).item() == pytest.approx(0.5)
     assert level(below, label, tails, margin).item() == pytest.approx(0.5)
+
+
+def test_correlation_is_the_squared_pearson_of_logit_and_ownership() -> None:
+    generator = torch.Generator().manual_seed(0)
+    told = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+    labels, targets = torch.tensor([4, 7, 4, 7, 7, 4, 4, 7, 7]), torch.tensor([4, 7])
+    expected = [
+        pearsonr(told[:, i].numpy(), (labels == tail).double().numpy()).statistic ** 2
+        for i, tail in enumerate(targets)
+    ]
+    found = correlation(told, labels, targets)
+    assert found.tolist() == pytest.approx([sum(expected) / 2] * 9)
+    assert correlation(1000 * told + 5, labels, targets).tolist() == pytest.approx(found.tolist())
+
+
+def test_logits_that_are_the_same_for_every_head_correlate_with_nothing() -> None:
+    told = torch.tensor([[1.0, 2.0]]).expand(4, 2)
+    labels, targets = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1])
+    assert correlation(told, labels, targets).tolist() == [0.0] * 4

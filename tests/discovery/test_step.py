@@ -107,3 +107,13 @@ def test_the_original_model_is_never_written() -> None:
         made.advance()
     after = made.gates.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_trace_term_joins_the_gradient_with_its_weight() -> None:
+    changes: dict[str, object] = {"suppression": Suppression.LEVEL, "target_batch": 4}
+    without, some, twice = (
+        fast(search(trace_weight=weight, **changes), 5) for weight in (0.0, 1.5, 3.0)
+    )
+    added = some - without
+    assert added.norm() > 0
+    assert torch.allclose(twice - without, 2 * added, rtol=1e-3, atol=1e-7)

@@ -49,9 +49,13 @@ def test_another_seed_divides_otherwise() -> None:
     assert kg(WORLD)[Split.CONTROL_HELDOUT] != kg(WORLD, seed=1)[Split.CONTROL_HELDOUT]
 
 
-def test_near_facts_are_halved() -> None:
-    parts = kg(WORLD)
-    assert (len(parts[Split.NEAR_TRAIN]), len(parts[Split.NEAR_HELDOUT])) == (2, 1)
+def test_near_facts_are_divided_as_the_control_facts_are_and_within_each_tail() -> None:
+    near = tuple(Fact(f"{t}{i}.n.01", "hypernym", f"{t}.n.01", f"{t}{i}", t)
+                 for t in ("barn", "hut") for i in range(10))  # fmt: skip
+    parts = kg(replace(WORLD, near={"house": near, "song": ()}))
+    assert [len(parts[split]) for split in (Split.NEAR_TRAIN, Split.NEAR_HELDOUT)] == [16, 4]
+    held = sorted(one.tail_words for one in parts[Split.NEAR_HELDOUT])
+    assert held == ["barn", "barn", "hut", "hut"]
 
 
 def test_the_order_of_the_input_does_not_matter() -> None:
