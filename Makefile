@@ -51,9 +51,8 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.lock
 	$(PIP) --no-deps --require-hashes -r requirements/dev.lock
 	touch $@
 
-repro: setup  ## run the stages of the pipeline that are out of date
-	@python -m knowsub.config --check
-	dvc repro
+repro: setup  ## run the stages of the pipeline that are out of date; JOBS=1 one after the other
+	python -m knowsub.repro --jobs $(or $(JOBS),0)
 
 test: setup-dev  ## run the tests
 	pytest -n auto --dist loadfile

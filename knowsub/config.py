@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import gzip
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +114,19 @@ def stage_main(main: Callable[..., object]) -> None:
     Raises:
         SystemExit: If the stage failed, with its status.
     """
-    run_stage(main, lambda: load_params().machine)
+    per_item = bool(inspect.signature(main).parameters)
+
+    def machine() -> Machine:
+        given = load_params().machine
+        return replace(given, threads=given.item_threads) if per_item else given
+
+    run_stage(main, machine)
 
 
 def torch_device(machine: Machine) -> str:
     """Make torch compute the same figures every time on this machine, and say where.
+
+    How many threads it takes is in the environment before it is imported; see `stage_main`.
 
     Args:
         machine: The section of that name.
@@ -129,8 +139,6 @@ def torch_device(machine: Machine) -> str:
     """
     import torch
 
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     if machine.device == Device.CUDA and not torch.cuda.is_available():
         raise ValueError("machine.device: value 'cuda' is not allowed: torch sees no CUDA device")

@@ -58,7 +58,9 @@ class Machine:
     device: Device
     """Where models are put; `auto` takes CUDA where there is one."""
     threads: int
-    """Threads of one stage [threads]; 0 = one per core."""
+    """Threads of a stage that runs once [threads]; 0 = one per core."""
+    item_threads: int
+    """Threads of a stage that runs per target and seed [threads]; 0 = one per core."""
     memory_gb: float
     """Memory that a stage may plan with [GB]."""
     progress: Progress
@@ -66,8 +68,10 @@ class Machine:
 
     def __post_init__(self) -> None:
         """Refuse impossible machines (ValueError naming key, value and what is allowed)."""
-        if not 0 <= self.threads <= 1024:
-            raise ValueError(f"threads: value {self.threads} is not allowed; use 0 to 1024")
+        for key in ("threads", "item_threads"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1024:
+                raise ValueError(f"{key}: value {value} is not allowed; use 0 to 1024")
         if self.memory_gb <= 0:
             raise ValueError(f"memory_gb: value {self.memory_gb} is not allowed; use more than 0")
 

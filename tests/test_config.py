@@ -268,7 +268,7 @@ def stage(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 def test_a_stage_takes_its_arguments_in_the_types_it_names(tmp_path: Path) -> None:
     done = stage(tmp_path, "building.n.01", "4")
-    threads = load_params().machine.threads
+    threads = load_params().machine.item_threads
     assert done.returncode == 0
     assert done.stderr.startswith(f"sample: 'building.n.01' 5 {threads} (")
 

@@ -27,6 +27,7 @@ RIM = (
     "config",
     "conform",
     "experiment",
+    "repro",
     "schema",
     "stage",
     "stage_run",
