@@ -24,7 +24,7 @@ def main() -> str:
     from knowsub.kg.source import folder_world
     from knowsub.kg.split import build_kg
     from knowsub.kg.universe import wordnet_world
-    from knowsub.lm.corpus import read_text, split_text
+    from knowsub.lm.corpus import read_parts, read_text
     from knowsub.tracking import stage_run
 
     options = params.prepare
@@ -40,7 +40,7 @@ def main() -> str:
             write_kg(OUT / f"kg/{target}.jsonl", facts)
 
         shares = options.text_validation_share, options.text_test_share
-        text = split_text(read_text(options.text), *shares)
+        text, origin = read_parts(options.text, *shares)
         text["other"] = read_text(options.other_text)
         (OUT / "text").mkdir(exist_ok=True)
         for part, prose in text.items():
@@ -48,7 +48,7 @@ def main() -> str:
 
         splits = {target: Counter(split for _, split in facts) for target, facts in kgs.items()}
         characters = {part: len(prose) for part, prose in text.items()}
-        counts = {"read": world.counts, "kg": splits, "characters": characters}
+        counts = {"read": world.counts, "kg": splits, "characters": characters, "text": origin}
         (OUT / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
         run.metrics({"facts": len(world.facts), "characters": sum(characters.values())})
         run.artifact(OUT / "counts.json")

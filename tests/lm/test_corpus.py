@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
 import pytest
 
-from knowsub.lm.corpus import read_text, split_text
+from knowsub.lm.corpus import read_parts, read_text, split_text
 
 
 def paragraphs(text: str) -> list[str]:
@@ -87,24 +86,23 @@ def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
         read_text(str(tmp_path / "bad.txt"))
 
 
-def test_saved_data_sets_are_read_split_after_split(tmp_path: Path) -> None:
-    parts = {
-        "train": datasets.Dataset.from_dict({"text": ["one", "", "two"]}),
-        "test": datasets.Dataset.from_dict({"text": ["three"]}),
-    }
-    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    parts["train"].save_to_disk(tmp_path / "single")
-    assert read_text(str(tmp_path / "saved")) == "three\n\none\n\ntwo"
-    assert read_text(str(tmp_path / "single")) == "one\n\ntwo"
+def test_a_folder_with_the_three_parts_as_files_keeps_them(tmp_path: Path) -> None:
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text(f"the {name} text", encoding="utf-8")
+    parts, origin = read_parts(str(tmp_path), 0.1, 0.1)
+    assert parts == {
+        "train": "the train text", "validation": "the valid text", "test": "the test text",
+    }  # fmt: skip
+    assert origin == "its own splits"
+    (tmp_path / "test.txt").write_text("\n.\n", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("no part of it", encoding="utf-8")
+    assert read_parts(str(tmp_path), 0.1, 0.1)[1] == "its own splits; left out: notes"
 
 
-def test_a_data_set_without_texts_is_refused(tmp_path: Path) -> None:
-    datasets.Dataset.from_dict({"words": ["one"]}).save_to_disk(tmp_path)
-    with pytest.raises(ValueError, match="no column 'text'"):
-        read_text(str(tmp_path))
-
-
-def test_a_text_that_is_nowhere_says_how_to_fetch_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="hf download --repo-type dataset nobody/nothing"):
-        read_text("nobody/nothing:raw")
+def test_a_text_without_parts_of_its_own_is_cut_by_share(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        prose = "\n\n".join(f"{name} paragraph {i:02}" for i in range(20))
+        (tmp_path / f"{name}.txt").write_text(prose, encoding="utf-8")
+    parts, origin = read_parts(str(tmp_path), 0.2, 0.3)
+    assert parts == split_text(read_text(str(tmp_path)), 0.2, 0.3)
+    assert origin == "cut by share: 0.2 validation, 0.3 test"
