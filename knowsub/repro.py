@@ -66,7 +66,8 @@ def _chain(item: str) -> None:
         for line in process.stdout:
             if line.strip() and not line.rstrip().endswith("skipping"):
                 with _OUTPUT:
-                    print(f"{item} | {line.rstrip()}", flush=True)
+                    sys.stdout.write(f"{item} | {line.rstrip()}\n")
+                    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_chains_run_side_by_side_and_the_whole_pipeline_is_done(
     monkeypatch.chdir(tmp_path)
     assert reproduce(params, jobs=2) == 0
     ran = sorted(spans(tmp_path).values())
-    assert any(later[0] < earlier[1] for earlier, later in zip(ran, ran[1:], strict=False))
+    assert any(later[0] < earlier[1] for earlier, later in pairwise(ran))
     assert all((tmp_path / f"fine-{item}").is_file() for item in ("a-0", "a-1", "b-0", "b-1"))
     assert "a-0 | Running stage 'train@a-0':" in capfd.readouterr().out
     assert reproduce(params, jobs=2) == 0
