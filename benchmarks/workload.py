@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from knowsub.anatomy import Part, block_count, sites
 from knowsub.discovery.data import TrainingData, refer
 from knowsub.discovery.ignorance import ignorance
-from knowsub.discovery.options import Suppression, TrainOptions
+from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import push, upper_blocks
@@ -72,7 +72,8 @@ def options(shape: Shape, steps: int = 1000) -> TrainOptions:
         expression_weight=0.0, sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5,
         max_density=1.0,
         target_batch=shape.target, control_batch=shape.control, near_batch=1,
-        text_batch=shape.text, block_tokens=shape.block, accumulate=1, evaluate_every=steps,
+        text_batch=shape.text, block_tokens=shape.block, accumulate=1,
+        precision=Precision.FLOAT32, matmul=Matmul.DEFAULT, evaluate_every=steps,
         checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip
 

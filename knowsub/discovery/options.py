@@ -16,6 +16,20 @@ class Suppression(StrEnum):
     LEVEL = "level"
 
 
+class Precision(StrEnum):
+    """In what the matrix products of a step are computed."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Matmul(StrEnum):
+    """What computes float32 matrix products on the CPU."""
+
+    DEFAULT = "default"
+    ONEDNN = "onednn"
+
+
 @dataclass
 class TrainOptions:
     """How a critical subnetwork is searched for."""
@@ -76,6 +90,10 @@ class TrainOptions:
     """Length of a text block [tokens]."""
     accumulate: int
     """Pieces that a step's batch is cut into, to save memory."""
+    precision: Precision
+    """Of the matrix products; gates, losses and optimiser are float32."""
+    matmul: Matmul
+    """What computes float32 products on the CPU."""
     evaluate_every: int
     """Steps between validations, each a candidate for selection [steps]."""
     checkpoint_every: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float, Int
@@ -10,57 +11,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery import objective
-from knowsub.discovery.data import TrainingData
+from knowsub.discovery.data import Reference, TrainingData
+from knowsub.discovery.drawn import Drawn
 from knowsub.discovery.ignorance import first_reads
 from knowsub.discovery.options import Suppression, TrainOptions
+from knowsub.discovery.precision import head_in, library, products, require_exact
 from knowsub.lm.encode import Batch
 from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import installed
 
 Figures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The sequences of one step, by index."""
-
-    target: Int[Tensor, " statement"]
-    """Target statements."""
-    control: Int[Tensor, " control"]
-    """Control statements."""
-    near: Int[Tensor, " near"]
-    """Near statements; none if there are none."""
-    text: Int[Tensor, " block"]
-    """Text blocks."""
-
-    def piece(self, index: int, pieces: int) -> Drawn:
-        """Return one of several equal pieces of the step's sequences."""
-        cut = slice(index, None, pieces)
-        return Drawn(self.target[cut], self.control[cut], self.near[cut], self.text[cut])
-
-
-def draw(data: TrainingData, options: TrainOptions, order: torch.Generator) -> Drawn:
-    """Return the sequences of one step, drawn without replacement.
-
-    Args:
-        data: The training data.
-        options: Holds the batch sizes.
-        order: Source of randomness, on the CPU.
-
-    Returns:
-        The indices; all sequences of a set that is smaller than its batch.
-    """
-
-    def some(total: int, count: int) -> Tensor:
-        return torch.randperm(total, generator=order)[: min(count, total)]
-
-    return Drawn(
-        some(len(data.target), options.target_batch),
-        some(len(data.control.batch), options.control_batch),
-        some(0 if data.near is None else len(data.near.batch), options.near_batch),
-        some(len(data.text.batch), options.text_batch),
-    )
+Kept = Mapping[str, tuple[Reference, Int[Tensor, " row"]]]
+"""Name of a maintenance term -> its sequences and the rows drawn of them."""
 
 
 class StepGradient:
@@ -70,14 +33,18 @@ class StepGradient:
         gates: The gates.
         upper: The upper blocks of the original model, all parameters frozen.
         data: The training data.
-        options: Coefficients and batch sizes.
+        options: Coefficients, batch sizes and precision.
+
+    Raises:
+        ValueError: If this processor does not compute as the options ask.
     """
 
     def __init__(
         self, gates: Gates, upper: PreTrainedModel, data: TrainingData, options: TrainOptions
     ) -> None:
         self.gates, self.upper, self.data, self.options = gates, upper, data, options
-        self.head = upper.get_output_embeddings()
+        require_exact(options.matmul)
+        self.head = head_in(options.precision, upper.get_output_embeddings())
         self.buffers = gates.buffers()
 
     def __call__(self, sample: Sample, drawn: Drawn) -> tuple[Figures, Float[Tensor, " unit"]]:
@@ -94,7 +61,7 @@ class StepGradient:
         positions = self._positions(drawn)
         figures: Figures = dict.fromkeys(positions, 0.0)
         self.gates.write(sample, self.buffers)
-        with installed(self.gates.model, self.buffers):
+        with installed(self.gates.model, self.buffers), library(self.options.matmul):
             for index in range(pieces):
                 for name, total in self._backward(drawn.piece(index, pieces), positions).items():
                     figures[name] += total / positions[name]
@@ -131,6 +98,17 @@ class StepGradient:
             "near": options.near_weight,
             "text": options.text_weight,
         }
+        with self._products():
+            sums = self._sums(part, kept)
+        shares = [weights[name] / positions[name] * total for name, total in sums.items()]
+        torch.stack(shares).sum().backward()
+        return {name: total.item() for name, total in sums.items()}
+
+    def _products(self) -> AbstractContextManager[object]:
+        return products(self.options.precision, self.gates.logits.device)
+
+    def _sums(self, part: Drawn, kept: Kept) -> dict[str, Tensor]:
+        """Return the sum of each term over the positions of one piece."""
         target = self._suppressed(part.target)
         batches = {name: reference.batch[rows] for name, (reference, rows) in kept.items()}
         states = self._states({"suppression": target} | batches)
@@ -140,10 +118,8 @@ class StepGradient:
             )
             for name, (reference, rows) in kept.items()
         }
-        sums |= self._forgotten(target, states["suppression"], data.ignorance.margins[part.target])
-        shares = [weights[name] / positions[name] * total for name, total in sums.items()]
-        torch.stack(shares).sum().backward()
-        return {name: total.item() for name, total in sums.items()}
+        margins = self.data.ignorance.margins[part.target]
+        return sums | self._forgotten(target, states["suppression"], margins)
 
     def _forgotten(self, target: Batch, states: Tensor, margins: Tensor) -> dict[str, Tensor]:
         """Return the summed terms that act on the target's tails."""
@@ -169,9 +145,10 @@ class StepGradient:
         batch = self.data.target[rows]
         labels = batch.labels[batch.reads]
         self.gates.write(sample, self.buffers, keep=True)
-        with installed(self.gates.model, self.buffers):
-            (states,) = objective.read_states(self.upper, batch)
-            mean = objective.expression(self.head, states, labels) / len(labels)
+        with installed(self.gates.model, self.buffers), library(self.options.matmul):
+            with self._products():
+                (states,) = objective.read_states(self.upper, batch)
+                mean = objective.expression(self.head, states, labels) / len(labels)
             (self.options.expression_weight * mean).backward()
         return mean.item(), self.gates.gradient(sample, self.buffers, keep=True)
 

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel
 
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.data import TrainingData
+from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.schedules import ramp, warmup
 from knowsub.discovery.selection import Candidate, better, excess
-from knowsub.discovery.step import Figures, StepGradient, draw
+from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import installed

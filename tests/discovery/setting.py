@@ -7,7 +7,7 @@ import torch
 from knowsub.anatomy import Part, block_count, sites
 from knowsub.discovery.data import TrainingData, refer
 from knowsub.discovery.ignorance import ignorance
-from knowsub.discovery.options import Suppression, TrainOptions
+from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.lm.score import score
@@ -27,7 +27,8 @@ def options(**changes: object) -> TrainOptions:
         "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3,
         "expression_weight": 0.0, "sparsity_start": 2.0, "sparsity_end": 3.0,
         "sparsity_begin": 0.5, "max_density": 0.2, "target_batch": 3, "control_batch": 5,
-        "text_batch": 2, "block_tokens": 8, "accumulate": 1, "evaluate_every": 2,
+        "text_batch": 2, "block_tokens": 8, "accumulate": 1,
+        "precision": Precision.FLOAT32, "matmul": Matmul.DEFAULT, "evaluate_every": 2,
         "checkpoint_every": 2, "max_control_ratio": 1.5, "max_text_ratio": 1.5,
     }  # fmt: skip
     return TrainOptions(**(values | changes))

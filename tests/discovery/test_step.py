@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from knowsub.discovery.options import Suppression
-from knowsub.discovery.step import draw
+from knowsub.discovery.drawn import draw
+from knowsub.discovery.options import Matmul, Precision, Suppression
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.masks.kinds import Estimator
@@ -117,3 +117,25 @@ def test_the_trace_term_joins_the_gradient_with_its_weight() -> None:
     added = some - without
     assert added.norm() > 0
     assert torch.allclose(twice - without, 2 * added, rtol=1e-3, atol=1e-7)
+
+
+def test_bf16_products_give_nearly_the_same_gradient_in_float32() -> None:
+    exact, low = fast(search(), 5), fast(search(precision=Precision.BFLOAT16), 5)
+    assert low.dtype == torch.float32
+    assert 0 < (low - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_every_architecture_computes_with_bf16_products(kind: str) -> None:
+    made = search(kind=kind, precision=Precision.BFLOAT16, expression_weight=1.0, trace_weight=1.0)
+    exact = search(kind=kind, expression_weight=1.0, trace_weight=1.0)
+    figures, expected = made.advance(), exact.advance()
+    assert {name: pytest.approx(value, rel=0.1, abs=0.05) for name, value in expected.items()} == (
+        figures
+    )
+    assert all(parameter.dtype == torch.float32 for parameter in made.gates.model.parameters())
+
+
+def test_products_of_another_library_have_the_gradient_of_the_default() -> None:
+    exact, other = fast(search(), 5), fast(search(matmul=Matmul.ONEDNN), 5)
+    assert (other - exact).norm() / exact.norm() < 1e-5

@@ -1,0 +1,54 @@
+"""Which sequences a step learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from knowsub.discovery.data import TrainingData
+from knowsub.discovery.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The sequences of one step, by index."""
+
+    target: Int[Tensor, " statement"]
+    """Target statements."""
+    control: Int[Tensor, " control"]
+    """Control statements."""
+    near: Int[Tensor, " near"]
+    """Near statements; none if there are none."""
+    text: Int[Tensor, " block"]
+    """Text blocks."""
+
+    def piece(self, index: int, pieces: int) -> Drawn:
+        """Return one of several equal pieces of the step's sequences."""
+        cut = slice(index, None, pieces)
+        return Drawn(self.target[cut], self.control[cut], self.near[cut], self.text[cut])
+
+
+def draw(data: TrainingData, options: TrainOptions, order: torch.Generator) -> Drawn:
+    """Return the sequences of one step, drawn without replacement.
+
+    Args:
+        data: The training data.
+        options: Holds the batch sizes.
+        order: Source of randomness, on the CPU.
+
+    Returns:
+        The indices; all sequences of a set that is smaller than its batch.
+    """
+
+    def some(total: int, count: int) -> Tensor:
+        return torch.randperm(total, generator=order)[: min(count, total)]
+
+    return Drawn(
+        some(len(data.target), options.target_batch),
+        some(len(data.control.batch), options.control_batch),
+        some(0 if data.near is None else len(data.near.batch), options.near_batch),
+        some(len(data.text.batch), options.text_batch),
+    )

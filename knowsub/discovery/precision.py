@@ -1,0 +1,99 @@
+"""In which precision, and by which library, the matrix products of a step are computed.
+
+Logits of gates, losses, gradients and the optimiser are float32 whatever is chosen here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from knowsub.discovery.options import Matmul, Precision
+
+MOST_ERROR = 1e-5
+"""Relative error above which a library's products do not count as float32 [fraction]."""
+
+
+def products(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Let matrix products of forward passes within the block be of a precision.
+
+    Weights are cast once within a block, however many passes it holds; norms, softmax and the sums
+    of the residual stream stay float32.
+
+    Args:
+        precision: The precision.
+        device: Where the model is.
+
+    Returns:
+        The context; with `float32` it changes nothing.
+    """
+    low = precision is Precision.BFLOAT16
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+
+def head_in(precision: Precision, head: nn.Module) -> nn.Module:
+    """Return the LM head for products of a precision: a copy, so that it is cast but once.
+
+    Args:
+        head: The LM head, which may share its weights with the embeddings.
+        precision: The precision.
+
+    Returns:
+        The head itself with `float32`.
+    """
+    if precision is Precision.FLOAT32:
+        return head
+    return copy.deepcopy(head).to(torch.bfloat16).requires_grad_(False)
+
+
+@contextmanager
+def library(matmul: Matmul) -> Iterator[None]:
+    """Let float32 products on the CPU be computed by another library within the block.
+
+    Args:
+        matmul: The library.
+
+    Yields:
+        Nothing.
+    """
+    if matmul is Matmul.DEFAULT:
+        yield
+        return
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def require_exact(matmul: Matmul) -> None:
+    """Refuse a library whose products are not those of float32 on this processor.
+
+    Processors with AMX really compute in bfloat16 where oneDNN may choose.
+
+    Args:
+        matmul: The library.
+
+    Raises:
+        ValueError: If the relative error is too large; the message names the option.
+    """
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(256, 768, generator=generator)
+    right = torch.randn(768, 512, generator=generator)
+    with library(matmul):
+        found = left @ right
+    if (error := _relative(found, left.double() @ right.double())) > MOST_ERROR:
+        raise ValueError(
+            f"train.matmul: value {matmul.value!r} is not allowed on this processor, its products "
+            f"have a relative error of {error:.0e} (at most {MOST_ERROR:.0e}); use default"
+        )
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
