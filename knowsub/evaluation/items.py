@@ -79,13 +79,13 @@ class Reader:
         whole = encode_statements(self.tokenizer, statements, context_length(self.model))
         facts = tuple(dict.fromkeys(statement.fact for statement in statements))
         index = {fact: position for position, fact in enumerate(facts)}
-        rows = lengthwise(whole)
+        rows = whole.lengths.sort(stable=True).indices.split(BUCKET)
         return Items(
             statements=tuple(statements),
             facts=facts,
             owner=torch.tensor([index[statement.fact] for statement in statements]),
             rows=rows,
-            batches=tuple(self.cached(trimmed(whole, chosen)) for chosen in rows),
+            batches=tuple(self.cached(whole[chosen].trimmed()) for chosen in rows),
         )
 
     def cached(self, batch: Batch) -> Batch:
@@ -98,36 +98,6 @@ class Reader:
             The same sequences, cached.
         """
         return push(self.model, self.first, batch.to(self.model.device), rows=BUCKET)
-
-
-def lengthwise(batch: Batch) -> tuple[Int[Tensor, " row"], ...]:
-    """Return the rows of a batch in buckets of similar length, shortest first.
-
-    Args:
-        batch: Padded sequences; what follows the last read token does not count.
-
-    Returns:
-        Row indices of each bucket; together every row once.
-    """
-    positions = torch.arange(batch.reads.shape[1])
-    last = torch.where(batch.reads, positions, 0).amax(dim=1)
-    order = torch.sort(last, stable=True).indices
-    return tuple(order[slice(i, i + BUCKET)] for i in range(0, len(order), BUCKET))
-
-
-def trimmed(batch: Batch, rows: Int[Tensor, " row"]) -> Batch:
-    """Return some rows of a batch without the padding that none of them needs.
-
-    Args:
-        batch: Padded sequences.
-        rows: Indices of the rows.
-
-    Returns:
-        The rows, as wide as their longest.
-    """
-    part = batch[rows]
-    width = int(part.reads.any(dim=0).nonzero().max()) + 2
-    return Batch(part.tokens[:, :width], part.reads[:, :width])
 
 
 def scored(model: PreTrainedModel, items: Items) -> Scores:

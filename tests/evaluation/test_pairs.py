@@ -1,13 +1,12 @@
 import pytest
 import torch
 
-from knowsub.evaluation.items import Reader, lengthwise, scored, trimmed
+from knowsub.evaluation.items import Reader, scored
 from knowsub.evaluation.pairs import ask, pair_nll
 from knowsub.evaluation.quantise import without_trunk
 from knowsub.kg.triple import Fact, Role, Split, Statement
-from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import upper_blocks
-from tests.architectures import CONTEXT, VOCAB, tiny
+from tests.architectures import tiny
 from tests.evaluation.setting import tokenizer
 
 
@@ -49,17 +48,3 @@ def test_pairs_of_any_length_agree_with_statements(reader: Reader) -> None:
 def test_means_over_facts_weigh_every_prompt_of_a_fact(reader: Reader) -> None:
     items = reader.items([told("a0", " t0"), told("a1", " t1"), told("a0", " t0")])
     assert items.per_fact(torch.tensor([1.0, 5.0, 2.0])).tolist() == [1.5, 5.0]
-
-
-def test_trimming_keeps_every_read_position_and_its_label() -> None:
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, VOCAB, (5, CONTEXT), generator=generator)
-    reads = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, last in enumerate([3, 9, 1, 22, 4]):
-        reads[row, last] = True
-    batch = Batch(tokens, reads)
-    (rows,) = lengthwise(batch)
-    assert rows.tolist() == [2, 0, 4, 1, 3]
-    part = trimmed(batch, rows[:3])
-    assert part.tokens.shape == (3, 6)
-    assert part.labels[part.reads].tolist() == [tokens[2, 2], tokens[0, 4], tokens[4, 5]]

@@ -102,3 +102,13 @@ def test_choosing_sequences_keeps_their_cached_states() -> None:
     assert chosen.hidden is not None
     assert chosen.hidden.shape == (2, 2, 4)
     assert len(chosen.to("cpu")) == 2
+
+
+def test_trimming_keeps_every_read_position_and_its_label() -> None:
+    tokens = torch.randint(1, 50, (3, 24), generator=torch.Generator().manual_seed(0))
+    reads = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, last in enumerate([3, 1, 4]):
+        reads[row, last] = True
+    part = Batch(tokens, reads).trimmed()
+    assert part.tokens.shape == (3, 6)
+    assert part.labels[part.reads].tolist() == [tokens[0, 4], tokens[1, 2], tokens[2, 5]]
