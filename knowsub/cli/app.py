@@ -1,4 +1,4 @@
-"""The command's tree: `show`, `compare`, `combine`, `remove`, `probe`, `score`.
+"""The command's tree: `show`, `compare`, `combine`, `remove`, `probe`, `score`, `preset`.
 
 Every command imports what it needs when it runs, so that `--help` answers at once.
 """
@@ -145,3 +145,39 @@ def score(
     from knowsub.cli.models import score_lines, scores
 
     run(lambda: scores(model, prompt, tail, without), score_lines, json)
+
+
+@app.command(
+    **_epilog(
+        "knowsub preset --list",
+        "knowsub preset paper-gpt2 ablation-no-sparsity",
+        "knowsub preset paper-gpt2 --write",
+        "knowsub preset paper-gpt2 --overrides | xargs dvc exp run --temp",
+    )
+)
+def preset(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Presets, later over earlier.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the presets.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write params.yaml.")] = False,
+    overrides: Annotated[
+        bool, typer.Option("--overrides", help="Print -S key=value for `dvc exp run`.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over edits that are not committed.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Show what presets would change in params.yaml, or write it."""
+    from knowsub.cli import presets
+
+    if listed + write + overrides > 1:
+        raise typer.BadParameter("give one of --list, --write and --overrides")
+    given = names or []
+    if listed:
+        run(presets.list_presets, presets.list_lines, json)
+    elif overrides:
+        run(lambda: presets.override_presets(given), presets.override_lines, json)
+    else:
+        run(lambda: presets.apply_presets(given, write, force), presets.applied_lines, json)
