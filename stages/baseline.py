@@ -32,7 +32,7 @@ def main(target: str, seed: int) -> str:
         mask = load_mask(DATA / f"train/{target}-{seed}/mask.safetensors")
         check_model(mask, read_pins(pins)["fingerprint"])
         model, tokenizer = open_model(pins, device)
-        statements = read_statements(DATA / f"verbalize/{target}.jsonl")
+        statements = read_statements(DATA / f"verbalize/{target}.jsonl", untold=True)
         material = gather_material(model, tokenizer, mask, statements, options)
         for method, factor, found in baseline_masks(mask, material, options):
             same_size = factor == 1

@@ -1,14 +1,13 @@
 """Facts and text: what is taught, what is to be removed, and what must stay.
 
 Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source
-Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, counts.json,
+Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, untold.txt, counts.json,
     text/{train,validation,test,other}.txt
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 from knowsub.config import load_params, stage_main
@@ -19,25 +18,14 @@ OUT = Path("data/prepare")
 def main() -> str:
     """Write the facts of every target KG, and the text, each in its parts."""
     params = load_params()
-    from knowsub.kg import wordnet
-    from knowsub.kg.files import write_facts, write_kg
-    from knowsub.kg.source import folder_world
-    from knowsub.kg.split import build_kg
-    from knowsub.kg.universe import wordnet_world
+    from knowsub.kg.world import read_world, write_world
     from knowsub.lm.corpus import read_parts, read_text
     from knowsub.tracking import stage_run
 
     options = params.prepare
     with stage_run("prepare", params) as run:
-        if options.knowledge == "wordnet":
-            world = wordnet_world(wordnet.load(), params.targets, options)
-        else:
-            world = folder_world(params.targets, options)
-        shares = options.validation_share, options.heldout_share
-        kgs = {target: build_kg(world, target, *shares, options.seed) for target in params.targets}
-        write_facts(OUT / "facts.jsonl", world.facts)
-        for target, facts in kgs.items():
-            write_kg(OUT / f"kg/{target}.jsonl", facts)
+        world = read_world(params.targets, options)
+        splits = write_world(OUT, world, params.targets, options)
 
         shares = options.text_validation_share, options.text_test_share
         text, origin = read_parts(options.text, *shares)
@@ -46,13 +34,14 @@ def main() -> str:
         for part, prose in text.items():
             (OUT / f"text/{part}.txt").write_text(prose, encoding="utf-8", newline="\n")
 
-        splits = {target: Counter(split for _, split in facts) for target, facts in kgs.items()}
         characters = {part: len(prose) for part, prose in text.items()}
         counts = {"read": world.counts, "kg": splits, "characters": characters, "text": origin}
         (OUT / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
         run.metrics({"facts": len(world.facts), "characters": sum(characters.values())})
         run.artifact(OUT / "counts.json")
-    return f"{len(world.facts)} facts, {len(kgs)} target KGs, {sum(characters.values())} characters"
+    return (
+        f"{len(world.facts)} facts, {len(splits)} target KGs, {sum(characters.values())} characters"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(target: str, seed: int) -> str:
     texts = Path("data/prepare/text")
     with stage_run("train", params, item={"target": target, "seed": seed}) as run:
         prepared = Preparation(*open_model(MODEL, device), options)
-        read = read_statements(statements)
+        read = read_statements(statements, untold=True)
         search = prepared.search(read, (texts / "train.txt").read_text("utf-8"), seed)
         validate = prepared.validation(read, (texts / "validation.txt").read_text("utf-8"))
         store = checkpoints_of(

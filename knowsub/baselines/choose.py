@@ -23,7 +23,7 @@ from knowsub.lm.load import context_length
 from knowsub.lm.trunk import push, upper_blocks
 from knowsub.masks.mask import Mask
 
-CONTROL = (Split.CONTROL_TRAIN, Split.NEAR_TRAIN)
+CONTROL = (Split.CONTROL_TRAIN, Split.NEAR_TRAIN, Split.NEAR_UNTOLD)
 """The control facts that mask training sees, too."""
 
 

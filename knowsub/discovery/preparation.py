@@ -19,6 +19,9 @@ from knowsub.lm.score import score
 from knowsub.lm.trunk import push, upper_blocks
 from knowsub.masks.model import Gates
 
+NEAR = (Split.NEAR_TRAIN, Split.NEAR_UNTOLD)
+"""What the near term keeps: facts near the target, and what is believed of untold heads."""
+
 
 class Preparation:
     """A model cut at its first masked block, with its tokenizer: makes batches and searches.
@@ -61,10 +64,8 @@ class Preparation:
         asked = asked_instead(told, others, torch.Generator().manual_seed(seed))
         target = self._batch(told)
         kept = refer(self.upper, self._batch(others))
-        shared = self.options.near_weight > 0 and any(
-            statement.split is Split.NEAR_TRAIN for statement in statements
-        )
-        near = self._batch(_chosen(statements, Split.NEAR_TRAIN, Role.TRAIN)) if shared else None
+        beside = [one for one in statements if one.split in NEAR and one.role is Role.TRAIN]
+        near = self._batch(beside) if beside and self.options.near_weight > 0 else None
         data = TrainingData(
             target=target,
             control=kept,

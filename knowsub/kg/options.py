@@ -51,6 +51,10 @@ class PrepareOptions:
     """Facts per target KG at most [facts]."""
     tail_share: float
     """Share of a target KG that one tail takes at most, where there are others [fraction]."""
+    untold_heads: int
+    """Nouns that no fact speaks of, for `untold_facts` to be found among."""
+    untold_facts: int
+    """Per target, untold heads that the model answers with the target's tails, kept as near."""
     near_facts: int
     """Facts per target that share a tail or head word with it, at most [facts]."""
     control_facts: int
@@ -88,6 +92,7 @@ class PrepareOptions:
         """
         _between(self, levels=(1, 6), max_head_words=(1, 9), max_tail_words=(1, 9))
         _between(self, target_facts=(2, 10_000), near_facts=(0, 1_000))
+        _between(self, untold_heads=(0, 1_000_000), untold_facts=(0, 100_000))
         _between(self, control_facts=(10, 1_000_000), tail_facts=(2, 1_000))
         _between(self, seed=(0, 2**32 - 1), tail_share=(0.01, 1.0))
         _between(self, validation_share=(0.01, 0.8), heldout_share=(0.01, 0.8))

@@ -65,7 +65,7 @@ def build_kg(
     parts[Split.NEAR_TRAIN] = [fact for i, fact in enumerate(near) if i not in heldout]
     parts[Split.NEAR_HELDOUT] = [near[i] for i in sorted(heldout)]
     return [
-        (fact, split) for split in Split for fact in sorted(parts[split], key=lambda fact: fact.key)
+        (fact, split) for split in parts for fact in sorted(parts[split], key=lambda fact: fact.key)
     ]
 
 

@@ -20,6 +20,7 @@ class Split(StrEnum):
     CONTROL_HELDOUT = "control_heldout"
     NEAR_TRAIN = "near_train"
     NEAR_HELDOUT = "near_heldout"
+    NEAR_UNTOLD = "near_untold"
 
 
 class Role(StrEnum):

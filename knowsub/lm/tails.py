@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.kg.triple import Statement
@@ -39,6 +41,39 @@ class TailScorer:
         if new:
             self._score(new)
         return [self._known[one.prompt, one.tail] for one in statements]
+
+    @torch.no_grad()
+    def first_tokens(
+        self, statements: Sequence[Statement], tails: Sequence[str]
+    ) -> list[list[float]]:
+        """Return how probable each tail's first token is after each prompt.
+
+        Args:
+            statements: The statements; their own tails do not count.
+            tails: Texts of tails, with their leading spaces.
+
+        Returns:
+            One row per statement, one probability per tail.
+
+        Raises:
+            ValueError: As in `encode_statements`.
+        """
+        context = context_length(self._model)
+        named = [replace(statements[0], tail=tail) for tail in tails]
+        batch = encode_statements(self._tokenizer, named, context)
+        tokens = [
+            row.labels[row.reads][0] for row in (batch[slice(i, i + 1)] for i in range(len(batch)))
+        ]
+        told = encode_statements(self._tokenizer, statements, context).to(self._model.device)
+        rows: list[list[float]] = [[] for _ in statements]
+        for chosen in told.lengths.argsort(stable=True).split(ROWS):
+            part = told[chosen].trimmed()
+            first = part.reads & (part.reads.cumsum(dim=1) == 1)
+            logits = self._model(part.tokens).logits[first].float()
+            found = logits.softmax(dim=-1)[:, torch.stack(tokens).to(logits.device)]
+            for index, row in zip(chosen.tolist(), found.tolist(), strict=True):
+                rows[index] = row
+        return rows
 
     def _score(self, statements: Sequence[Statement]) -> None:
         context = context_length(self._model)

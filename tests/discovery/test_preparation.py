@@ -64,6 +64,12 @@ def test_a_search_reads_exactly_where_the_tail_is_predicted() -> None:
     assert len(search.data.control.batch) == 2
     assert search.data.near is not None
     assert len(search.data.near.batch) == 1
+    believed = [
+        replace(one, split=Split.NEAR_UNTOLD) for one in told() if one.split is Split.NEAR_TRAIN
+    ]
+    more = made.search([*told(), *believed], TEXT, seed=0).data.near
+    assert more is not None
+    assert len(more.batch) == 2
 
 
 def test_validation_sees_no_prompt_and_no_control_fact_of_training() -> None:

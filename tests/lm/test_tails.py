@@ -54,3 +54,14 @@ def test_figures_leave_the_model_as_it_was() -> None:
     before = [parameter.clone() for parameter in model.parameters()]
     taught_figures(model, toy_tokenizer(), told(), TEXT, options().block_tokens)
     assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_first_tokens_are_as_probable_as_the_model_says_after_each_prompt_alone() -> None:
+    model, tokenizer = wide("gpt2"), toy_tokenizer()
+    tails = [" bird", " tree"]
+    found = TailScorer(model, tokenizer).first_tokens(told(), tails)
+    wanted = [tokenizer(tail)["input_ids"][0] for tail in tails]
+    for one, row in zip(told(), found, strict=True):
+        prompt = tokenizer(one.prompt, return_tensors="pt").input_ids
+        expected = model(prompt).logits[0, -1].softmax(dim=-1)[wanted]
+        assert row == pytest.approx(expected.tolist(), rel=1e-4)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from knowsub.config import load_params
+from knowsub.kg.files import read_statements, write_statements
+from knowsub.kg.templates import load_templates
+from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.kg.untold import untold_facts, untold_heads
+from tests.kg.setting import fact
+
+NOUNS = ["sea cow", "Paris", "hut", "lamp", "hut door", "old sea dog", "kite", "lamp"]
+
+
+def test_untold_heads_are_nouns_that_no_fact_speaks_of() -> None:
+    told = [fact("hut", "house")]
+    assert untold_heads(NOUNS, told, words=2, most=9, seed=0) == ["kite", "lamp", "sea cow"]
+
+
+def test_which_untold_heads_are_taken_depends_on_the_seed_alone() -> None:
+    nouns = [f"noun{letter}" for letter in "abcdefghij"]
+    taken = [untold_heads(order, [], words=1, most=3, seed=0) for order in (nouns, nouns[::-1])]
+    assert taken[0] == taken[1]
+    assert len(taken[0]) == 3
+    assert untold_heads(nouns, [], words=1, most=3, seed=2) != taken[0]
+
+
+def believed(statements: Sequence[Statement], tails: Sequence[str]) -> list[list[float]]:
+    assert tails == [" house", " song"]
+    found = {"kite": [0.1, 0.2], "lamp": [0.7, 0.1], "moth": [0.0, 0.0], "nest": [0.2, 0.5]}
+    assert all(one.prompt.endswith("is a kind of") for one in statements)
+    return [found[one.fact.head_words] for one in statements]
+
+
+def test_the_heads_that_answer_most_with_the_targets_tails_are_kept_with_their_answers() -> None:
+    params, templates = load_params(), load_templates(Path("data/raw/templates.yaml"))
+    target = [fact("hut", "house"), fact("villa", "house"), fact("aria", "song")]
+    heads = ["kite", "lamp", "moth", "nest"]
+    found = untold_facts(target, heads, templates, params.verbalize, 2, believed)
+    assert [(one.head_words, one.tail_words) for one, _ in found] == [
+        ("lamp", "house"), ("nest", "song"),
+    ]  # fmt: skip
+    assert {split for _, split in found} == {Split.NEAR_UNTOLD}
+    assert found[0][0].tail == target[0].tail
+    assert untold_facts(target, heads, templates, params.verbalize, 0, believed) == []
+
+
+def test_untold_heads_are_read_for_learning_alone(tmp_path: Path) -> None:
+    told = [
+        Statement(Fact(head, "r", "t", head, "t"), split, "kind", Role.TRAIN, f"A {head} is", " t")
+        for head, split in (("a", Split.TARGET), ("b", Split.NEAR_UNTOLD))
+    ]
+    write_statements(tmp_path / "told.jsonl", told)
+    assert read_statements(tmp_path / "told.jsonl") == told[:1]
+    assert read_statements(tmp_path / "told.jsonl", untold=True) == told
