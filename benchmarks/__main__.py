@@ -3,14 +3,14 @@
     python -m benchmarks [--rounds 5] [--threads 1] [--small]
 
 The contenders take turns, so that a slow moment of the machine meets them all; medians are
-compared. Memory is the peak of a process of its own per contender.
+compared. On one thread a step's time is that of its processor, which others cannot take away.
+Memory is the peak of a process of its own per contender.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,52 +20,61 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
+from benchmarks import workload
+from benchmarks.contenders import CONTENDERS, contender
+
 RESULTS = Path(__file__).with_name("results.json")
-CONTENDERS = ("straightforward", "search", "finetune")
+BARS = {
+    "step_vs_straightforward": 0.33,
+    "step_vs_finetune": 1.10,
+    "bf16_step_vs_straightforward": 0.22,
+    "memory_vs_straightforward": 0.5,
+}
+"""What each ratio may be at most."""
+TINY = workload.Shape(width=64, blocks=4, heads=4, vocabulary=500, block=32)
 
 
-def contender(name: str, small: bool) -> Callable[[], object]:
-    """Return the step of one contender on workload W, or on a small one for trying."""
-    from benchmarks import workload
-    from knowsub.anatomy import sites
-
-    tiny = {"width": 64, "blocks": 4, "heads": 4, "vocabulary": 500, "block": 32}
-    shape = workload.Shape(**tiny) if small else workload.Shape()
-    model = workload.build(shape)
-    if name == "straightforward":
-        from benchmarks.straightforward import Straightforward
-
-        weights = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
-        plain = Straightforward(model, sites(model), 0.2, weights)
-        batches = workload.batches(shape)
-        return lambda: plain.step(*batches)
-    search = workload.search(model, shape)
-    if name == "search":
-        return search.advance
-    from benchmarks.finetune import Finetune
-
-    return Finetune(search).step
-
-
-def measure_memory(name: str, threads: int, small: bool) -> float:
+def measure_memory(name: str, flags: list[str]) -> float:
     """Return the peak memory of two steps of a contender in a process of its own [MiB]."""
-    flags = ["--memory", name, "--threads", str(threads), *(["--small"] if small else [])]
-    command = [sys.executable, "-m", "benchmarks", *flags]
+    command = [sys.executable, "-m", "benchmarks", "--memory", name, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def measure_time(rounds: int, small: bool) -> dict[str, list[float]]:
+def measure_time(rounds: int, shape: workload.Shape, threads: int) -> dict[str, list[float]]:
     """Return the seconds of every step of every contender, taken in turns [s]."""
-    steps = {name: contender(name, small) for name in CONTENDERS}
+    clock: Callable[[], float] = time.process_time if threads == 1 else time.perf_counter
+    steps = {name: contender(name, shape) for name in CONTENDERS}
     taken: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for turn in range(rounds + 1):
         for name, step in steps.items():
-            begin = time.perf_counter()
+            begin = clock()
             step()
             if turn:
-                taken[name].append(time.perf_counter() - begin)
+                taken[name].append(clock() - begin)
     return taken
+
+
+def ratios(median: dict[str, float], memory: dict[str, float]) -> dict[str, float]:
+    """Return what is asked for of the medians [s] and the peaks of memory [MiB]."""
+    return {
+        "step_vs_straightforward": median["search"] / median["straightforward"],
+        "step_vs_finetune": median["search"] / median["finetune"],
+        "step_vs_finetune_default": median["search_default"] / median["finetune_default"],
+        "default_step_vs_straightforward": median["search_default"] / median["straightforward"],
+        "bf16_step_vs_straightforward": median["search_bf16"] / median["straightforward"],
+        "memory_vs_straightforward": memory["search"] / memory["straightforward"],
+    }
+
+
+def machine() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown processor"
 
 
 def main() -> None:
@@ -76,39 +85,48 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small shape; writes no results")
     parser.add_argument("--memory", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    import torch
-
     torch.set_num_threads(given.threads)
+    shape = TINY if given.small else workload.Shape()
     if given.memory:
-        step = contender(given.memory, given.small)
+        step = contender(given.memory, shape)
         step()
         step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    memory = {name: measure_memory(name, given.threads, given.small) for name in CONTENDERS}
-    taken = measure_time(given.rounds, given.small)
+    flags = ["--threads", str(given.threads), *(["--small"] if given.small else [])]
+    memory = {name: measure_memory(name, flags) for name in CONTENDERS}
+    taken = measure_time(given.rounds, shape, given.threads)
+    results = summary(taken, memory, given.threads)
+    if not given.small:
+        kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+        RESULTS.write_text(json.dumps(kept | results, indent=1) + "\n", encoding="utf-8")
+
+
+def summary(
+    taken: dict[str, list[float]], memory: dict[str, float], threads: int
+) -> dict[str, object]:
+    """Print the tables; return the ratios, the rows behind them, and where they come from."""
     median = {name: statistics.median(values) for name, values in taken.items()}
     print(f"| step | median [s] | range [s] | peak memory [MiB] |\n|{'---|' * 4}")
     for name in CONTENDERS:
         low, high = min(taken[name]), max(taken[name])
         print(f"| {name} | {median[name]:.3f} | {low:.3f}-{high:.3f} | {memory[name]:.0f} |")
-    results = {
-        "step_vs_straightforward": median["search"] / median["straightforward"],
-        "step_vs_finetune": median["search"] / median["finetune"],
-        "memory_vs_straightforward": memory["search"] / memory["straightforward"],
-        "machine": f"{platform.processor() or platform.machine()}, {given.threads} threads",
+    found = ratios(median, memory)
+    print(f"\n| ratio | measured | at most |\n|{'---|' * 3}")
+    for name, value in found.items():
+        print(f"| {name} | {value:.3f} | {BARS.get(name, '')} |")
+    rows = {
+        name: {"median_s": median[name], "steps_s": taken[name], "peak_mib": memory[name]}
+        for name in CONTENDERS
+    }
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return found | {
+        "rows": rows,
+        "machine": f"{machine()}, {threads} threads",
         "torch": torch.__version__,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit.stdout.strip(),
     }
-    print(json.dumps(results, indent=1))
-    if not given.small:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -62,9 +62,9 @@ def batches(shape: Shape) -> tuple[Batch, Batch, Batch]:
     return told(shape.target), told(shape.control), Batch(text, reads)
 
 
-def options(shape: Shape, steps: int = 1000) -> TrainOptions:
+def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
     """Return the paper's settings on the workload's batch sizes."""
-    return TrainOptions(
+    chosen = TrainOptions(
         unit=Unit.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
         parts=list(Part), initial=0.45, temperature=1.0, noise_end=1.0, noise_begin=1.0,
         steps=steps, lr=0.2, warmup=0.1, suppression=Suppression.UNIFORM, suppression_weight=1.5,
@@ -76,11 +76,12 @@ def options(shape: Shape, steps: int = 1000) -> TrainOptions:
         precision=Precision.FLOAT32, matmul=Matmul.DEFAULT, evaluate_every=steps,
         checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip
+    return replace(chosen, **changes)  # type: ignore[arg-type]
 
 
-def search(model: PreTrainedModel, shape: Shape) -> Search:
+def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
     """Return a search over the upper half of the model on the workload."""
-    chosen = options(shape)
+    chosen = options(shape, **changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
     target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))

@@ -39,8 +39,8 @@ def head_in(precision: Precision, head: nn.Module) -> nn.Module:
     """Return the LM head for products of a precision: a copy, so that it is cast but once.
 
     Args:
-        head: The LM head, which may share its weights with the embeddings.
         precision: The precision.
+        head: The LM head, which may share its weights with the embeddings.
 
     Returns:
         The head itself with `float32`.

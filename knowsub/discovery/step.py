@@ -46,6 +46,7 @@ class StepGradient:
         require_exact(options.matmul)
         self.head = head_in(options.precision, upper.get_output_embeddings())
         self.buffers = gates.buffers()
+        self.total = torch.zeros_like(gates.logits)
 
     def __call__(self, sample: Sample, drawn: Drawn) -> tuple[Figures, Float[Tensor, " unit"]]:
         """Return every data term, unweighted, and the gradient of their weighted sum.
@@ -55,7 +56,8 @@ class StepGradient:
             drawn: The sequences.
 
         Returns:
-            Mean of each term over its positions [nats], and the gradient by the logits.
+            Mean of each term over its positions [nats], and the gradient by the logits, valid
+            until the next call.
         """
         pieces = self.options.accumulate
         positions = self._positions(drawn)
@@ -65,7 +67,7 @@ class StepGradient:
             for index in range(pieces):
                 for name, total in self._backward(drawn.piece(index, pieces), positions).items():
                     figures[name] += total / positions[name]
-        gradient = self.gates.gradient(sample, self.buffers)
+        gradient = self.gates.gradient(sample, self.buffers, out=self.total)
         if self.options.expression_weight > 0:
             figures["expression"], expressed = self._expression(sample, drawn.target)
             gradient += expressed

@@ -106,6 +106,7 @@ class Search:
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options)
+        self._sample: Sample | None = None
         self.step = 0
         self.best: Candidate | None = None
         self.best_bits = torch.zeros_like(gates.logits)
@@ -129,19 +130,18 @@ class Search:
             options.sparsity_end,
             options.sparsity_begin,
         )
-        sample = gates.sample(self.noise, options.temperature, scale)
-        figures, gradient = self.gradient(sample, draw(self.data, options, self.order))
+        self._sample = gates.sample(self.noise, options.temperature, scale, self._sample)
+        figures, gradient = self.gradient(self._sample, draw(self.data, options, self.order))
         if not all(math.isfinite(value) for value in figures.values()):
             raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
-        density, slope = gates.sparsity(options.temperature)
-        gates.logits.grad = gradient.add_(slope, alpha=pressure)
+        density = gates.press(gradient, pressure, options.temperature)
+        gates.logits.grad = gradient
         rate = options.lr * warmup(step, options.steps, options.warmup)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.step += 1
-        undecided = (gates.logits.abs() < UNDECIDED).float().mean().item()
-        state = {"density": density, "undecided": undecided, "noise": scale, "pressure": pressure}
-        return {"step": float(self.step)} | figures | state
+        state = {"density": density, "undecided": gates.undecided(UNDECIDED)}
+        return {"step": float(self.step)} | figures | state | {"noise": scale, "pressure": pressure}
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:
         """Validate the deterministic mask of this step and keep it if the rule prefers it.

@@ -19,6 +19,9 @@ from knowsub.masks.kinds import Estimator
 STRETCH = (-0.1, 1.1)
 """Interval that the hard concrete gate is stretched to before it is clipped to [0, 1]."""
 
+CHUNK = 1 << 16
+"""Gates worked on at a time on a CPU, so that what lies between two steps stays in its cache."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -140,6 +143,13 @@ def _shift(estimator: Estimator, temperature: float) -> float:
         return 0.0
     low, high = STRETCH
     return temperature * math.log(-low / high)
+
+
+def chunks(logits: Float[Tensor, " unit"]) -> list[slice]:
+    """Return slices of a vector that are worked on one after the other."""
+    total = len(logits)
+    size = CHUNK if logits.device.type == "cpu" else total
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 SAMPLERS: dict[Estimator, Callable[..., Sample]] = {

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from knowsub.anatomy import Site
-from knowsub.masks.gates import SAMPLERS, Sample, expected_open
+from knowsub.masks.gates import SAMPLERS, Sample, chunks, expected_open
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.mask import Mask
 from knowsub.masks.units import lay_out
@@ -51,7 +51,11 @@ class Gates:
         self._original = {site.parameter: model.get_parameter(site.parameter) for site in sites}
 
     def sample(
-        self, generator: torch.Generator, temperature: float = 1.0, scale: float = 1.0
+        self,
+        generator: torch.Generator,
+        temperature: float = 1.0,
+        scale: float = 1.0,
+        out: Sample | None = None,
     ) -> Sample:
         """Return one draw of every gate.
 
@@ -59,13 +63,19 @@ class Gates:
             generator: Source of randomness, on the logits' device.
             temperature: Temperature of the relaxation, above 0.
             scale: Factor of the noise, 0 to 1.
+            out: An earlier draw that is no longer needed, to write this one into.
 
         Returns:
             Values and slopes of the gates.
         """
-        shape, device = self.logits.shape, self.logits.device
-        uniform = torch.rand(shape, generator=generator, device=device)
-        return SAMPLERS[self.estimator](self.logits, uniform, temperature, scale)
+        logits = self.logits
+        sample = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
+        for chunk in chunks(self.logits):
+            part = logits[chunk]
+            uniform = torch.rand(part.shape, generator=generator, device=part.device)
+            drawn = SAMPLERS[self.estimator](part, uniform, temperature, scale)
+            sample.value[chunk], sample.slope[chunk] = drawn.value, drawn.slope
+        return sample
 
     def buffers(self) -> dict[str, Tensor]:
         """Return new trainable copies of the parameters that hold a site, to write samples into."""
@@ -81,17 +91,25 @@ class Gates:
             keep: If true, the subnetwork is kept: weights are multiplied by the gate and not by
                 one minus the gate.
         """
-        factor = sample.value if keep else 1 - sample.value
         for buffer in buffers.values():
             buffer.grad = None
         for span in self.spans:
             site = span.site
             own = site.view(self._original[site.parameter])
-            torch.mul(own, span.take(factor), out=site.view(buffers[site.parameter].detach()))
+            value, out = span.take(sample.value), site.view(buffers[site.parameter].detach())
+            if keep:
+                torch.mul(own, value, out=out)
+            else:
+                torch.addcmul(own, own, value.to(own.dtype), value=-1.0, out=out)
 
     @torch.no_grad()
     def gradient(
-        self, sample: Sample, buffers: dict[str, Tensor], *, keep: bool = False
+        self,
+        sample: Sample,
+        buffers: dict[str, Tensor],
+        *,
+        keep: bool = False,
+        out: Float[Tensor, " unit"] | None = None,
     ) -> Float[Tensor, " unit"]:
         """Return the gradient of the loss by the logits from the gradient at the buffers.
 
@@ -99,11 +117,12 @@ class Gates:
             sample: The draw that was written.
             buffers: The buffers after the backward pass.
             keep: As in `write`.
+            out: A tensor to write it into; None for a new one.
 
         Returns:
-            Gradient of the data terms; the sparsity term has its own, `sparsity_gradient`.
+            Gradient of the data terms; the sparsity term has its own, `press`.
         """
-        total = torch.zeros_like(self.logits)
+        total = torch.zeros_like(self.logits) if out is None else out.zero_()
         for span in self.spans:
             site = span.site
             arrived = buffers[site.parameter].grad
@@ -111,20 +130,39 @@ class Gates:
                 continue
             moved = site.view(arrived) * site.view(self._original[site.parameter])
             total[span.start : span.start + span.size].add_(span.reduce(moved))
-        return total.mul_(sample.slope).mul_(1.0 if keep else -1.0)
+        for chunk in chunks(self.logits):
+            total[chunk].mul_(sample.slope[chunk]).mul_(1.0 if keep else -1.0)
+        return total
 
-    def sparsity(self, temperature: float = 1.0) -> tuple[float, Float[Tensor, " unit"]]:
-        """Return the mean probability of an open gate, and its gradient by the logits.
+    def press(
+        self, gradient: Float[Tensor, " unit"], weight: float, temperature: float = 1.0
+    ) -> float:
+        """Add the weighted gradient of the sparsity term; return the term.
 
         Args:
+            gradient: Gradient by the logits, added to in place and in closed form.
+            weight: Coefficient of the term.
             temperature: Temperature of the relaxation; only the hard concrete gate depends on it.
 
         Returns:
-            The term [fraction] and its closed-form gradient.
+            Mean probability of an open gate [fraction].
         """
-        chance = expected_open(self.logits, self.estimator, temperature)
-        mean = float(chance.mean())
-        return mean, chance.mul_(1 - chance).div_(chance.numel())
+        total = 0.0
+        for chunk in chunks(self.logits):
+            chance = expected_open(self.logits[chunk], self.estimator, temperature)
+            total += float(chance.sum())
+            slope = chance.mul_(1 - chance).div_(len(self.logits))
+            gradient[chunk].add_(slope, alpha=weight)
+        return total / len(self.logits)
+
+    def undecided(self, limit: float) -> float:
+        """Return the share of the logits whose size is below a limit [fraction].
+
+        Args:
+            limit: The limit [log-odds].
+        """
+        few = sum(int((self.logits[chunk].abs() < limit).sum()) for chunk in chunks(self.logits))
+        return few / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Float[Tensor, " unit"]:
         """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from knowsub.anatomy import ATTENTION, sites
-from knowsub.masks.gates import Sample
+from knowsub.masks import gates as pure
+from knowsub.masks.gates import SAMPLERS, Sample
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import installed, remaining_weights
@@ -73,11 +74,12 @@ def test_the_gradient_of_sparsity_is_that_of_its_closed_form(estimator: Estimato
     model = tiny("gpt2")
     gates = Gates(model, sites(model), estimator=estimator)
     gates.logits.normal_(generator=generator())
-    mean, slope = gates.sparsity(0.7)
+    slope = torch.zeros_like(gates.logits)
+    mean = gates.press(slope, 1.0, 0.7)
     step = 1e-2
     direction = torch.sign(torch.randn(gates.logits.shape, generator=generator(1)))
     gates.logits.add_(direction, alpha=step)
-    above, _ = gates.sparsity(0.7)
+    above = gates.press(torch.zeros_like(slope), 1.0, 0.7)
     assert above - mean == pytest.approx(step * float((slope * direction).sum()), abs=2e-5)
 
 
@@ -107,3 +109,40 @@ def test_parts_outside_the_sites_keep_their_weights() -> None:
     own = model.get_parameter(next(iter(buffers)))
     assert not weights[:, :16].any()
     assert torch.equal(weights[:, 16:], own[:, 16:])
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_a_draw_in_chunks_is_the_draw_of_all_gates_at_once(
+    estimator: Estimator, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model), estimator=estimator)
+    gates.logits.normal_(generator=generator(1))
+    noise = torch.rand(gates.logits.shape, generator=generator())
+    whole = SAMPLERS[estimator](gates.logits, noise, 0.7, scale)
+    monkeypatch.setattr(pure, "CHUNK", 1024)
+    first = gates.sample(generator(), 0.7, scale)
+    again = gates.sample(generator(), 0.7, scale, Sample(first.value, first.slope.clone()))
+    for drawn in (first, again):
+        assert torch.equal(drawn.value, whole.value)
+        assert torch.equal(drawn.slope, whole.slope)
+    assert again.value is first.value
+
+
+def test_the_undecided_are_the_logits_nearer_to_zero_than_the_limit() -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model))
+    gates.logits.fill_(-1.0)
+    gates.logits[:3] = torch.tensor([0.1, -0.1, 0.2])
+    assert gates.undecided(0.2) == 2 / len(gates.logits)
+
+
+def test_weights_of_another_dtype_than_the_gates_are_multiplied_too() -> None:
+    model = tiny("gpt2").bfloat16()
+    gates = Gates(model, sites(model))
+    sample, buffers = gates.sample(generator()), gates.buffers()
+    gates.write(sample, buffers)
+    mask = gates.mask(sample.value, "tiny", {})
+    for name, weights in remaining_weights(model, gates.sites, mask).items():
+        assert torch.equal(weights, buffers[name])

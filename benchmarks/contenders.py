@@ -1,0 +1,41 @@
+"""Who is measured against whom: every contender is a function that does one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks import workload
+from benchmarks.finetune import Finetune
+from benchmarks.straightforward import Straightforward
+from knowsub.anatomy import sites
+from knowsub.discovery.options import Matmul, Precision
+from knowsub.discovery.precision import library
+
+WEIGHTS = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
+SEARCHES: dict[str, dict[str, object]] = {
+    "search": {"matmul": Matmul.ONEDNN},
+    "search_default": {},
+    "search_bf16": {"precision": Precision.BFLOAT16},
+}
+FINETUNES = {"finetune": Matmul.ONEDNN, "finetune_default": Matmul.DEFAULT}
+CONTENDERS = ("straightforward", *SEARCHES, *FINETUNES)
+"""All of them; those with `default` in their name, and the straightforward loop, leave the
+library of matrix products as it is."""
+
+
+def contender(name: str, shape: workload.Shape) -> Callable[[], object]:
+    """Return the step of one contender on a workload of a shape."""
+    model = workload.build(shape)
+    if name == "straightforward":
+        plain = Straightforward(model, sites(model), 0.2, WEIGHTS)
+        batches = workload.batches(shape)
+        return lambda: plain.step(*batches)
+    if name in SEARCHES:
+        return workload.search(model, shape, **SEARCHES[name]).advance
+    tuned, chosen = Finetune(workload.search(model, shape)), FINETUNES[name]
+
+    def step() -> float:
+        with library(chosen):
+            return tuned.step()
+
+    return step
