@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from torch import nn
 
 from knowsub.anatomy import family
@@ -44,7 +44,7 @@ def resolve(name: str, revision: str = "") -> Source:
 
     Raises:
         FileNotFoundError: If the name is neither a folder nor to be had from the hub or its
-            cache; the message says how to fetch it.
+            cache, or the cache holds a part of it; the message says how to fetch it.
         ValueError: If the folder holds no model, no safetensors, or an unknown architecture.
     """
     local = Path(name)
@@ -54,6 +54,12 @@ def resolve(name: str, revision: str = "") -> Source:
         raise FileNotFoundError(f"model {name!r}: no such folder")
     else:
         folder = _fetch(name, revision)
+        if missing := _missing(folder):
+            raise FileNotFoundError(
+                f"model {name!r}: its copy in the hub's cache has no {missing} ({folder}); fetch "
+                f"it with `{_command(name, revision)}`; a model that comes without safetensors "
+                "must be saved again with save_pretrained"
+            )
         found = Source(folder, name, folder.name)
     check_folder(found.folder, name)
     return found
@@ -65,13 +71,28 @@ def _fetch(name: str, revision: str) -> Path:
             name, revision=revision or None, allow_patterns=FILES, ignore_patterns=["*/*"]
         )
     except (OSError, ValueError) as error:
-        pinned = f" --revision {revision}" if revision else ""
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else first_line(error)
         raise FileNotFoundError(
             f"model {name!r}{f' at {revision!r}' if revision else ''}: no such folder, not in the "
-            f"local cache, and not to be had from the hub ({first_line(error)}); fetch it with "
-            f"`hf download {name}{pinned}` or give the path of a folder"
+            f"local cache, and not to be had from the hub ({reason}); fetch it with "
+            f"`{_command(name, revision)}` or give the path of a folder"
         ) from None
     return Path(folder)
+
+
+def _command(name: str, revision: str) -> str:
+    return f"hf download {name}{f' --revision {revision}' if revision else ''}"
+
+
+def _missing(folder: Path) -> str:
+    """Return the first file that a fetched model lacks, or nothing: a cache may hold a part."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        listed = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
+        weights = sorted(set(listed.values()))
+    else:
+        weights = [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+    return next((name for name in ["config.json", *weights] if not (folder / name).is_file()), "")
 
 
 def check_folder(folder: Path, name: str) -> None:
