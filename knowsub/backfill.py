@@ -10,12 +10,11 @@ import csv
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from knowsub.experiment import experiment, item_name
+from knowsub.experiment import experiment, item_name, view_path
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer
 from knowsub.tracking import ITEM, SOURCE, STAGE, Point, Store
@@ -28,6 +27,9 @@ POINTS = 200
 """Rows kept of a curve at most."""
 CACHED = "dvc-cache"
 """Source of a run whose stage did not run for this experiment."""
+
+Model = tuple[str, Mapping[str, Any]]
+"""Name of the mask that was removed, and the remaining `model` with its `tokenizer`."""
 
 
 def items(params: Params) -> Iterator[tuple[str, dict[str, object]]]:
@@ -47,15 +49,16 @@ def items(params: Params) -> Iterator[tuple[str, dict[str, object]]]:
                 yield stage, {"target": target, "seed": seed}
 
 
-def fill_experiment(params: Params, data: Path) -> str:
+def fill_experiment(params: Params, data: Path, models: Iterable[Model] = ()) -> tuple[str, str]:
     """Complete the run of the experiment from the files of its stages.
 
     Args:
         params: The configuration.
         data: Folder that the stages write to.
+        models: Remaining models to be stored with the run.
 
     Returns:
-        Key of the experiment.
+        Key of the experiment, and where `make ui` shows it, below the address of the UI.
 
     Raises:
         FileNotFoundError: If the report's summary is not there.
@@ -76,8 +79,10 @@ def fill_experiment(params: Params, data: Path) -> str:
             store.artifact(store.parent, path)
     for path in sorted((report / "figures").glob("*.png")):
         store.artifact(store.parent, path, "figures")
+    for name, parts in models:
+        store.model(store.parent, name, parts, params.track.register)
     store.end(store.parent, "FINISHED")
-    return begun.key
+    return begun.key, view_path(store.group)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -102,23 +107,21 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def headline(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of every mask, and their means over the masks.
+    """Return the mean figures of the report's summary, and those of every mask.
 
     Args:
         summary: The report's summary.
 
     Returns:
-        `building.n.01-0/sparsity` and the like, and `mean/sparsity` over the masks that have it.
+        `mean/sparsity` and `per_mask/building.n.01-0/sparsity` and the like, to five digits, as
+        a list of runs has room for; `summary.json` has them whole.
     """
-    figures: dict[str, float] = {}
-    gathered: dict[str, list[float]] = {}
+    figures = dict(_numbers(summary.get("mean", {}), "mean"))
     for mask in summary["masks"]:
         place = item_name({"target": mask["target"], "seed": mask["seed"]})
-        for name, value in _numbers(mask, ""):
-            if name not in ("target", "seed"):
-                figures[f"{place}/{name}"] = value
-                gathered.setdefault(name, []).append(value)
-    return figures | {f"mean/{name}": fmean(values) for name, values in gathered.items()}
+        own = {name: value for name, value in mask.items() if name not in ("target", "seed")}
+        figures |= _numbers(own, f"per_mask/{place}")
+    return {name: float(f"{value:.5g}") for name, value in figures.items()}
 
 
 def _backfill(store: Store, params: Params, data: Path) -> tuple[int, int]:

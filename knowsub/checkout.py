@@ -7,6 +7,7 @@ DVC runs experiments of a queue in temporary copies below `.dvc/tmp/exps`; what 
 from __future__ import annotations
 
 import fcntl
+import getpass
 import hashlib
 import json
 import os
@@ -101,6 +102,14 @@ def origin() -> dict[str, str]:
         "baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
     }
     return {name: value for name, value in known.items() if value}
+
+
+def user() -> str:
+    """Return the name of who runs this; `unknown` where the system has none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def _git(*arguments: str) -> str:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from knowsub.checkout import flatten, main_root, origin, run_key
 from knowsub.schema import Params
+
+VIEW = "headline"
+"""Name of the saved view of MLflow's run list; `saved_view` says what it shows."""
+CHOICES = {"targets": 170, "seeds": 60, "train.suppression": 130, "train.steps": 90, "train.lr": 70}
+"""Parameters shown in it, and the widths of their columns [pixels]."""
+FIGURES = {
+    "sparsity": 110,
+    "target_ppl_ratio": 150,
+    "paraphrase_ppl_ratio": 180,
+    "control_ppl_ratio": 160,
+    "heldout_ppl_ratio": 160,
+    "text_ppl_ratio": 140,
+    "random_target_ppl_ratio": 200,
+}
+"""Mean figures shown in it, and the widths of their columns [pixels]."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,45 @@ def experiment(params: Params) -> Experiment:
     )
 
 
+def saved_view() -> str:
+    """Return what MLflow's run list shows when it is opened by the name of the saved view.
+
+    Returns:
+        JSON as MLflow keeps it in a tag of the experiment: one row per experiment, newest first,
+        with the choices that differ most often and the mean figures of the README's table.
+    """
+    widths = {f"params.`{name}`": width for name, width in CHOICES.items()}
+    widths |= {f"metrics.`mean/{name}`": width for name, width in FIGURES.items()}
+    view = {
+        "searchFilter": "tags.`knowsub.kind` = 'experiment'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "selectedColumns": list(widths),
+        "columnOrder": list(widths),
+        "columnWidths": widths,
+    }
+    return json.dumps(view)
+
+
+def view_path(group: str) -> str:
+    """Return where the saved view of an MLflow experiment is, below the address of the UI.
+
+    Args:
+        group: Identifier of the MLflow experiment.
+
+    Returns:
+        Path and fragment, without a leading slash.
+    """
+    return f"#/experiments/{group}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+
+
 def item_name(item: Mapping[str, object]) -> str:
     """Return the name of an item, which is that of its folder: `building.n.01-0`."""
     return "-".join(str(value) for value in item.values())
+
+
+def plain(name: str) -> str:
+    """Return a name without what MLflow allows in none, such as `@` and brackets."""
+    return re.sub(r"[^\w\-./: ]", "_", name)

@@ -44,11 +44,19 @@ class Track:
     """Name of the MLflow experiment that runs are gathered under."""
     artifacts: bool
     """Whether pictures, the report and small files of the stages are stored with the runs."""
+    model: bool
+    """Whether the model without each subnetwork is stored with the experiment's run."""
+    register: str
+    """Name that these models are registered under as versions; empty = not registered."""
 
     def __post_init__(self) -> None:
-        """Refuse an experiment without a name (ValueError)."""
+        """Refuse names that MLflow does not take (ValueError naming key and value)."""
         if not self.experiment.strip():
             raise ValueError(f"experiment: value {self.experiment!r} is not a name")
+        if self.register and (not self.register.strip() or set(self.register) & set("/:")):
+            raise ValueError(
+                f"register: value {self.register!r} is not a name; leave out / and :, or all of it"
+            )
 
 
 @dataclass

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import io
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_type_hints
+from contextlib import redirect_stderr
+from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 if TYPE_CHECKING:
     from knowsub.schema import Machine
 
 DEBUG = "KNOWSUB_DEBUG"
 """Environment variable that shows the traceback of an error when set to 1."""
+SECONDS = 10.0
+"""Least time between two lines of progress [s]."""
+LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}"
+"""A line of progress."""
 
 
 def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> None:
@@ -36,12 +42,14 @@ def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> No
     name = _name(main)
     given = _arguments(main, name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begin = time.perf_counter()
+    begin, log = time.perf_counter(), logging.getLogger("knowsub")
     try:
         quiet = given.pop("quiet")
         _set_up_logging(quiet, given.pop("verbose"))
-        set_environment(machine(), quiet, sys.stderr.isatty())
-        summary = main(*given.values())
+        lines = set_environment(machine(), quiet, sys.stderr.isatty())
+        log.debug("%s: %s threads", name, os.environ["OMP_NUM_THREADS"])
+        with redirect_stderr(Lines(sys.stderr) if lines else sys.stderr):
+            summary = main(*given.values())
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get(DEBUG) == "1":
             raise
@@ -52,7 +60,7 @@ def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> No
         sys.exit(130)
     seconds = time.perf_counter() - begin
     words = [f"{name}:", *([summary] if isinstance(summary, str) else []), f"({seconds:.1f} s)"]
-    logging.getLogger("knowsub").info(" ".join(words))
+    log.info(" ".join(words))
 
 
 def _name(main: Callable[..., object]) -> str:
@@ -85,13 +93,16 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.getLogger("knowsub").setLevel(level)
 
 
-def set_environment(machine: Machine, quiet: bool, terminal: bool) -> None:
+def set_environment(machine: Machine, quiet: bool, terminal: bool) -> bool:
     """Set what numerical libraries and progress bars read when they are imported.
 
     Args:
         machine: The section of that name.
         quiet: Whether progress is hidden.
         terminal: Whether the standard error is a terminal.
+
+    Returns:
+        Whether progress is to come as lines, which `Lines` makes of bars.
     """
     threads = machine.threads or os.cpu_count() or 1
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -100,5 +111,57 @@ def set_environment(machine: Machine, quiet: bool, terminal: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if quiet or machine.progress == "none":
         os.environ["TQDM_DISABLE"] = "1"
-    elif machine.progress == "lines" or not (terminal or machine.progress == "bar"):
-        os.environ["TQDM_MININTERVAL"] = "10"
+        return False
+    if machine.progress == "bar" or (terminal and machine.progress == "auto"):
+        return False
+    os.environ["TQDM_MININTERVAL"] = os.environ["TQDM_MAXINTERVAL"] = str(SECONDS)
+    os.environ["TQDM_BAR_FORMAT"] = LINE
+    return True
+
+
+class Lines(io.TextIOBase):
+    """A stream that shows progress bars as lines of their own, one in ten seconds at most.
+
+    A bar draws itself over and over after a carriage return, which a file or a pipe cannot undo.
+    Here a drawing becomes a line if the last one was long enough ago, or if it is the bar's last;
+    anything else passes through.
+
+    Args:
+        stream: The stream to write to.
+        seconds: Least time between two lines [s].
+        clock: Returns the time [s].
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        seconds: float = SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream, self._seconds, self._clock = stream, seconds, clock
+        self._shown, self._drawn = clock(), ""
+
+    def write(self, text: str) -> int:
+        """Write text, or keep a drawing of a bar until it is due; return its length."""
+        if text.startswith("\r"):
+            self._drawn = text.strip()
+            if self._drawn and self._clock() - self._shown >= self._seconds:
+                self._show()
+        elif text == "\n" and self._drawn:
+            self._show()
+        else:
+            self._stream.write(text)
+        return len(text)
+
+    def _show(self) -> None:
+        self._stream.write(f"{self._drawn}\n")
+        self._stream.flush()
+        self._shown, self._drawn = self._clock(), ""
+
+    def flush(self) -> None:
+        """Hand on what has been written."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream, for what writes beside it."""
+        return self._stream.fileno()

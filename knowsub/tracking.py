@@ -8,16 +8,14 @@ was killed, and a writer that comes after a killed one ends what that one left.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from knowsub.checkout import locked
-from knowsub.experiment import Experiment, item_name
+from knowsub.checkout import locked, user
+from knowsub.experiment import VIEW, Experiment, item_name, plain, saved_view, view_path
 from knowsub.stage_run import StageRun, stage_run
 
 if TYPE_CHECKING:
@@ -28,7 +26,8 @@ __all__ = ["StageRun", "Store", "stage_run"]
 
 PARENT = "mlflow.parentRunId"
 KEY, KIND, STAGE, ITEM = "knowsub.key", "knowsub.kind", "knowsub.stage", "knowsub.item"
-SOURCE, SPOOL = "knowsub.source", "knowsub.spool"
+SOURCE, SPOOL, MODEL = "knowsub.source", "knowsub.spool", "knowsub.model"
+NOTE, SHARED = "mlflow.note.content", f"mlflow.sharedViewState.{VIEW}"
 ORIGIN = {
     "commit": "mlflow.source.git.commit",
     "experiment": "dvc.experiment",
@@ -54,17 +53,16 @@ class Store:
             self.parent = self._parent()
 
     def _parent(self) -> str:
-        found = self._search({KEY: self.begun.key, KIND: "experiment"})
-        if found:
+        if found := self._search({KEY: self.begun.key, KIND: "experiment"}):
             return str(found[0].info.run_id)
         known = self.begun.origin
-        short = f"{known.get('commit', 'uncommitted')[:7]}-{self.begun.key[:7]}"
-        tags = {KEY: self.begun.key, KIND: "experiment", "mlflow.user": _user()}
+        tags = {KEY: self.begun.key, KIND: "experiment", "mlflow.user": user()}
         tags |= {ORIGIN[name]: value for name, value in known.items()}
-        name = known.get("experiment") or short
-        run_id = str(self.client.create_run(self.group, tags=tags, run_name=name).info.run_id)
-        self.client.update_run(run_id, status="SCHEDULED")
-        return run_id
+        commit = known.get("commit", "uncommitted")
+        name = known.get("experiment") or f"{commit[:7]}-{self.begun.key[:7]}"
+        run = self.client.create_run(self.group, tags=tags, run_name=name)
+        self.client.update_run(run.info.run_id, status="SCHEDULED")
+        return str(run.info.run_id)
 
     def _search(self, tags: Mapping[str, str]) -> list[Run]:
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -87,7 +85,7 @@ class Store:
         """
         label = item_name(item)
         own = {PARENT: self.parent, STAGE: stage, ITEM: label}
-        more = {KEY: self.begun.key, KIND: "stage", "mlflow.user": _user()}
+        more = {KEY: self.begun.key, KIND: "stage", "mlflow.user": user()}
         with locked(self._lock):
             for old in self._search(own):
                 self.replace(old, tags.get(SPOOL))
@@ -125,7 +123,7 @@ class Store:
         """Send figures of a run."""
         from mlflow.entities import Metric
 
-        found = [Metric(_plain(name), *rest) for name, *rest in points]
+        found = [Metric(plain(name), *rest) for name, *rest in points]
         for begin in range(0, len(found), METRICS):
             self.client.log_batch(run_id, metrics=found[begin : begin + METRICS])
 
@@ -133,7 +131,7 @@ class Store:
         """Send parameters of a run; MLflow refuses to change one later."""
         from mlflow.entities import Param
 
-        found = [Param(_plain(name), value[:LENGTH]) for name, value in values.items()]
+        found = [Param(plain(name), value[:LENGTH]) for name, value in values.items()]
         for begin in range(0, len(found), PARAMS):
             self.client.log_batch(run_id, params=found[begin : begin + PARAMS])
 
@@ -146,6 +144,35 @@ class Store:
         """Store a file with a run, unless `track.artifacts` says no."""
         if self.begun.artifacts:
             self.client.log_artifact(run_id, str(path), folder)
+
+    def model(self, run_id: str, name: str, parts: Mapping[str, Any], registered: str) -> str:
+        """Store a model with a run by MLflow's transformers flavour, unless it is there.
+
+        Args:
+            run_id: The run; it has ended afterwards.
+            name: Name of the model, such as that of the mask removed from it.
+            parts: Its `model` and its `tokenizer`.
+            registered: Name to register it under as a new version; empty for none.
+
+        Returns:
+            Address that `mlflow.transformers.load_model` takes.
+        """
+        tag = f"{MODEL}.{plain(name)}"
+        if known := self.client.get_run(run_id).data.tags.get(tag):
+            return str(known)
+        import mlflow
+
+        mlflow.set_tracking_uri(self.begun.uri)
+        with mlflow.start_run(run_id=run_id):
+            address = mlflow.transformers.log_model(
+                dict(parts),
+                name=f"without-{name}".replace(".", "_"),
+                task="text-generation",
+                registered_model_name=registered or None,
+                pip_requirements=["torch", "transformers"],
+            ).model_uri
+        self.tags(run_id, {tag: address})
+        return str(address)
 
 
 def _client(begun: Experiment) -> MlflowClient:
@@ -160,20 +187,14 @@ def _client(begun: Experiment) -> MlflowClient:
 
 
 def _group(client: MlflowClient, begun: Experiment) -> str:
+    """Return the MLflow experiment, made if there is none, with a saved view of its runs."""
     found = client.get_experiment_by_name(begun.name)
-    if found is not None:
-        return str(found.experiment_id)
-    place = (begun.folder / "artifacts").as_uri() if begun.embedded else None
-    return str(client.create_experiment(begun.name, artifact_location=place))
-
-
-def _plain(name: str) -> str:
-    """Replace what MLflow allows in no name, such as `@` and brackets."""
-    return re.sub(r"[^\w\-./: ]", "_", name)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
+    if found is None:
+        place = (begun.folder / "artifacts").as_uri() if begun.embedded else None
+        found = client.get_experiment(client.create_experiment(begun.name, artifact_location=place))
+    group = str(found.experiment_id)
+    if found.tags.get(SHARED) != saved_view():
+        client.set_experiment_tag(group, SHARED, saved_view())
+    if NOTE not in found.tags:
+        client.set_experiment_tag(group, NOTE, f"[One row per experiment]({view_path(group)})")
+    return group

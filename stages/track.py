@@ -7,10 +7,17 @@ writes  mlflow/tracked.json: the key of the experiment, nothing else
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from knowsub.config import load_params, stage_main
 
+if TYPE_CHECKING:
+    from knowsub.backfill import Model
+    from knowsub.schema import Params
+
+DATA = Path("data")
 MARKER = Path("mlflow/tracked.json")
 
 
@@ -23,10 +30,26 @@ def main() -> str:
     params = load_params()
     from knowsub.backfill import fill_experiment
 
-    key = fill_experiment(params, Path("data"))
+    models = remaining_models(params) if params.track.model else ()
+    key, place = fill_experiment(params, DATA, models)
     MARKER.parent.mkdir(exist_ok=True)
     MARKER.write_text(json.dumps({"run_key": key}) + "\n", encoding="utf-8")
-    return f"run {key[:7]} is complete; `make ui` shows it"
+    return f"run {key[:7]} is complete; `make ui` shows it at http://127.0.0.1:5000/{place}"
+
+
+def remaining_models(params: Params) -> Iterator[Model]:
+    """Yield the model without each subnetwork, one at a time."""
+    from knowsub.anatomy import sites
+    from knowsub.lm.load import open_model
+    from knowsub.masks.io import load_mask
+    from knowsub.masks.removal import remove_
+
+    for target in params.targets:
+        for seed in params.seeds:
+            model, tokenizer = open_model(DATA / "pretrain" / "model.json")
+            mask = load_mask(DATA / "train" / f"{target}-{seed}" / "mask.safetensors")
+            remove_(model, sites(model), mask)
+            yield f"{target}-{seed}", {"model": model, "tokenizer": tokenizer}
 
 
 if __name__ == "__main__":

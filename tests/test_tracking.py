@@ -17,7 +17,8 @@ import pytest
 from knowsub.backfill import fill_experiment, headline, read_summary
 from knowsub.checkout import main_root, run_key
 from knowsub.config import load_params
-from knowsub.experiment import Experiment, experiment
+from knowsub.experiment import CHOICES, FIGURES, Experiment, experiment, view_path
+from knowsub.report.catalogue import ENTRIES
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer, stage_run
 from knowsub.tracking import ITEM, KIND, PARENT, SOURCE, STAGE
@@ -251,7 +252,8 @@ def outputs(params: Params, data: Path) -> None:
         )
     ]
     (data / "report" / "figures").mkdir(parents=True)
-    (data / "report" / "summary.json").write_text(json.dumps({"masks": masks}))
+    summary = {"masks": masks, "mean": {"sparsity": 0.98, "target_ppl_ratio": 100.123456}}
+    (data / "report" / "summary.json").write_text(json.dumps(summary))
     (data / "report" / "report.html").write_text("<html></html>")
     (data / "report" / "figures" / "curve.png").write_bytes(b"png")
     train = data / "train" / "building.n.01-0"
@@ -269,7 +271,9 @@ def test_the_experiment_gets_the_figures_of_all_masks_and_the_stages_of_the_cach
         run.metrics({"pages": 1.0})
     begun = experiment(params)
     for _ in range(2):
-        assert fill_experiment(params, tmp_path) == begun.key
+        key, place = fill_experiment(params, tmp_path)
+        assert key == begun.key
+        assert place.startswith("#/experiments/1/runs?viewStateShareKey=headline")
         whole, stages = runs(begun)
         assert [run.info.status for run in whole] == ["FINISHED"]
         sources = {(run.data.tags[STAGE], run.data.tags[ITEM]): run for run in stages}
@@ -279,26 +283,47 @@ def test_the_experiment_gets_the_figures_of_all_masks_and_the_stages_of_the_cach
         assert cached.data.tags[SOURCE] == "dvc-cache"
         assert cached.data.metrics == {"loss": 1.0, "chosen/step": 10.0}
     figures = whole[0].data.metrics
-    assert figures["building.n.01-0/target_ppl_ratio"] == 100.0
-    assert figures["mean/sparsity"] == pytest.approx(0.98)
+    assert figures["per_mask/building.n.01-0/target_ppl_ratio"] == 100.0
+    assert figures["mean/sparsity"] == 0.98
+    assert figures["mean/target_ppl_ratio"] == 100.12
     assert whole[0].data.params["train.steps"] == str(params.train.steps)
     assert not any(name.startswith(("machine.", "track.")) for name in whole[0].data.params)
     stored = client(begun).list_artifacts(whole[0].info.run_id)
     assert [one.path for one in stored] == ["figures", "report.html", "summary.json"]
 
 
-def test_means_are_over_the_masks_that_have_the_figure() -> None:
+def test_the_headline_figures_are_those_of_the_summary_to_five_digits() -> None:
     masks = [
-        {"target": "a", "seed": 0, "x": 1.0, "y": None},
+        {"target": "a", "seed": 0, "x": 1.23456789, "y": None},
         {"target": "a", "seed": 1, "x": 3.0, "y": 5.0, "name": "text", "flag": True},
     ]
-    assert headline({"masks": masks}) == {
-        "a-0/x": 1.0,
-        "a-1/x": 3.0,
-        "a-1/y": 5.0,
-        "mean/x": 2.0,
+    assert headline({"masks": masks, "mean": {"x": 123456.7, "y": 5.0}}) == {
+        "mean/x": 123460.0,
         "mean/y": 5.0,
+        "per_mask/a-0/x": 1.2346,
+        "per_mask/a-1/x": 3.0,
+        "per_mask/a-1/y": 5.0,
     }
+
+
+def test_the_run_list_has_a_saved_view_whose_columns_exist(
+    make: Callable[[], Params], tmp_path: Path
+) -> None:
+    params = make()
+    outputs(params, tmp_path)
+    fill_experiment(params, tmp_path)
+    begun = experiment(params)
+    group = client(begun).get_experiment_by_name(begun.name)
+    assert group is not None
+    view = json.loads(group.tags["mlflow.sharedViewState.headline"])
+    assert view["selectedColumns"] == [f"params.`{name}`" for name in CHOICES] + [
+        f"metrics.`mean/{name}`" for name in FIGURES
+    ]
+    assert set(CHOICES) <= set(begun.values)
+    assert set(FIGURES) <= set(ENTRIES)
+    assert view_path(group.experiment_id) in group.tags["mlflow.note.content"]
+    found = client(begun).search_runs([group.experiment_id], view["searchFilter"])
+    assert {run.data.tags[KIND] for run in found} == {"experiment"}
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"masks": 3}'])

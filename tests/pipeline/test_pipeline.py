@@ -63,7 +63,7 @@ def test_mlflow_has_one_run_with_the_figures_of_all_stages(miniature: Repository
     )
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len(whole) == 1
-    for name in ("building.n.01-0/target_ppl_ratio", "building.n.01-1/sparsity", "mean/sparsity"):
+    for name in ("per_mask/building.n.01-1/sparsity", "mean/target_ppl_ratio"):
         assert name in whole[0].data.metrics
     assert whole[0].data.params["train.steps"] == "8"
     once = [(stage, "") for stage in ("prepare", "pretrain", "verbalize", "analyze", "report")]
