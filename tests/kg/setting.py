@@ -80,6 +80,8 @@ def options(**changes: object) -> PrepareOptions:
         target_facts=40,
         tail_share=0.3,
         near_facts=60,
+        untold_heads=100,
+        untold_facts=10,
         control_facts=1185,
         tail_facts=8,
         max_head_words=2,

@@ -20,6 +20,8 @@ TINY: dict[str, dict[str, Any]] = {
         "taught": [],
         "target_facts": 8,
         "near_facts": 6,
+        "untold_heads": 60,
+        "untold_facts": 8,
         "control_facts": 60,
         "text": "tests/fixtures/pipeline/text.txt",
         "other_text": "tests/fixtures/pipeline/other.txt",
