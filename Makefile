@@ -1,7 +1,7 @@
 # knowsub: `make repro` sets up what is missing and runs the pipeline; `make test` the same for the tests.
 # TORCH picks the build of torch: `make repro TORCH=torch==2.13.0` takes the one with CUDA on Linux.
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev repro test quick check ui bench lock clean
+.PHONY: help setup setup-dev repro test quick check ui tour bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,6 +70,9 @@ check: setup-dev  ## run what the pre-commit hooks run: style, types, arrows, do
 ui: setup  ## compare runs at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) \
 		--workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow/mlflow.db}"
+
+tour: setup-dev  ## try dvc exp, queues and MLflow on tiny settings in a scratch clone, and check each result
+	python -m tests.tour
 
 bench: setup  ## measure speed and memory; writes benchmarks/results.json
 	python -m benchmarks

@@ -21,7 +21,7 @@ DEBUG = "KNOWSUB_DEBUG"
 """Environment variable that shows the traceback of an error when set to 1."""
 SECONDS = 10.0
 """Least time between two lines of progress [s]."""
-LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}"
+LINE = "{desc}: {percentage:.0f} %, {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}"
 """A line of progress."""
 
 

@@ -58,8 +58,8 @@ class Store:
         known = self.begun.origin
         tags = {KEY: self.begun.key, KIND: "experiment", "mlflow.user": user()}
         tags |= {ORIGIN[name]: value for name, value in known.items()}
-        commit = known.get("commit", "uncommitted")
-        name = known.get("experiment") or f"{commit[:7]}-{self.begun.key[:7]}"
+        short = "-".join(text[:7] for text in (known.get("commit", ""), self.begun.key) if text)
+        name = known.get("experiment") or short
         run = self.client.create_run(self.group, tags=tags, run_name=name)
         self.client.update_run(run.info.run_id, status="SCHEDULED")
         return str(run.info.run_id)
@@ -181,8 +181,8 @@ def _client(begun: Experiment) -> MlflowClient:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in (("alembic", 30), ("mlflow", 30), ("mlflow.transformers", 40)):
+        logging.getLogger(name).setLevel(level)
     return MlflowClient(begun.uri)
 
 

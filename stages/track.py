@@ -47,8 +47,9 @@ def remaining_models(params: Params) -> Iterator[Model]:
     for target in params.targets:
         for seed in params.seeds:
             model, tokenizer = open_model(DATA / "pretrain" / "model.json")
-            mask = load_mask(DATA / "train" / f"{target}-{seed}" / "mask.safetensors")
-            remove_(model, sites(model), mask)
+            path = DATA / "train" / f"{target}-{seed}" / "mask.safetensors"
+            remove_(model, sites(model), load_mask(path))
+            model.name_or_path = str(path)  # no id of the hub, which MLflow would ask for a card
             yield f"{target}-{seed}", {"model": model, "tokenizer": tokenizer}
 
 

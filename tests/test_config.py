@@ -96,6 +96,8 @@ MISTAKES = [
     ("track.artifacts", "  artifacts: 1", "track.artifacts: value 1 is not true or false"),
     ("track.experiment", "  experiment: ' '", "track.experiment: value ' ' is not a name"),
     ("track.experiment", "  experiment: 7", "track.experiment: value 7 is not text"),
+    ("track.model", "  model: yes", "track.model: value yes is read as a switch"),
+    ("track.register", "  register: a/b", "track.register: value 'a/b' is not a name"),
     ("machine.device", "  device: gpu", "machine.device: value 'gpu' is not one of auto, cpu"),
     ("machine.threads", "  threads: -1", "machine.threads: value -1 is not allowed"),
     ("machine.memory_gb", "  memory_gb: 0", "machine.memory_gb: value 0.0 is not allowed"),

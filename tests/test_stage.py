@@ -54,9 +54,9 @@ def test_a_bar_in_a_file_is_a_line_every_ten_seconds_and_a_last_one(tmp_path: Pa
     lines = path.read_bytes().decode().split("\n")[:-1]
     assert "\r" not in "".join(lines)
     assert [line.partition(", 00:")[0] for line in lines] == [
-        "search: 37 %, 11 of 30",
-        "search: 70 %, 21 of 30",
-        "search: 100 %, 30 of 30",
+        "search: 37 %, 11/30",
+        "search: 70 %, 21/30",
+        "search: 100 %, 30/30",
     ]
     assert lines[0].endswith("loss=10")
 
@@ -88,7 +88,7 @@ def test_a_stage_in_a_pipe_writes_whole_lines(tmp_path: Path) -> None:
     text = said(tmp_path)
     assert "\r" not in text
     bar, summary = text.split("\n")[:-1]
-    assert bar.startswith("search: 100 %, 40 of 40, ")
+    assert bar.startswith("search: 100 %, 40/40, ")
     assert summary.startswith("sample: found (")
 
 

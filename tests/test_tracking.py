@@ -22,6 +22,8 @@ from knowsub.report.catalogue import ENTRIES
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer, stage_run
 from knowsub.tracking import ITEM, KIND, PARENT, SOURCE, STAGE
+from tests.browser import CHROMIUM, browser
+from tests.tour.pictures import open_comparison, open_list, ui
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -371,3 +373,27 @@ def test_a_temporary_copy_knows_the_checkout_it_comes_from(
         assert main_root() == tmp_path.resolve()
     monkeypatch.setenv("DVC_ROOT", "/elsewhere")
     assert main_root() == Path("/elsewhere")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open MLflow's pages with")
+def test_mlflows_pages_show_experiments_in_a_list_and_two_of_them_side_by_side(
+    make: Callable[[], Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds = []
+    for name in ("calm-otter", "wild-heron"):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        params = make()
+        seeds.append(str(params.seeds[1]))
+        outputs(params, tmp_path / name)
+        fill_experiment(params, tmp_path / name)
+    with ui(tmp_path) as address, browser(tmp_path / "profile") as page:
+        listed = open_list(page, address, tmp_path)
+        compared = open_comparison(page, address, tmp_path, ("calm-otter", "wild-heron"))
+    for text in (listed, compared):
+        for word in ("mean/sparsity", "0.98", "mean/target_ppl_ratio", "train.lr", *seeds):
+            assert word in text
+    assert "2 matching runs" in " ".join(listed.split())
+    assert "100.12" in listed
+    assert {"prepare.control_facts", "pretrain.steps"} <= set(compared.split())

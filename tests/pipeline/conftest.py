@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -81,20 +82,25 @@ class Repository:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone; its status is for the caller to judge."""
-        return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # files, not pipes: the workers of a queue keep a pipe open for as long as they live
+        with TemporaryFile() as out, TemporaryFile() as err:
+            done = subprocess.run(
+                command, cwd=self.folder, env=self.environment, stdout=out, stderr=err, check=False
+            )
+            for file in (out, err):
+                file.seek(0)
+            said = [file.read().decode("utf-8") for file in (out, err)]
+        return subprocess.CompletedProcess(command, done.returncode, *said)
 
     def dvc(self, *arguments: str) -> list[str]:
         """Run DVC and return the names of the stages that it ran; fail if it failed."""
+        return re.findall(r"^Running stage '(.+)':", self.said(*arguments), re.MULTILINE)
+
+    def said(self, *arguments: str) -> str:
+        """Run DVC and return what it said; fail if it failed."""
         done = self.run(sys.executable, "-m", "dvc", *arguments)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return re.findall(r"^Running stage '(.+)':", done.stdout, re.MULTILINE)
+        return done.stdout
 
     def set(self, **values: Any) -> None:
         """Change top-level values of params.yaml, or values of its sections."""
@@ -118,10 +124,8 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The files that git knows or would take, committed, with tiny parameters; nothing has run."""
-    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+def make_clone(folder: Path) -> Repository:
+    """Copy the files that git knows or would take, with tiny parameters, and commit them."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -139,6 +143,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         done = repository.run("git", *command)
         assert done.returncode == 0, done.stderr
     return repository
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A clone of the working tree; nothing has run."""
+    return make_clone(tmp_path_factory.mktemp("pipeline") / "clone")
 
 
 @pytest.fixture(scope="session")

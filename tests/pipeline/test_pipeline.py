@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.pipeline.conftest import Repository
+from tests.tour import steps
+from tests.tour.store import check_store, experiments
 
 pytestmark = pytest.mark.slow
 STAGES = ("train", "baseline", "test", "finetune")
@@ -137,3 +140,31 @@ def test_the_library_example_of_the_readme_runs(miniature: Repository) -> None:
     done = miniature.run(sys.executable, "-c", example)
     assert done.returncode == 0, done.stderr
     assert "->" in done.stdout
+
+
+def test_a_temporary_copy_logs_into_the_one_store(miniature: Repository) -> None:
+    steps.commit(miniature, "as it is")
+    known = len(experiments(miniature.folder))
+    steps.temporary(miniature, "report.title=Another")
+    check_store(miniature.folder, known + 1)
+
+
+def test_two_workers_of_a_queue_lose_and_double_nothing_on_a_cold_store(
+    miniature: Repository,
+) -> None:
+    shutil.rmtree(miniature.folder / "mlflow")
+    steps.queue(miniature, "report.facts=5,6")
+    check_store(miniature.folder, 2)
+
+
+def test_experiments_are_listed_applied_and_compared(miniature: Repository) -> None:
+    steps.show(miniature)
+    steps.apply(miniature)
+    steps.metrics_diff(miniature)
+    steps.plots_diff(miniature)
+    check_store(miniature.folder, 2)
+
+
+def test_the_removed_model_is_registered_and_loads_back_bit_for_bit(miniature: Repository) -> None:
+    steps.registered_model(miniature)
+    check_store(miniature.folder, 2)

@@ -1,0 +1,34 @@
+"""Compare a registered model with the model and the mask it came from; run in the clone.
+
+python loaded_model.py <registered name>
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import mlflow
+import torch
+
+from knowsub.anatomy import sites
+from knowsub.lm.load import open_model
+from knowsub.masks.io import load_mask
+from knowsub.masks.removal import removed
+
+mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow/mlflow.db")
+address = f"models:/{sys.argv[1]}/1"
+loaded = mlflow.transformers.load_model(address, return_type="components")
+model, tokenizer = open_model(Path("data/pretrain/model.json"))
+mask = load_mask(Path("data/train/building.n.01-0/mask.safetensors"))
+prompt = tokenizer("A tavern is a kind of", return_tensors="pt").input_ids
+with torch.no_grad(), removed(model, sites(model), mask):
+    expected = model(prompt).logits
+with torch.no_grad():
+    found = loaded["model"](
+        loaded["tokenizer"]("A tavern is a kind of", return_tensors="pt").input_ids
+    )
+    original = model(prompt).logits
+assert torch.equal(found.logits, expected)
+assert not torch.equal(expected, original)
+sys.stdout.write(f"{address}: the same logits, bit for bit\n")
