@@ -63,6 +63,10 @@ def ratios(median: dict[str, float], memory: dict[str, float]) -> dict[str, floa
         "step_vs_straightforward": median["search"] / median["straightforward"],
         "step_vs_finetune": median["search"] / median["finetune"],
         "step_vs_finetune_default": median["search_default"] / median["finetune_default"],
+        "step_vs_lean_finetune": median["search"] / median["finetune_lean"],
+        "step_vs_lean_finetune_default": (
+            median["search_default"] / median["finetune_lean_default"]
+        ),
         "default_step_vs_straightforward": median["search_default"] / median["straightforward"],
         "bf16_step_vs_straightforward": median["search_bf16"] / median["straightforward"],
         "memory_vs_straightforward": memory["search"] / memory["straightforward"],

@@ -17,7 +17,13 @@ SEARCHES: dict[str, dict[str, object]] = {
     "search_default": {},
     "search_bf16": {"precision": Precision.BFLOAT16},
 }
-FINETUNES = {"finetune": Matmul.ONEDNN, "finetune_default": Matmul.DEFAULT}
+FINETUNES = {
+    "finetune": (Matmul.ONEDNN, False),
+    "finetune_default": (Matmul.DEFAULT, False),
+    "finetune_lean": (Matmul.ONEDNN, True),
+    "finetune_lean_default": (Matmul.DEFAULT, True),
+}
+"""Library of matrix products, and whether the step is a lean one; see `Finetune`."""
 CONTENDERS = ("straightforward", *SEARCHES, *FINETUNES)
 """All of them; those with `default` in their name, and the straightforward loop, leave the
 library of matrix products as it is."""
@@ -32,7 +38,8 @@ def contender(name: str, shape: workload.Shape) -> Callable[[], object]:
         return lambda: plain.step(*batches)
     if name in SEARCHES:
         return workload.search(model, shape, **SEARCHES[name]).advance
-    tuned, chosen = Finetune(workload.search(model, shape)), FINETUNES[name]
+    chosen, lean = FINETUNES[name]
+    tuned = Finetune(workload.search(model, shape), lean)
 
     def step() -> float:
         with library(chosen):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from knowsub.discovery.objective import read_states
 from knowsub.discovery.trainer import Search
+from knowsub.lm.encode import Batch
 
 
 class Finetune:
-    """Adam on the maskable matrices, cross-entropy at the read positions."""
+    """Adam on the maskable matrices, cross-entropy of the tokens that are read."""
 
-    def __init__(self, made: Search, lr: float = 1e-5) -> None:
+    def __init__(self, made: Search, lean: bool, lr: float = 1e-5) -> None:
         """Make the matrices trainable.
 
         Args:
             made: Holds the model and the batches with their trunk states.
+            lean: Whether the LM head runs at the read positions alone, and statements in one
+                pass; otherwise the loss is the Hugging Face model's own.
             lr: Learning rate.
         """
-        self.upper = made.gradient.upper
+        self.upper, self.lean = made.gradient.upper, lean
         self.batches = [made.data.target, made.data.control.batch, made.data.text.batch]
         names = {site.parameter for site in made.gates.sites}
         self.weights = [made.gates.model.get_parameter(name) for name in sorted(names)]
@@ -29,15 +33,24 @@ class Finetune:
 
     def step(self) -> float:
         """Do one step; return the loss [nats]."""
-        *statements, text = self.batches
-        states = [*read_states(self.upper, *statements), *read_states(self.upper, text)]
-        head = self.upper.get_output_embeddings()
-        losses = [
-            functional.cross_entropy(head(read), batch.labels[batch.reads])
-            for read, batch in zip(states, self.batches, strict=True)
-        ]
+        losses = self._at_reads() if self.lean else [self._own(batch) for batch in self.batches]
         loss = torch.stack(losses).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+    def _at_reads(self) -> list[Tensor]:
+        *statements, text = self.batches
+        states = [*read_states(self.upper, *statements), *read_states(self.upper, text)]
+        head = self.upper.get_output_embeddings()
+        return [
+            functional.cross_entropy(head(read), batch.labels[batch.reads])
+            for read, batch in zip(states, self.batches, strict=True)
+        ]
+
+    def _own(self, batch: Batch) -> Tensor:
+        labels = torch.full_like(batch.tokens, -100)
+        labels[:, 1:][batch.reads[:, :-1]] = batch.tokens[:, 1:][batch.reads[:, :-1]]
+        loss: Tensor = self.upper(inputs_embeds=batch.hidden, labels=labels, use_cache=False).loss
+        return loss

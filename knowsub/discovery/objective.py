@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,51 +10,9 @@ from transformers import PreTrainedModel
 from knowsub.discovery import losses
 from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
+from knowsub.discovery.through_head import divergence, through_head
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
-
-Term = Callable[[Tensor, slice], Tensor]
-
-
-def through_head(
-    states: Float[Tensor, "read hidden"], head: nn.Module, term: Term, rows: int = 128
-) -> Float[Tensor, ""]:
-    """Return the sum of a term over positions, never holding more than `rows` x vocabulary.
-
-    The gradient by the states is computed chunk by chunk in the forward pass already.
-
-    Args:
-        states: Final states at the read positions.
-        head: The LM head; its parameters get no gradient.
-        term: Logits of a chunk and the slice it covers -> losses per position [nats].
-        rows: Positions per chunk.
-
-    Returns:
-        Summed losses [nats].
-    """
-    result: Tensor = _ThroughHead.apply(states, head, term, rows)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _ThroughHead(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, head: nn.Module, term: Term, rows: int) -> Tensor:
-        gradient = torch.empty_like(states)
-        total = states.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(states), rows):
-            chunk = slice(start, min(start + rows, len(states)))
-            part = states[chunk].detach().requires_grad_()
-            with torch.enable_grad():
-                loss = term(head(part).float(), chunk).sum()
-            (gradient[chunk],) = torch.autograd.grad(loss, part)
-            total += loss.detach()
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].to(gradient.dtype), None, None, None
 
 
 def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "read hidden"]]:
@@ -112,7 +67,7 @@ def maintenance(
     def term(logits: Tensor, chunk: slice) -> Tensor:
         with torch.no_grad():
             expected = head(original[chunk]).float()
-        return losses.kl_divergence(expected, logits)
+        return divergence(expected, logits)
 
     return through_head(states, head, term)
 

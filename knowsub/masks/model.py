@@ -161,7 +161,7 @@ class Gates:
         Args:
             limit: The limit [log-odds].
         """
-        few = sum(int((self.logits[chunk].abs() < limit).sum()) for chunk in chunks(self.logits))
+        few = sum(int((self.logits[chunk].abs() < limit).count_nonzero()) for chunk in chunks(self.logits))
         return few / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Float[Tensor, " unit"]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from knowsub.discovery.losses import kl_from_uniform
-from knowsub.discovery.objective import through_head
+from knowsub.discovery import through_head as behind
+from knowsub.discovery.losses import kl_divergence, kl_from_uniform
+from knowsub.discovery.through_head import divergence, through_head
 
 
 def test_through_the_head_in_chunks_is_the_whole_sum_and_its_gradient() -> None:
@@ -30,3 +32,16 @@ def test_each_chunk_is_told_which_positions_it_covers() -> None:
 
     through_head(torch.ones(5, 2, requires_grad=True), head, term, rows=2)
     assert seen == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_the_divergence_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behind, "CACHED", 100)
+    torch.manual_seed(0)
+    reference, logits = torch.randn(2, 7, 40, dtype=torch.float64)
+    logits.requires_grad_()
+    outer = torch.randn(7, dtype=torch.float64)
+    expected, found = kl_divergence(reference, logits), divergence(reference, logits)
+    torch.testing.assert_close(found, expected)
+    (by_hand,) = torch.autograd.grad(found, logits, outer)
+    (by_autograd,) = torch.autograd.grad(expected, logits, outer)
+    torch.testing.assert_close(by_hand, by_autograd)

@@ -1,0 +1,91 @@
+"""Losses behind the LM head: a few positions at a time, their gradients taken on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CACHED = 1 << 18
+"""Logits that a loss works on at a time, so that they stay in the processor's cache."""
+Term = Callable[[Tensor, slice], Tensor]
+
+
+def through_head(
+    states: Float[Tensor, "read hidden"], head: nn.Module, term: Term, rows: int = 128
+) -> Float[Tensor, ""]:
+    """Return the sum of a term over positions, never holding more than `rows` x vocabulary.
+
+    The gradient by the states is computed chunk by chunk in the forward pass already.
+
+    Args:
+        states: Final states at the read positions.
+        head: The LM head; its parameters get no gradient.
+        term: Logits of a chunk and the slice it covers -> losses per position [nats].
+        rows: Positions per chunk.
+
+    Returns:
+        Summed losses [nats].
+    """
+    result: Tensor = _ThroughHead.apply(states, head, term, rows)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ThroughHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, head: nn.Module, term: Term, rows: int) -> Tensor:
+        gradient = torch.empty_like(states)
+        total = states.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(states), rows):
+            chunk = slice(start, min(start + rows, len(states)))
+            part = states[chunk].detach().requires_grad_()
+            with torch.enable_grad():
+                loss = term(head(part).float(), chunk).sum()
+            (gradient[chunk],) = torch.autograd.grad(loss, part)
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0].to(gradient.dtype), None, None, None
+
+
+def divergence(
+    reference: Float[Tensor, "read vocab"], logits: Float[Tensor, "read vocab"]
+) -> Float[Tensor, " read"]:
+    """Return `losses.kl_divergence` with its gradient by the logits, q - p, written by hand.
+
+    Args:
+        reference: Logits of p, constant.
+        logits: Logits of q.
+
+    Returns:
+        Divergence per position [nats].
+    """
+    result: Tensor = _Divergence.apply(reference, logits)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, reference: Tensor, logits: Tensor) -> Tensor:
+        slope, result = torch.empty_like(logits), logits.new_empty(len(logits))
+        step = max(1, CACHED // logits.shape[-1])
+        for start in range(0, len(logits), step):
+            chunk = slice(start, start + step)
+            log_p, log_q = reference[chunk].log_softmax(dim=-1), logits[chunk].log_softmax(dim=-1)
+            p = log_p.exp()
+            torch.sub(log_q.exp(), p, out=slope[chunk])
+            result[chunk] = log_p.sub_(log_q).mul_(p).sum(dim=-1)
+        ctx.save_for_backward(slope)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[None, Tensor]:
+        (slope,) = ctx.saved_tensors
+        return None, slope.mul_(outputs[0][:, None])
