@@ -30,7 +30,10 @@ class Leaf:
 
 
 def preset_names() -> list[str]:
-    """Return the names of all presets, in order.
+    """Return the names of all presets.
+
+    Returns:
+        The names, in order.
 
     Raises:
         FileNotFoundError: If there is no folder of presets here.

@@ -24,7 +24,10 @@ _WORDS = frozenset({"true", "false", "null", "inf", "nan"})
 
 
 def list_presets() -> Result:
-    """Return `presets`: name -> the line at the top of its file.
+    """Return all presets and what they are.
+
+    Returns:
+        `presets`: name -> the line at the top of its file.
 
     Raises:
         FileNotFoundError: If there is no folder of presets here.
