@@ -72,7 +72,7 @@ def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
         expression_weight=0.0, sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5,
         max_density=1.0,
         target_batch=shape.target, control_batch=shape.control, near_batch=1,
-        text_batch=shape.text, block_tokens=shape.block, accumulate=1,
+        text_batch=shape.text, block_tokens=shape.block, accumulate=1, recompute=False,
         precision=Precision.FLOAT32, matmul=Matmul.DEFAULT, evaluate_every=steps,
         checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip

@@ -3,6 +3,8 @@
 Reads: data/pretrain/model.json and model, data/verbalize/<target>.jsonl,
     data/prepare/text/{train,validation}.txt
 Writes: data/train/<target>-<seed>/{mask.safetensors, curve.csv, training.json}
+
+`accelerate launch --num_processes N -m stages.train TARGET SEED`: N processes, the same mask.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from knowsub.config import load_params, stage_main, torch_device
 
 MODEL = Path("data/pretrain/model.json")
+TEXTS = Path("data/prepare/text")
 
 
 def main(target: str, seed: int) -> str:
@@ -20,34 +23,33 @@ def main(target: str, seed: int) -> str:
     device = torch_device(params.machine)
     from knowsub.checkout import main_root
     from knowsub.discovery.artefacts import checkpoints_of, write_found
+    from knowsub.discovery.cache import Cache
     from knowsub.discovery.preparation import Preparation
+    from knowsub.discovery.processes import launched
     from knowsub.discovery.progress import Progress
     from knowsub.discovery.trainer import find_subnetwork
     from knowsub.kg.files import read_statements
     from knowsub.lm.load import open_model, read_pins
     from knowsub.tracking import stage_run
 
-    options = params.train
-    statements = Path(f"data/verbalize/{target}.jsonl")
-    texts = Path("data/prepare/text")
-    with stage_run("train", params, item={"target": target, "seed": seed}) as run:
-        prepared = Preparation(*open_model(MODEL, device), options)
-        read = read_statements(statements, untold=True)
-        search = prepared.search(read, (texts / "train.txt").read_text("utf-8"), seed)
-        validate = prepared.validation(read, (texts / "validation.txt").read_text("utf-8"))
-        store = checkpoints_of(
-            main_root() / ".checkpoints",
-            options,
-            target,
-            seed,
-            [statements, MODEL, texts / "train.txt"],
+    options, scratch = params.train, main_root() / ".checkpoints"
+    statements, train = Path(f"data/verbalize/{target}.jsonl"), TEXTS / "train.txt"
+    logged = stage_run("train", params, item={"target": target, "seed": seed})
+    with launched(device) as processes, processes.only_first(logged) as run:
+        prepared = Preparation(
+            *open_model(MODEL, device), options, Cache(scratch, params.machine.memory_gb)
         )
-        with Progress(options.steps, f"train {target} {seed}", run.metrics) as progress:
+        read = read_statements(statements)
+        search = prepared.search(read, train.read_text("utf-8"), seed, processes)
+        validate = prepared.validation(read, (TEXTS / "validation.txt").read_text("utf-8"))
+        store = checkpoints_of(scratch, options, target, seed, [statements, MODEL, train])
+        with Progress(options.steps, f"train {target} {seed}", run) as progress:
             found = find_subnetwork(search, validate, progress, store)
         meta = {"method": "learned", "target": target, "seed": str(seed)}
-        out = Path(f"data/train/{target}-{seed}")
         mask = search.gates.mask(found.bits, read_pins(MODEL)["fingerprint"], meta)
-        for path in write_found(out, mask, found, options):
+        if run is None:
+            return f"{target} {seed}: process {processes.rank} is done"
+        for path in write_found(Path(f"data/train/{target}-{seed}"), mask, found, options):
             run.artifact(path)
         run.metrics({"sparsity": mask.sparsity, "qualified": float(found.qualified)})
         store.clear()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.ignorance import Ignorance
 from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import last_hidden
+from knowsub.lm.trunk import Allocate, all_hidden, in_memory
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,15 @@ class TrainingData:
     """What not knowing looks like, from the control statements."""
 
 
-@torch.no_grad()
-def refer(upper: PreTrainedModel, batch: Batch, rows: int = 256) -> Reference:
+def refer(upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory) -> Reference:
     """Return a batch with the original model's final states.
 
     Args:
         upper: The upper blocks of the original model.
         batch: Sequences with their trunk states.
-        rows: Sequences per forward pass.
+        allocate: Where the states go.
 
     Returns:
         The batch and the states.
     """
-    pieces = [last_hidden(upper, batch[slice(i, i + rows)]) for i in range(0, len(batch), rows)]
-    return Reference(batch, torch.cat(pieces))
+    return Reference(batch, all_hidden(upper, batch, allocate=allocate))

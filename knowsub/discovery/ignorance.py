@@ -24,10 +24,10 @@ class Ignorance:
     """First tokens of the tails of control and target facts."""
     targets: Int[Tensor, " target"]
     """First tokens of the target's tails."""
-    margins: Float[Tensor, " statement"]
-    """Per target statement: how far its tail's logit lies above the mean tail's, asked about
-    another head [nats]. Not knowing is not to be average everywhere: now and then a tail that is
-    not known comes out on top, and so must these."""
+    standing: Float[Tensor, " statement"]
+    """Per target statement: by how many standard deviations over the tails its tail's logit lies
+    above their mean when another head is asked about. Not to know is not to be average everywhere:
+    now and then a tail that is not known comes out on top, and so must these."""
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def ignorance(
         asked: For each target statement, the control statement that is asked in its stead.
 
     Returns:
-        The prior over tails and the margins, at the first tail position.
+        The prior over tails and the standings, at the first tail position.
     """
     head = upper.get_output_embeddings()
     first = first_reads(control)
@@ -61,9 +61,9 @@ def ignorance(
         probability = probability + some.double().softmax(dim=-1).sum(dim=0)
         logits.append(some[:, tails])
     told = torch.cat(logits)[asked]
-    margins = told.gather(1, torch.searchsorted(tails, own)[:, None])[:, 0] - told.mean(dim=1)
+    above = told.gather(1, torch.searchsorted(tails, own)[:, None])[:, 0] - told.mean(dim=1)
     prior = (probability / len(answers)).log().float()
-    return Ignorance(prior, tails, own.unique(), margins)
+    return Ignorance(prior, tails, own.unique(), above / told.std(dim=1))
 
 
 def asked_instead(

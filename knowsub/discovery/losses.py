@@ -82,24 +82,27 @@ def bounded_unlikelihood(logits: Logits, labels: Int[Tensor, " read"], floor: Lo
 
 
 def level(
-    logits: Logits, labels: Int[Tensor, " read"], tails: Int[Tensor, " tail"], margin: Losses
+    logits: Logits, labels: Int[Tensor, " read"], tails: Int[Tensor, " tail"], standing: Losses
 ) -> Losses:
-    """Return how far the label's margin over the relation's mean tail is from ignorance's.
+    """Return how far the label's logit is from where ignorance would have it among the tails.
 
-    Nothing but the margin is asked for, from both sides: an answer that is avoided is a trace too.
+    Nothing but its standing is asked for, from both sides: an answer that is avoided is a trace
+    too. It is measured in standard deviations, because a removal flattens all tails together.
 
     Args:
         logits: Logits of q.
         labels: Tokens to be forgotten.
-        tails: First tokens of the relation's tails.
-        margin: Margin that ignorance would give each label [nats].
+        tails: First tokens of the relation's tails, two at least.
+        standing: Standard deviations by which ignorance would have each label above the mean tail.
 
     Returns:
-        |margin of q - margin| per position, quadratic within 1 nat (Huber) [nats].
+        |logit - (mean + standing x deviation)| per position, quadratic within 1 nat (Huber)
+        [nats].
     """
-    mean = logits[:, tails].mean(dim=-1)
+    told = logits[:, tails]
     own = logits.gather(1, labels[:, None])[:, 0]
-    return functional.huber_loss(own - mean, margin, reduction="none")
+    wanted = told.mean(dim=-1) + standing * told.std(dim=-1).detach()
+    return functional.huber_loss(own, wanted, reduction="none")
 
 
 def correlation(

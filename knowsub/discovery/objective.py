@@ -27,27 +27,21 @@ def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "
 
     Returns:
         One tensor of states per batch.
+
+    Raises:
+        ValueError: If a batch has no trunk states.
     """
-    width = max(int(batch.reads.nonzero()[:, 1].max()) + 1 for batch in batches if len(batch))
-    hidden = torch.cat([_widen(_hidden(batch), width) for batch in batches])
-    tokens = torch.cat([_widen(batch.tokens, width) for batch in batches])
-    reads = torch.cat([_widen(batch.reads, width) for batch in batches])
+    if any(batch.hidden is None for batch in batches):
+        raise ValueError("a training batch needs its trunk states; push it first")
+    width = max(int(batch.lengths.max()) for batch in batches if len(batch)) - 1
+    parts = [batch.of_width(width) for batch in batches]
+    hidden = torch.cat(
+        [part.hidden.to(part.tokens.device) for part in parts if part.hidden is not None]
+    )
+    tokens = torch.cat([part.tokens for part in parts])
+    reads = torch.cat([part.reads for part in parts])
     states = last_hidden(model, Batch(tokens, reads, hidden))[reads]
     return list(states.split([int(batch.reads.sum()) for batch in batches]))
-
-
-def _hidden(batch: Batch) -> Tensor:
-    if batch.hidden is None:
-        raise ValueError("a training batch needs its trunk states; push it first")
-    return batch.hidden
-
-
-def _widen(tensor: Tensor, width: int) -> Tensor:
-    cut = tensor[:, :width]
-    missing = width - cut.shape[1]
-    if missing == 0:
-        return cut
-    return torch.cat([cut, cut.new_zeros(len(cut), missing, *cut.shape[2:])], dim=1)
 
 
 def maintenance(
@@ -78,7 +72,7 @@ def suppression(
     labels: Int[Tensor, " read"],
     kind: Suppression,
     ignorance: Ignorance,
-    margins: Float[Tensor, " statement"],
+    standing: Float[Tensor, " statement"],
 ) -> Float[Tensor, ""]:
     """Return the summed suppression at target tail positions.
 
@@ -88,7 +82,7 @@ def suppression(
         labels: Tokens of the tails.
         kind: What the tails are pushed to.
         ignorance: What not knowing looks like.
-        margins: The margins of these statements; `level` alone reads them, one position each.
+        standing: That of these statements; `level` alone reads them, one position each.
 
     Returns:
         The sum [nats].
@@ -104,7 +98,7 @@ def suppression(
             case Suppression.UNLIKELIHOOD:
                 return losses.bounded_unlikelihood(logits, own, ignorance.prior[own])
             case Suppression.LEVEL:
-                return losses.level(logits, own, ignorance.tails, margins[chunk])
+                return losses.level(logits, own, ignorance.tails, standing[chunk])
 
     return through_head(states, head, term)
 

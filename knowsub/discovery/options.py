@@ -90,6 +90,8 @@ class TrainOptions:
     """Length of a text block [tokens]."""
     accumulate: int
     """Pieces that a step's batch is cut into, to save memory."""
+    recompute: bool
+    """Whether activations are computed again on the way back, to save memory."""
     precision: Precision
     """Of the matrix products; gates, losses and optimiser are float32."""
     matmul: Matmul

@@ -11,12 +11,13 @@ from knowsub.anatomy import block_count, sites
 from knowsub.discovery.data import TrainingData, refer
 from knowsub.discovery.ignorance import asked_instead, ignorance
 from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.processes import Processes
 from knowsub.discovery.trainer import Search
 from knowsub.kg.triple import Role, Split, Statement
 from knowsub.lm.encode import Batch, encode_statements, encode_text
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
-from knowsub.lm.trunk import push, upper_blocks
+from knowsub.lm.trunk import Allocate, in_memory, push, upper_blocks
 from knowsub.masks.model import Gates
 
 NEAR = (Split.NEAR_TRAIN, Split.NEAR_UNTOLD)
@@ -30,27 +31,40 @@ class Preparation:
         model: The original model, all parameters frozen.
         tokenizer: Its tokenizer.
         options: Say which blocks and parts are masked.
+        allocate: Where frozen states go.
 
     Raises:
         ValueError: If the architecture is unknown or the blocks do not exist.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TrainOptions
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TrainOptions,
+        allocate: Allocate = in_memory,
     ) -> None:
         self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.allocate = allocate
         blocks = options.block_range(block_count(model))
         self.first = blocks.start
         self.sites = sites(model, blocks, options.parts)
         self.upper = upper_blocks(model, self.first)
 
-    def search(self, statements: Sequence[Statement], text: str, seed: int) -> Search:
+    def search(
+        self,
+        statements: Sequence[Statement],
+        text: str,
+        seed: int,
+        processes: Processes | None = None,
+    ) -> Search:
         """Return a search for the subnetwork of one target KG.
 
         Args:
             statements: Statements of one target KG's facts in all splits and roles.
             text: Training text of the control LM.
             seed: Seed of the search.
+            processes: Who computes; None for this process alone.
 
         Returns:
             The search, its data cached.
@@ -63,19 +77,19 @@ class Preparation:
         others = _chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN)
         asked = asked_instead(told, others, torch.Generator().manual_seed(seed))
         target = self._batch(told)
-        kept = refer(self.upper, self._batch(others))
+        kept = refer(self.upper, self._batch(others), self.allocate)
         beside = [one for one in statements if one.split in NEAR and one.role is Role.TRAIN]
         near = self._batch(beside) if beside and self.options.near_weight > 0 else None
         data = TrainingData(
             target=target,
             control=kept,
-            near=None if near is None else refer(self.upper, near),
-            text=refer(self.upper, self._text(text)),
+            near=None if near is None else refer(self.upper, near, self.allocate),
+            text=refer(self.upper, self._text(text), self.allocate),
             ignorance=ignorance(self.upper, target, kept.batch, kept.states, asked),
         )
         options = self.options
         gates = Gates(self.model, self.sites, options.unit, options.estimator, options.initial)
-        return Search(gates, self.upper, data, options, seed)
+        return Search(gates, self.upper, data, options, seed, processes)
 
     def validation(
         self, statements: Sequence[Statement], text: str
@@ -114,11 +128,15 @@ class Preparation:
     def _batch(self, statements: Sequence[Statement]) -> Batch:
         context = context_length(self.model)
         batch = encode_statements(self.tokenizer, statements, context)
-        return push(self.model, self.first, batch.to(self.model.device))
+        return self._pushed(batch)
 
     def _text(self, text: str) -> Batch:
         blocks = encode_text(self.tokenizer, text, self.options.block_tokens)
-        return push(self.model, self.first, blocks.to(self.model.device))
+        return self._pushed(blocks)
+
+    def _pushed(self, batch: Batch) -> Batch:
+        there = batch.to(self.model.device)
+        return push(self.model, self.first, there, allocate=self.allocate)
 
 
 def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from types import TracebackType
+from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
 SHOWN = ("suppression", "maintenance", "text", "density")
 """Figures shown in the bar."""
+
+
+class Logged(Protocol):
+    """What figures are logged to."""
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log figures of a step."""
 
 
 class Progress:
@@ -17,20 +25,14 @@ class Progress:
     Args:
         steps: Number of steps in all.
         label: Words before the bar.
-        metrics: Receives figures and their step.
-        every: Steps between two calls of `metrics` [steps].
+        run: Receives figures and their step; None for neither figures nor bar.
+        every: Steps between two figures that are logged [steps].
     """
 
-    def __init__(
-        self,
-        steps: int,
-        label: str,
-        metrics: Callable[[dict[str, float], int], None],
-        every: int = 10,
-    ) -> None:
-        self.bar = tqdm(total=steps, desc=label, unit="step")
-        self.metrics = metrics
-        self.every = every
+    def __init__(self, steps: int, label: str, run: Logged | None, every: int = 10) -> None:
+        shown = tqdm(total=steps, desc=label, unit="step") if run else tqdm(disable=True)
+        self.bar: tqdm[NoReturn] = shown
+        self.run, self.every = run, every
 
     def __enter__(self) -> Progress:
         """Return itself."""
@@ -54,5 +56,6 @@ class Progress:
         step = int(figures["step"])
         self.bar.set_postfix({name: f"{figures[name]:.3g}" for name in SHOWN}, refresh=False)
         self.bar.update(step - self.bar.n)
-        if step % self.every == 0 or "validation_density" in figures:
-            self.metrics({name: value for name, value in figures.items() if name != "step"}, step)
+        if self.run and (step % self.every == 0 or "validation_density" in figures):
+            told = {name: value for name, value in figures.items() if name != "step"}
+            self.run.metrics(told, step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -16,14 +15,14 @@ from knowsub.discovery.drawn import Drawn
 from knowsub.discovery.ignorance import first_reads
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.precision import head_in, library, products, require_exact
+from knowsub.discovery.processes import Processes
 from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import recomputed
 from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import installed
 
 Figures = dict[str, float]
-Kept = Mapping[str, tuple[Reference, Int[Tensor, " row"]]]
-"""Name of a maintenance term -> its sequences and the rows drawn of them."""
 
 
 class StepGradient:
@@ -34,19 +33,28 @@ class StepGradient:
         upper: The upper blocks of the original model, all parameters frozen.
         data: The training data.
         options: Coefficients, batch sizes and precision.
+        processes: Who computes; None for this process alone.
 
     Raises:
-        ValueError: If this processor does not compute as the options ask.
+        ValueError: If this processor does not compute as the options ask, or the processes cannot
+            share the pieces of a step.
     """
 
     def __init__(
-        self, gates: Gates, upper: PreTrainedModel, data: TrainingData, options: TrainOptions
+        self,
+        gates: Gates,
+        upper: PreTrainedModel,
+        data: TrainingData,
+        options: TrainOptions,
+        processes: Processes | None = None,
     ) -> None:
-        self.gates, self.upper, self.data, self.options = gates, upper, data, options
+        self.gates, self.data, self.options = gates, data, options
+        self.upper = recomputed(upper) if options.recompute else upper
+        self.processes = processes or Processes()
+        self.processes.require_pieces(options.accumulate)
         require_exact(options.matmul)
         self.head = head_in(options.precision, upper.get_output_embeddings())
         self.buffers = gates.buffers()
-        self.total = torch.zeros_like(gates.logits)
 
     def __call__(self, sample: Sample, drawn: Drawn) -> tuple[Figures, Float[Tensor, " unit"]]:
         """Return every data term, unweighted, and the gradient of their weighted sum.
@@ -56,21 +64,32 @@ class StepGradient:
             drawn: The sequences.
 
         Returns:
-            Mean of each term over its positions [nats], and the gradient by the logits, valid
-            until the next call.
+            Mean of each term over its positions [nats], and the gradient by the logits. It is
+            written into the values of the sample, which are of no more use.
         """
-        pieces = self.options.accumulate
+        pieces, processes = self.options.accumulate, self.processes
         positions = self._positions(drawn)
-        figures: Figures = dict.fromkeys(positions, 0.0)
+        expressed = (
+            self._expression(sample, drawn.target) if self.options.expression_weight > 0 else None
+        )
         self.gates.write(sample, self.buffers)
+        names = list(positions)
+        gradient = sample.value
+        sums = torch.zeros(len(names), dtype=torch.float64, device=gradient.device)
         with installed(self.gates.model, self.buffers), library(self.options.matmul):
-            for index in range(pieces):
-                for name, total in self._backward(drawn.piece(index, pieces), positions).items():
-                    figures[name] += total / positions[name]
-        gradient = self.gates.gradient(sample, self.buffers, out=self.total)
-        if self.options.expression_weight > 0:
-            figures["expression"], expressed = self._expression(sample, drawn.target)
-            gradient += expressed
+            for index in range(processes.rank, pieces, processes.count):
+                found = self._backward(drawn.piece(index, pieces), positions)
+                processes.add(sums, sums.new_tensor([found[name] for name in names]))
+                if pieces == 1:
+                    self.gates.gradient(sample, self.buffers, out=gradient)
+                else:
+                    if index == processes.rank:
+                        gradient.zero_()
+                    processes.add(gradient, self.gates.gradient(sample, self.buffers))
+        figures = {name: float(sums[i]) / positions[name] for i, name in enumerate(names)}
+        if expressed is not None:
+            figures["expression"] = expressed[0]
+            gradient += expressed[1]
         return figures, gradient
 
     def _positions(self, drawn: Drawn) -> dict[str, int]:
@@ -89,10 +108,7 @@ class StepGradient:
 
     def _backward(self, part: Drawn, positions: dict[str, int]) -> Figures:
         """Add the gradient of one piece; return the sum of each term over its positions."""
-        options, data = self.options, self.data
-        kept = {"maintenance": (data.control, part.control), "text": (data.text, part.text)}
-        if data.near is not None:
-            kept["near"] = (data.near, part.near)
+        options = self.options
         weights = {
             "suppression": options.suppression_weight,
             "trace": options.trace_weight,
@@ -100,47 +116,49 @@ class StepGradient:
             "near": options.near_weight,
             "text": options.text_weight,
         }
-        with self._products():
-            sums = self._sums(part, kept)
-        shares = [weights[name] / positions[name] * total for name, total in sums.items()]
-        torch.stack(shares).sum().backward()
-        return {name: total.item() for name, total in sums.items()}
+        figures: Figures = {}
+        for terms in (self._told, self._read):
+            with self._products():
+                sums = terms(part)
+            if shares := [weights[name] / positions[name] * sums[name] for name in sums]:
+                torch.stack(shares).sum().backward()
+            figures |= {name: total.item() for name, total in sums.items()}
+        return dict.fromkeys(positions, 0.0) | figures
 
     def _products(self) -> AbstractContextManager[object]:
         return products(self.options.precision, self.gates.logits.device)
 
-    def _sums(self, part: Drawn, kept: Kept) -> dict[str, Tensor]:
-        """Return the sum of each term over the positions of one piece."""
-        target = self._suppressed(part.target)
-        batches = {name: reference.batch[rows] for name, (reference, rows) in kept.items()}
-        states = self._states({"suppression": target} | batches)
+    def _told(self, part: Drawn) -> dict[str, Tensor]:
+        """Return the summed terms of one piece's statements, from one pass."""
+        data, target = self.data, self._suppressed(part.target)
+        kept = {"maintenance": (data.control, part.control)}
+        if data.near is not None:
+            kept["near"] = (data.near, part.near)
+        batches = [reference.batch[rows] for reference, rows in kept.values()]
+        forgotten, *others = objective.read_states(self.upper, target, *batches)
         sums = {
-            name: objective.maintenance(
-                self.head, states[name], reference.states[rows][batches[name].reads]
-            )
-            for name, (reference, rows) in kept.items()
+            name: objective.maintenance(self.head, states, _original(reference, rows))
+            for (name, (reference, rows)), states in zip(kept.items(), others, strict=True)
         }
-        margins = self.data.ignorance.margins[part.target]
-        return sums | self._forgotten(target, states["suppression"], margins)
+        return sums | self._forgotten(target, forgotten, data.ignorance.standing[part.target])
 
-    def _forgotten(self, target: Batch, states: Tensor, margins: Tensor) -> dict[str, Tensor]:
+    def _read(self, part: Drawn) -> dict[str, Tensor]:
+        """Return the summed term of one piece's text; none if the piece has no text."""
+        text, rows = self.data.text, part.text
+        if not len(rows):
+            return {}
+        (states,) = objective.read_states(self.upper, text.batch[rows])
+        return {"text": objective.maintenance(self.head, states, _original(text, rows))}
+
+    def _forgotten(self, target: Batch, states: Tensor, standing: Tensor) -> dict[str, Tensor]:
         """Return the summed terms that act on the target's tails."""
         labels, options, known = target.labels[target.reads], self.options, self.data.ignorance
         kind = options.suppression
-        suppressed = objective.suppression(self.head, states, labels, kind, known, margins)
+        suppressed = objective.suppression(self.head, states, labels, kind, known, standing)
         if options.trace_weight == 0:
             return {"suppression": suppressed}
         told = objective.trace(self.head, states, labels, known.targets)
         return {"suppression": suppressed, "trace": told}
-
-    def _states(self, batches: dict[str, Batch]) -> dict[str, Tensor]:
-        """Return the states at the read positions: statements in one pass, text in another."""
-        told = {name: batch for name, batch in batches.items() if name != "text"}
-        states = dict(zip(told, objective.read_states(self.upper, *told.values()), strict=True))
-        text = batches["text"]
-        empty = states["suppression"][:0]
-        states["text"] = objective.read_states(self.upper, text)[0] if len(text) else empty
-        return states
 
     def _expression(self, sample: Sample, rows: Int[Tensor, " row"]) -> tuple[float, Tensor]:
         """Return the expression term of the subnetwork alone and its weighted gradient."""
@@ -164,3 +182,9 @@ class StepGradient:
         if self.options.suppression is Suppression.UNIFORM:
             return batch
         return Batch(batch.tokens, first_reads(batch), batch.hidden)
+
+
+def _original(reference: Reference, rows: Int[Tensor, " row"]) -> Tensor:
+    """Return the original model's states at the read positions of some sequences."""
+    reads = reference.batch.reads[rows]
+    return reference.states[rows].to(reads.device)[reads]

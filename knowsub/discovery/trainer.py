@@ -18,15 +18,13 @@ from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.data import TrainingData
 from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.processes import Processes
 from knowsub.discovery.schedules import ramp, warmup
 from knowsub.discovery.selection import Candidate, better, excess
 from knowsub.discovery.step import Figures, StepGradient
-from knowsub.masks.gates import Sample
+from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import installed
-
-UNDECIDED = 0.2
-"""|logit| below which a gate's probability lies in 0.45 to 0.55 [log-odds]."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,11 @@ def find_subnetwork(
             figures |= search.consider(validate)
         search.curve.append(figures)
         log(figures)
-        if checkpoints is not None and search.step % options.checkpoint_every == 0:
+        due = search.step % options.checkpoint_every == 0 and search.gradient.processes.first
+        if checkpoints is not None and due:
             checkpoints.save(search.step, *search.snapshot())
     assert search.best is not None, "the last step is always validated"
-    qualified = excess(search.best, options) == 0
-    return Found(search.best_bits, search.best, qualified, search.curve)
+    return Found(search.best_bits, search.best, excess(search.best, options) == 0, search.curve)
 
 
 class Search:
@@ -91,6 +89,7 @@ class Search:
         data: The training data.
         options: How to search.
         seed: Seed of the noise and of the order of the data.
+        processes: Who computes; None for this process alone.
     """
 
     def __init__(
@@ -100,12 +99,13 @@ class Search:
         data: TrainingData,
         options: TrainOptions,
         seed: int,
+        processes: Processes | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
         self.noise = torch.Generator(gates.logits.device).manual_seed(seed)
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
-        self.gradient = StepGradient(gates, upper, data, options)
+        self.gradient = StepGradient(gates, upper, data, options, processes)
         self._sample: Sample | None = None
         self.step = 0
         self.best: Candidate | None = None
@@ -140,7 +140,7 @@ class Search:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.step += 1
-        state = {"density": density, "undecided": gates.undecided(UNDECIDED)}
+        state = {"density": density, "undecided": undecided(gates.logits)}
         return {"step": float(self.step)} | figures | state | {"noise": scale, "pressure": pressure}
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:

@@ -45,9 +45,12 @@ class Batch:
 
     def trimmed(self) -> Batch:
         """Return the same sequences without the columns that are padding in all of them."""
-        width = int(self.lengths.max())
-        hidden = None if self.hidden is None else self.hidden[:, :width]
-        return Batch(self.tokens[:, :width], self.reads[:, :width], hidden)
+        return self.of_width(int(self.lengths.max()))
+
+    def of_width(self, width: int) -> Batch:
+        """Return the same sequences cut, or padded on the right, to a number of positions."""
+        hidden = None if self.hidden is None else _widened(self.hidden, width)
+        return Batch(_widened(self.tokens, width), _widened(self.reads, width), hidden)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
         """Return the chosen sequences as a batch of their own."""
@@ -62,6 +65,14 @@ class Batch:
         """Return the batch on another device."""
         hidden = None if self.hidden is None else self.hidden.to(device)
         return Batch(self.tokens.to(device), self.reads.to(device), hidden)
+
+
+def _widened(tensor: Tensor, width: int) -> Tensor:
+    cut = tensor[:, :width]
+    missing = width - cut.shape[1]
+    if missing == 0:
+        return cut
+    return torch.cat([cut, cut.new_zeros(len(cut), missing, *cut.shape[2:])], dim=1)
 
 
 def encode_statements(

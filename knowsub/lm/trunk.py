@@ -8,14 +8,25 @@ shallow copies of the Hugging Face model that share its blocks and parameters.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from knowsub.anatomy import Family, block_count, family
 from knowsub.lm.encode import Batch
+
+Allocate = Callable[[Sequence[int], Tensor], Tensor]
+"""Shape, and a tensor of the dtype and device -> a tensor of that shape to write into."""
+
+
+def in_memory(size: Sequence[int], like: Tensor) -> Tensor:
+    """Return a new tensor of a shape beside another one, of its dtype, its values undefined."""
+    return like.new_empty(tuple(size))
 
 
 def upper_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
@@ -79,6 +90,27 @@ def _with_blocks(model: PreTrainedModel, row: Family, kept: range) -> PreTrained
     return part
 
 
+def recomputed(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model whose blocks keep no activations but compute them again on the way back.
+
+    Args:
+        model: A Hugging Face decoder of a known family, whole or its upper part.
+
+    Returns:
+        A model that shares all parameters with it; its gradients are the same, bit for bit.
+
+    Raises:
+        ValueError: If the architecture is unknown.
+    """
+    row = family(model)
+    part = _with_blocks(model, row, range(block_count(model)))
+    blocks = [copy.copy(block) for block in part.get_submodule(row.blocks).children()]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    part.set_submodule(row.blocks, nn.ModuleList(blocks))
+    return part
+
+
 def last_hidden(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch position hidden"]:
     """Return the final-norm states of a batch, from its cached trunk states where it has them.
 
@@ -90,14 +122,46 @@ def last_hidden(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch po
         States that the LM head reads.
     """
     inputs = (
-        {"input_ids": batch.tokens} if batch.hidden is None else {"inputs_embeds": batch.hidden}
+        {"input_ids": batch.tokens}
+        if batch.hidden is None
+        else {"inputs_embeds": batch.hidden.to(batch.tokens.device)}
     )
     states: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
     return states
 
 
 @torch.no_grad()
-def push(model: PreTrainedModel, first: int, batch: Batch, rows: int = 256) -> Batch:
+def all_hidden(
+    model: PreTrainedModel, batch: Batch, rows: int = 256, allocate: Allocate = in_memory
+) -> Float[Tensor, "batch position hidden"]:
+    """Return `last_hidden` of a batch of any size, `rows` sequences at a time.
+
+    Args:
+        model: As for `last_hidden`.
+        batch: The sequences, at least one.
+        rows: Sequences per forward pass.
+        allocate: Where the states go.
+
+    Returns:
+        The states, without a graph.
+    """
+    states: Tensor | None = None
+    for start in range(0, len(batch), rows):
+        part = last_hidden(model, batch[slice(start, start + rows)])
+        states = allocate((len(batch), *part.shape[1:]), part) if states is None else states
+        states[start : start + rows] = part
+    assert states is not None, "a batch has at least one sequence"
+    return states
+
+
+@torch.no_grad()
+def push(
+    model: PreTrainedModel,
+    first: int,
+    batch: Batch,
+    rows: int = 256,
+    allocate: Allocate = in_memory,
+) -> Batch:
     """Return a batch with the states that enter block `first`, computed `rows` sequences at a time.
 
     Args:
@@ -105,6 +169,7 @@ def push(model: PreTrainedModel, first: int, batch: Batch, rows: int = 256) -> B
         first: 0-based index of the first masked block.
         batch: Sequences without cached states.
         rows: Sequences per forward pass.
+        allocate: Where the states go.
 
     Returns:
         The same sequences with `hidden` filled in.
@@ -113,5 +178,4 @@ def push(model: PreTrainedModel, first: int, batch: Batch, rows: int = 256) -> B
         ValueError: As in `lower_blocks`.
     """
     lower = lower_blocks(model, first)
-    states = [last_hidden(lower, batch[slice(i, i + rows)]) for i in range(0, len(batch), rows)]
-    return batch.with_hidden(torch.cat(states))
+    return batch.with_hidden(all_hidden(lower, batch, rows, allocate))

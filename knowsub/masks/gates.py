@@ -19,6 +19,8 @@ from knowsub.masks.kinds import Estimator
 STRETCH = (-0.1, 1.1)
 """Interval that the hard concrete gate is stretched to before it is clipped to [0, 1]."""
 
+UNDECIDED = 0.2
+"""|logit| below which a gate's probability lies in 0.45 to 0.55 [log-odds]."""
 CHUNK = 1 << 16
 """Gates worked on at a time on a CPU, so that what lies between two steps stays in its cache."""
 
@@ -150,6 +152,20 @@ def chunks(logits: Float[Tensor, " unit"]) -> list[slice]:
     total = len(logits)
     size = CHUNK if logits.device.type == "cpu" else total
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def undecided(logits: Float[Tensor, " unit"], limit: float = UNDECIDED) -> float:
+    """Return the share of the logits whose size is below a limit [fraction].
+
+    Args:
+        logits: Logits of the gates [log-odds].
+        limit: The limit [log-odds].
+
+    Returns:
+        The share.
+    """
+    few = sum(int((logits[chunk].abs() < limit).count_nonzero()) for chunk in chunks(logits))
+    return few / len(logits)
 
 
 SAMPLERS: dict[Estimator, Callable[..., Sample]] = {

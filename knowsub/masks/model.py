@@ -115,7 +115,7 @@ class Gates:
 
         Args:
             sample: The draw that was written.
-            buffers: The buffers after the backward pass.
+            buffers: The buffers after the backward pass; their gradients are dropped.
             keep: As in `write`.
             out: A tensor to write it into; None for a new one.
 
@@ -132,6 +132,8 @@ class Gates:
             total[span.start : span.start + span.size].add_(span.reduce(moved))
         for chunk in chunks(self.logits):
             total[chunk].mul_(sample.slope[chunk]).mul_(1.0 if keep else -1.0)
+        for buffer in buffers.values():
+            buffer.grad = None
         return total
 
     def press(
@@ -154,15 +156,6 @@ class Gates:
             slope = chance.mul_(1 - chance).div_(len(self.logits))
             gradient[chunk].add_(slope, alpha=weight)
         return total / len(self.logits)
-
-    def undecided(self, limit: float) -> float:
-        """Return the share of the logits whose size is below a limit [fraction].
-
-        Args:
-            limit: The limit [log-odds].
-        """
-        few = sum(int((self.logits[chunk].abs() < limit).count_nonzero()) for chunk in chunks(self.logits))
-        return few / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Float[Tensor, " unit"]:
         """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.

@@ -8,10 +8,11 @@ from knowsub.anatomy import Part, block_count, sites
 from knowsub.discovery.data import TrainingData, refer
 from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
+from knowsub.discovery.processes import Processes
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.lm.score import score
-from knowsub.lm.trunk import push, upper_blocks
+from knowsub.lm.trunk import Allocate, in_memory, push, upper_blocks
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.model import Gates
 from tests.architectures import VOCAB, tiny
@@ -27,7 +28,7 @@ def options(**changes: object) -> TrainOptions:
         "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3,
         "expression_weight": 0.0, "sparsity_start": 2.0, "sparsity_end": 3.0,
         "sparsity_begin": 0.5, "max_density": 0.2, "target_batch": 3, "control_batch": 5,
-        "text_batch": 2, "block_tokens": 8, "accumulate": 1,
+        "text_batch": 2, "block_tokens": 8, "accumulate": 1, "recompute": False,
         "precision": Precision.FLOAT32, "matmul": Matmul.DEFAULT, "evaluate_every": 2,
         "checkpoint_every": 2, "max_control_ratio": 1.5, "max_text_ratio": 1.5,
     }  # fmt: skip
@@ -52,27 +53,34 @@ def text(count: int, width: int, seed: int) -> Batch:
     return Batch(tokens, reads)
 
 
-def search(seed: int = 0, tail: int = 1, kind: str = "gpt2", **changes: object) -> Search:
+def search(
+    seed: int = 0,
+    tail: int = 1,
+    kind: str = "gpt2",
+    allocate: Allocate = in_memory,
+    processes: Processes | None = None,
+    **changes: object,
+) -> Search:
     model = tiny(kind)
     chosen = options(**changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
 
     def with_trunk(batch: Batch) -> Batch:
-        return push(model, blocks.start, batch)
+        return push(model, blocks.start, batch, allocate=allocate)
 
     target, control = with_trunk(statements(4, 7, 1, tail)), with_trunk(statements(9, 9, 2, tail))
-    kept = refer(upper, control)
+    kept = refer(upper, control, allocate)
     data = TrainingData(
         target=target,
         control=kept,
-        near=refer(upper, with_trunk(statements(5, 8, 4, tail))),
-        text=refer(upper, with_trunk(text(4, 8, 3))),
+        near=refer(upper, with_trunk(statements(5, 8, 4, tail)), allocate),
+        text=refer(upper, with_trunk(text(4, 8, 3)), allocate),
         ignorance=ignorance(upper, target, kept.batch, kept.states, torch.tensor([3, 3, 8, 0])),
     )
     found = sites(model, blocks, chosen.parts)
     gates = Gates(model, found, chosen.unit, chosen.estimator, chosen.initial)
-    return Search(gates, upper, data, chosen, seed)
+    return Search(gates, upper, data, chosen, seed, processes)
 
 
 def validation(made: Search) -> dict[str, float]:

@@ -38,7 +38,7 @@ def test_every_control_head_is_drawn_alike() -> None:
     assert asked.bincount().tolist() == pytest.approx([1000] * 3, rel=0.1)
 
 
-def test_margins_are_those_of_the_whole_model_asked_about_the_other_head() -> None:
+def test_the_standing_is_that_in_the_whole_model_asked_about_the_other_head() -> None:
     model = tiny("gpt2")
     target, control = statements(4, 7, 1), statements(9, 9, 2)
     upper = upper_blocks(model, 1)
@@ -52,7 +52,8 @@ def test_margins_are_those_of_the_whole_model_asked_about_the_other_head() -> No
     tails = sorted({*own.tolist(), *control.labels[first_reads(control)].tolist()})
     assert found.tails.tolist() == tails
     for row, (other, label) in enumerate(zip(asked.tolist(), own.tolist(), strict=True)):
-        expected = logits[other, label] - logits[other, tails].mean()
-        assert found.margins[row].item() == pytest.approx(expected.item(), abs=1e-5)
+        among = logits[other, tails]
+        expected = (logits[other, label] - among.mean()) / among.std()
+        assert found.standing[row].item() == pytest.approx(expected.item(), abs=1e-5)
     prior = logits.double().softmax(-1).mean(0).log()
     assert torch.allclose(found.prior.double(), prior, atol=1e-5)

@@ -63,14 +63,20 @@ def test_unlikelihood_stops_at_the_prior() -> None:
     assert bounded_unlikelihood(logits(2.0, 0.0), label, half).item() == 0
 
 
-def test_level_is_zero_at_the_margin_and_grows_on_both_sides() -> None:
+def test_level_is_zero_at_the_standing_and_grows_on_both_sides() -> None:
     label, tails = torch.tensor([0]), torch.tensor([0, 1, 2])
-    margin = torch.tensor([2.0], dtype=torch.float64)
-    at = logits(3.0, 0.0, 0.0, 9.0)
-    assert level(at, label, tails, margin).item() == pytest.approx(0)
-    above, below = logits(4.5, 0.0, 0.0, 9.0), logits(1.5, 0.0, 0.0, 9.0)
-    assert level(above, label, tails, margin).item() == pytest.approx(0.5)
-    assert level(below, label, tails, margin).item() == pytest.approx(0.5)
+    row = torch.tensor([[3.0, 1.0, -1.0, 9.0]], dtype=torch.float64)  # mean 1, deviation 2
+    for standing, expected in ((1.0, 0.0), (0.75, 0.125), (1.25, 0.125), (0.0, 1.5), (2.0, 1.5)):
+        at = torch.tensor([standing], dtype=torch.float64)
+        assert level(row, label, tails, at).item() == pytest.approx(expected)
+
+
+def test_level_is_the_same_question_at_every_scale() -> None:
+    label, tails = torch.tensor([0]), torch.tensor([0, 1, 2])
+    at = torch.tensor([1.0], dtype=torch.float64)
+    for scale in (0.1, 1.0, 7.0):
+        row = scale * torch.tensor([[3.0, 1.0, -1.0, 9.0]], dtype=torch.float64) + 5
+        assert level(row, label, tails, at).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_correlation_is_the_squared_pearson_of_logit_and_ownership() -> None:

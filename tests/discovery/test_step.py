@@ -139,3 +139,14 @@ def test_every_architecture_computes_with_bf16_products(kind: str) -> None:
 def test_products_of_another_library_have_the_gradient_of_the_default() -> None:
     exact, other = fast(search(), 5), fast(search(matmul=Matmul.ONEDNN), 5)
     assert (other - exact).norm() / exact.norm() < 1e-5
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_activations_computed_again_give_the_same_gradient_bit_for_bit(kind: str) -> None:
+    kept = fast(search(kind=kind, expression_weight=1.0), 5)
+    assert torch.equal(kept, fast(search(kind=kind, expression_weight=1.0, recompute=True), 5))
+
+
+def test_activations_are_computed_again_with_bf16_products_too() -> None:
+    low = search(precision=Precision.BFLOAT16), search(precision=Precision.BFLOAT16, recompute=True)
+    assert torch.equal(fast(low[0], 5), fast(low[1], 5))

@@ -135,7 +135,7 @@ def test_the_undecided_are_the_logits_nearer_to_zero_than_the_limit() -> None:
     gates = Gates(model, sites(model))
     gates.logits.fill_(-1.0)
     gates.logits[:3] = torch.tensor([0.1, -0.1, 0.2])
-    assert gates.undecided(0.2) == 2 / len(gates.logits)
+    assert pure.undecided(gates.logits, 0.2) == 2 / len(gates.logits)
 
 
 def test_weights_of_another_dtype_than_the_gates_are_multiplied_too() -> None:

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from knowsub.discovery.checkpoint import Checkpoints
+from knowsub.discovery.processes import Processes, launched
+from knowsub.discovery.trainer import find_subnetwork
+from tests.discovery.setting import search, validation
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import os, sys
+from pathlib import Path
+import torch
+from knowsub.discovery.checkpoint import Checkpoints
+from knowsub.discovery.processes import launched
+from knowsub.discovery.trainer import find_subnetwork
+from tests.discovery.setting import search, validation
+
+out, last = Path(sys.argv[1]), int(sys.argv[2])
+with launched("cpu") as processes:
+    made = search(accumulate=2, processes=processes)
+
+    def log(figures):
+        if figures["step"] >= last and processes.rank == 1:
+            os._exit(3)
+
+    store = Checkpoints(out / "store", "same")
+    try:
+        found = find_subnetwork(made, lambda: validation(made), log, store)
+    except ValueError as error:
+        sys.exit(f"refused: {error}")
+    torch.save((made.gates.logits, found.bits, found.curve), out / f"{processes.rank}.pt")
+"""
+
+
+def launch(folder: Path, last: int = 99) -> list[subprocess.CompletedProcess[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, str(folder), str(last)],
+            env=os.environ | shared | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]
+    done = [process.communicate(timeout=300) for process in started]
+    return [
+        subprocess.CompletedProcess([], process.returncode, *texts)
+        for process, texts in zip(started, done, strict=True)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_bits_of_one_that_computes_the_same_pieces(tmp_path: Path) -> None:
+    alone = search(accumulate=2)
+    found = find_subnetwork(alone, lambda: validation(alone))
+    assert [done.returncode for done in launch(tmp_path)] == [0, 0]
+    for rank in (0, 1):
+        logits, bits, curve = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(logits, alone.gates.logits)
+        assert torch.equal(bits, found.bits)
+        assert curve == found.curve
+
+
+@pytest.mark.slow
+def test_if_one_process_dies_the_other_says_so_and_one_process_goes_on_from_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    first, second = launch(tmp_path, last=3)
+    assert second.returncode == 3
+    assert first.returncode == 1
+    assert "refused: process 0 of 2: another process of this search has ended" in first.stderr
+    whole, resumed = search(accumulate=2), search(accumulate=2)
+    expected = find_subnetwork(whole, lambda: validation(whole))
+    store = Checkpoints(tmp_path / "store", "same")
+    assert store.load() is not None
+    found = find_subnetwork(resumed, lambda: validation(resumed), checkpoints=store)
+    assert torch.equal(found.bits, expected.bits)
+    assert torch.equal(whole.gates.logits, resumed.gates.logits)
+
+
+def test_pieces_that_the_processes_cannot_share_are_refused_by_name() -> None:
+    Processes(0, 2).require_pieces(4)
+    with pytest.raises(ValueError, match=r"train\.accumulate: value 3 cannot be shared by 2"):
+        Processes(0, 2).require_pieces(3)
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with launched("cpu") as processes:
+        assert (processes.rank, processes.count, processes.first) == (0, 1, True)
