@@ -12,6 +12,7 @@ from knowsub.kg.triple import Statement
 from knowsub.lm.encode import encode_statements
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
+from knowsub.lm.trunk import last_hidden
 
 ROWS = 256
 """Statements per forward pass, of about equal length [statements]."""
@@ -69,7 +70,9 @@ class TailScorer:
         for chosen in told.lengths.argsort(stable=True).split(ROWS):
             part = told[chosen].trimmed()
             first = part.reads & (part.reads.cumsum(dim=1) == 1)
-            logits = self._model(part.tokens).logits[first].float()
+            logits = self._model.get_output_embeddings()(
+                last_hidden(self._model, part)[first]
+            ).float()
             found = logits.softmax(dim=-1)[:, torch.stack(tokens).to(logits.device)]
             for index, row in zip(chosen.tolist(), found.tolist(), strict=True):
                 rows[index] = row
