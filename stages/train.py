@@ -4,7 +4,7 @@ Reads: data/pretrain/model.json and model, data/verbalize/<target>.jsonl,
     data/prepare/text/{train,validation}.txt
 Writes: data/train/<target>-<seed>/{mask.safetensors, curve.csv, training.json}
 
-`accelerate launch --num_processes N -m stages.train TARGET SEED`: N processes, the same mask.
+`accelerate launch --multi_gpu --num_processes N -m stages.train TARGET SEED`: the same mask.
 """
 
 from __future__ import annotations
