@@ -24,6 +24,7 @@ import torch
 
 from benchmarks import workload
 from benchmarks.contenders import CONTENDERS, contender
+from benchmarks.machine import described
 
 RESULTS = Path(__file__).with_name("results.json")
 BARS = {
@@ -33,6 +34,8 @@ BARS = {
     "memory_vs_straightforward": 0.5,
 }
 """What each ratio may be at most."""
+WEIGHED = ("straightforward", "search", "search_bf16")
+"""Contenders whose memory is measured."""
 TINY = workload.Shape(width=64, blocks=4, heads=4, vocabulary=500, block=32)
 
 
@@ -73,14 +76,6 @@ def ratios(median: dict[str, float], memory: dict[str, float]) -> dict[str, floa
     }
 
 
-def machine() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
-
-
 def main() -> None:
     """Measure, print the table, write `benchmarks/results.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -98,7 +93,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     flags = ["--threads", str(given.threads), *(["--small"] if given.small else [])]
-    memory = {name: measure_memory(name, flags) for name in CONTENDERS}
+    memory = {name: measure_memory(name, flags) for name in WEIGHED}
     taken = measure_time(given.rounds, shape, given.threads)
     results = summary(taken, memory, given.threads)
     if not given.small:
@@ -114,20 +109,20 @@ def summary(
     print(f"| step | median [s] | range [s] | peak memory [MiB] |\n|{'---|' * 4}")
     for name in CONTENDERS:
         low, high = min(taken[name]), max(taken[name])
-        print(f"| {name} | {median[name]:.3f} | {low:.3f}-{high:.3f} | {memory[name]:.0f} |")
+        peak = f"{memory[name]:.0f}" if name in memory else ""
+        print(f"| {name} | {median[name]:.3f} | {low:.3f}-{high:.3f} | {peak} |")
     found = ratios(median, memory)
     print(f"\n| ratio | measured | at most |\n|{'---|' * 3}")
     for name, value in found.items():
         print(f"| {name} | {value:.3f} | {BARS.get(name, '')} |")
     rows = {
-        name: {"median_s": median[name], "steps_s": taken[name], "peak_mib": memory[name]}
+        name: {"median_s": median[name], "steps_s": taken[name], "peak_mib": memory.get(name)}
         for name in CONTENDERS
     }
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return found | {
         "rows": rows,
-        "machine": f"{machine()}, {threads} threads",
-        "torch": torch.__version__,
+        "machine": described(threads),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip(),
     }
