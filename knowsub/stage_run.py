@@ -28,6 +28,8 @@ from knowsub.schema import Params
 
 _WRITERS: list[subprocess.Popen[bytes]] = []
 """Writers started by this process, kept until it ends: they outlive it."""
+LOCK = "writer.lock"
+"""File in the folder of the store that its writer holds locked."""
 TRIES = 3
 """Writers that may fail before a stage that waits for them gives up."""
 
@@ -130,7 +132,7 @@ def start_writer(begun: Experiment) -> None:
     Args:
         begun: The experiment, which says where the store is.
     """
-    with (begun.folder / "writer.lock").open("a") as lock:
+    with (begun.folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,9 +17,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from knowsub.experiment import Experiment
+from knowsub.stage_run import LOCK
 from knowsub.tracking import METRICS, SOURCE, SPOOL, Point, Store
 
 POLL = 0.2
@@ -100,16 +101,18 @@ class Reading:
         return True
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, lock: IO[str]) -> None:
     """Log what stages say until there is nothing left to say.
 
     Args:
-        folder: Folder of the store; its lock is held by the caller.
+        folder: Folder of the store.
+        lock: Its lock file, locked by the caller. A folder that was deleted and made anew has
+            another one, and another writer.
     """
     stores: dict[str, Store] = {}
     open_files: dict[Path, Reading] = {}
     idle_since = time.monotonic()
-    while time.monotonic() - idle_since < PATIENCE and folder.is_dir():
+    while time.monotonic() - idle_since < PATIENCE and _is_at(lock, folder / LOCK):
         for path in sorted((folder / "spool").glob("*.jsonl")):
             if path not in open_files:
                 open_files[path] = Reading(path, stores)
@@ -117,6 +120,14 @@ def write(folder: Path) -> None:
                 del open_files[path]
             idle_since = time.monotonic()
         time.sleep(POLL)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one that a path names."""
+    if not path.is_file():
+        return False
+    held, named = os.fstat(file.fileno()), path.stat()
+    return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
 
 
 def main(folder: Path) -> None:
@@ -128,7 +139,7 @@ def main(folder: Path) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     os.chdir(folder)
     while folder.is_dir():
-        with (folder / "writer.lock").open("a") as lock:
+        with (folder / LOCK).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -136,7 +147,9 @@ def main(folder: Path) -> None:
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            write(folder)
+            write(folder, lock)
+            if not _is_at(lock, folder / LOCK):
+                return  # MLflow still has the old store open
         if not any((folder / "spool").glob("*.jsonl")):
             return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,24 @@ def _wait_for_run(begun: Experiment) -> None:
 
 def _kill_writer(folder: Path) -> None:
     os.kill(int((folder / "mlflow" / "writer.lock").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_store_that_is_deleted_under_its_writer_is_made_anew(
+    make: Callable[[], Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make()
+    with stage_run("prepare", params):
+        pass
+    await_writer(experiment(params))
+    shutil.rmtree(tmp_path / "mlflow")
+    with stage_run("analyze", params) as run:
+        run.metrics({"loss": 1.0})
+    whole, stages = runs(experiment(params))
+    assert len(whole) == 1
+    assert [run.data.tags[STAGE] for run in stages] == ["analyze"]
+    assert stages[0].data.metrics == {"loss": 1.0}
 
 
 @pytest.mark.slow

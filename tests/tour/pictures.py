@@ -1,4 +1,7 @@
-"""Pictures of MLflow's UI: the list of experiments, and two of them side by side."""
+"""Pictures of MLflow's UI: the list of experiments, and two of them side by side.
+
+python -m tests.tour.pictures <checkout with the store> <folder for the pictures>
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from PIL import Image
 
 from knowsub.experiment import view_path
 from tests.browser import Page, browser
@@ -89,22 +94,29 @@ def open_comparison(page: Page, address: str, folder: Path, names: tuple[str, st
 
 
 def take(folder: Path, out: Path) -> None:
-    """Save both pictures.
+    """Save both pictures: all experiments, and the newest beside the oldest.
 
     Args:
-        folder: Root of the clone with the store.
+        folder: Checkout with the store.
         out: Folder for `mlflow-runs.png` and `mlflow-comparison.png`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    first, second = list(experiments(folder))[:2]
+    newest, *_, oldest = experiments(folder)
+    listed, compared = out / "mlflow-runs.png", out / "mlflow-comparison.png"
     with (
         tempfile.TemporaryDirectory() as profile,
         ui(folder) as address,
         browser(Path(profile)) as page,
     ):
         open_list(page, address, folder)
-        page.picture(out / "mlflow-runs.png")
-        open_comparison(page, address, folder, (second, first))
-        page.value(DIFFERENCES)
+        page.picture(listed)
+        open_comparison(page, address, folder, (oldest, newest))
         page.value(FOLD)
-        page.picture(out / "mlflow-comparison.png")
+        page.value(DIFFERENCES)
+        page.picture(compared)
+    for path in (listed, compared):
+        Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    take(Path(sys.argv[1]).resolve(), Path(sys.argv[2]))

@@ -51,7 +51,7 @@ def workspace(clone: Repository, *changes: str) -> str:
     }
     assert ran == expected, f"ran {sorted(ran)}, inputs changed of {sorted(expected)}"
     (name,) = set(experiments(clone.folder)) - known
-    return f"{name}: {len(ran)} of {len(after)} stages ran, those whose inputs changed"
+    return f"{name}: {len(ran)} stages ran, exactly those whose inputs changed"
 
 
 def workspace_and_back(clone: Repository, *changes: str) -> str:

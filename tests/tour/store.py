@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 HEADLINE = ("mean/sparsity", "mean/target_ppl_ratio", "mean/control_ppl_ratio")
@@ -18,20 +19,20 @@ CHOICES = ("targets", "seeds", "train.lr", "report.title")
 KIND, PARENT = "knowsub.kind", "mlflow.parentRunId"
 
 
-def client(folder: Path) -> MlflowClient:
-    """Return a client of the store of a clone."""
+def all_runs(folder: Path) -> tuple[str, list[Run]]:
+    """Return the identifier of the MLflow experiment, and all runs in it.
+
+    Read from a copy: MLflow keeps a database open once it has been read, also one that was deleted.
+    """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{folder}/mlflow/mlflow.db")
-
-
-def all_runs(folder: Path) -> tuple[str, list[Run]]:
-    """Return the identifier of the MLflow experiment, and all runs in it."""
-    store = client(folder)
-    group = store.get_experiment_by_name("knowsub")
-    assert group is not None
-    runs = store.search_runs([group.experiment_id], max_results=10_000)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = shutil.copy(folder / "mlflow" / "mlflow.db", scratch)
+        store = MlflowClient(f"sqlite:///{copy}")
+        group = store.get_experiment_by_name("knowsub")
+        assert group is not None
+        runs = store.search_runs([group.experiment_id], max_results=10_000)
     return str(group.experiment_id), list(runs)
 
 
