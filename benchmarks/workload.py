@@ -68,7 +68,7 @@ def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
         unit=Unit.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
         parts=list(Part), initial=0.45, temperature=1.0, noise_end=1.0, noise_begin=1.0,
         steps=steps, lr=0.2, warmup=0.1, suppression=Suppression.UNIFORM, suppression_weight=1.5,
-        trace_weight=0.0, maintenance_weight=1.0, near_weight=0.0, text_weight=1.0,
+        shifted=True, trace_weight=0.0, maintenance_weight=1.0, near_weight=0.0, text_weight=1.0,
         expression_weight=0.0, sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5,
         max_density=1.0,
         target_batch=shape.target, control_batch=shape.control, near_batch=1,

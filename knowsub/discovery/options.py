@@ -60,6 +60,9 @@ class TrainOptions:
     """What the target's tails are pushed to."""
     suppression_weight: float
     """Coefficient of suppression."""
+    shifted: bool
+    """Whether tails are read where they are predicted; false reads at the tails themselves, as the
+    reference's losses do by mistake: for comparison only."""
     trace_weight: float
     """Coefficient of what the logits still tell from head to head; 0 leaves it out."""
     maintenance_weight: float
@@ -129,6 +132,11 @@ class TrainOptions:
         self._require(
             "accumulate", self.accumulate <= self.target_batch, "at most train.target_batch"
         )
+        plain = self.suppression is Suppression.UNIFORM and not (
+            self.trace_weight or self.near_weight or self.expression_weight
+        )
+        allowed = "true, or suppression: uniform without trace, near and expression"
+        self._require("shifted", self.shifted or plain, allowed)
         self._require("initial", 0 < self.initial < 1, "above 0 and below 1")
         self._require("max_density", 0 < self.max_density <= 1, "above 0, at most 1")
         self._require("temperature", 0 < self.temperature <= 10, "above 0, at most 10")

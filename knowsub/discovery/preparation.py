@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,9 +81,10 @@ class Preparation:
         kept = refer(self.upper, self._batch(others), self.allocate)
         beside = [one for one in statements if one.split in NEAR and one.role is Role.TRAIN]
         near = self._batch(beside) if beside and self.options.near_weight > 0 else None
+        plain = self.options.shifted
         data = TrainingData(
-            target=target,
-            control=kept,
+            target=target if plain else target.unshifted(),
+            control=kept if plain else replace(kept, batch=kept.batch.unshifted()),
             near=None if near is None else refer(self.upper, near, self.allocate),
             text=refer(self.upper, self._text(text), self.allocate),
             ignorance=ignorance(self.upper, target, kept.batch, kept.states, asked),

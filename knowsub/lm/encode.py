@@ -61,6 +61,15 @@ class Batch:
         """Return the same sequences with their cached trunk states."""
         return replace(self, hidden=hidden)
 
+    def unshifted(self) -> Batch:
+        """Return the same sequences read one position later: at the tokens themselves.
+
+        Source: `know-subnet` reads its suppression and ControlKG losses there, what follows a tail
+        and not what predicts it. For comparison only.
+        """
+        later = torch.cat([torch.zeros_like(self.reads[:, :1]), self.reads[:, :-1]], dim=1)
+        return replace(self, reads=later)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
         hidden = None if self.hidden is None else self.hidden.to(device)

@@ -24,7 +24,7 @@ def options(**changes: object) -> TrainOptions:
         "parts": list(Part), "initial": 0.3, "temperature": 1.0, "noise_end": 0.0,
         "noise_begin": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2,
         "suppression": Suppression.UNIFORM, "suppression_weight": 1.5, "maintenance_weight": 1.0,
-        "trace_weight": 0.0,
+        "trace_weight": 0.0, "shifted": True,
         "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3,
         "expression_weight": 0.0, "sparsity_start": 2.0, "sparsity_end": 3.0,
         "sparsity_begin": 0.5, "max_density": 0.2, "target_batch": 3, "control_batch": 5,

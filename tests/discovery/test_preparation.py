@@ -132,3 +132,21 @@ def test_checkpoints_are_found_again_only_by_the_same_search(tmp_path: Path) -> 
     source.write_text("two")
     assert first not in others | {identity()}
     assert len(others) == 3
+
+
+def test_an_unshifted_search_reads_the_tails_themselves_and_validates_as_ever() -> None:
+    plain, made = (
+        prepared(shifted=shifted, near_weight=0.0).search(told(), TEXT, 0)
+        for shifted in (True, False)
+    )
+    for own, other in ((made.data.target, plain.data.target),
+                       (made.data.control.batch, plain.data.control.batch)):  # fmt: skip
+        assert torch.equal(own.tokens[own.reads], other.labels[other.reads])
+    assert torch.equal(made.data.text.batch.reads, plain.data.text.batch.reads)
+    assert torch.equal(made.data.ignorance.prior, plain.data.ignorance.prior)
+    assert made.advance()["maintenance"] > 0
+
+
+def test_an_unshifted_search_takes_no_term_that_needs_labels() -> None:
+    with pytest.raises(ValueError, match=r"train\.shifted: value False is not allowed"):
+        options(shifted=False, expression_weight=1.0)

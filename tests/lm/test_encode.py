@@ -112,3 +112,10 @@ def test_trimming_keeps_every_read_position_and_its_label() -> None:
     part = Batch(tokens, reads).trimmed()
     assert part.tokens.shape == (3, 6)
     assert part.labels[part.reads].tolist() == [tokens[0, 4], tokens[1, 2], tokens[2, 5]]
+
+
+def test_unshifted_reads_are_the_tails_own_positions() -> None:
+    batch = encode_statements(toy_tokenizer(), [statement("A robin is a", " bird")], 24)
+    later = batch.unshifted()
+    assert torch.equal(later.tokens, batch.tokens)
+    assert torch.equal(later.tokens[later.reads], batch.labels[batch.reads])
