@@ -14,7 +14,7 @@ from knowsub.schema import Params
 
 VIEW = "headline"
 """Name of the saved view of MLflow's run list; `saved_view` says what it shows."""
-CHOICES = {"targets": 170, "seeds": 60, "train.suppression": 130, "train.steps": 90, "train.lr": 70}
+CHOICES = {"targets": 170, "seeds": 80, "train.suppression": 130, "train.steps": 90, "train.lr": 70}
 """Parameters shown in it, and the widths of their columns [pixels]."""
 FIGURES = {
     "sparsity": 110,

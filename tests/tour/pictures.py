@@ -79,7 +79,7 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
 def open_list(page: Page, address: str, folder: Path) -> str:
     """Open the saved view of the run list; return its text."""
     group, _ = all_runs(folder)
-    page.open(f"{address}/{view_path(group)}", 1900, 640, BEFORE)
+    page.open(f"{address}/{view_path(group)}", 2080, 620, BEFORE)
     return page.wait_for("mean/target_ppl_ratio", *experiments(folder))
 
 
@@ -115,7 +115,7 @@ def take(folder: Path, out: Path) -> None:
         page.value(DIFFERENCES)
         page.picture(compared)
     for path in (listed, compared):
-        Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+        Image.open(path).convert("RGB").quantize(160).save(path, optimize=True)
 
 
 if __name__ == "__main__":
