@@ -96,6 +96,13 @@ def _is_choice(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, StrEnum)
 
 
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floating-point numbers
+        return False
+
+
 def _refusal(value: Any, kind: Any) -> str:
     """Return what a value should have been, or nothing if it is that."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -106,7 +113,7 @@ def _refusal(value: Any, kind: Any) -> str:
     if kind is int:
         return "" if number and isinstance(value, int) else "a whole number"
     if kind is float:
-        return "" if number and math.isfinite(value) else "a number"
+        return "" if number and _is_finite(value) else "a number"
     if kind is str:
         return "" if isinstance(value, str) else "text (in quotes if need be)"
     return "a section of keys" if is_dataclass(kind) else "a list in [ ]"

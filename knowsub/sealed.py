@@ -6,10 +6,12 @@ is not defined: a SHA-256 over description and tensors in hexadecimal, then the 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +32,34 @@ def write_sealed(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> 
         description: Anything JSON can hold.
 
     Raises:
-        OSError: If the file cannot be written; an older file is left as it was.
+        OSError: If the file cannot be written, naming it; an older file is left as it was.
     """
     described = json.dumps(description, sort_keys=True)
     header = {"sealed": _digest(described, arrays) + described}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(save(dict(arrays), metadata=header))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def drop_partials(folder: Path) -> None:
+    """Delete what processes that were killed left half written; what is being written stays.
+
+    Args:
+        folder: Folder that `write_sealed` writes to.
+    """
+    for path in folder.glob("*.partial"):
+        with suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def read_sealed(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

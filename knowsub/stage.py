@@ -14,11 +14,11 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
+from knowsub.faults import alone, one_line
+
 if TYPE_CHECKING:
     from knowsub.schema import Machine
 
-DEBUG = "KNOWSUB_DEBUG"
-"""Environment variable that shows the traceback of an error when set to 1."""
 SECONDS = 10.0
 """Least time between two lines of progress [s]."""
 LINE = "{desc}: {percentage:.0f} %, {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}"
@@ -28,8 +28,9 @@ LINE = "{desc}: {percentage:.0f} %, {n_fmt}/{total_fmt}, {elapsed} gone, {remain
 def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> None:
     """Run a stage's `main` with the arguments of the command line, and end the process.
 
-    A mistake of the user ends in one line on the standard error and status 1; a request to stop
-    (SIGTERM, Ctrl-C) unwinds the stage, so that what it holds is closed, and ends in 143 or 130.
+    A mistake of the user, a full disk and a folder that is not writable end in one line on the
+    standard error and status 1; a request to stop (SIGTERM, Ctrl-C) unwinds the stage, so that
+    what it holds is closed, and ends in 143 or 130.
 
     Args:
         main: The stage; its positional parameters are those of the command line, converted to the
@@ -43,21 +44,14 @@ def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> No
     given = _arguments(main, name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begin, log = time.perf_counter(), logging.getLogger("knowsub")
-    try:
+    with one_line(name):
         quiet = given.pop("quiet")
         _set_up_logging(quiet, given.pop("verbose"))
         lines = set_environment(machine(), quiet, sys.stderr.isatty())
         log.debug("%s: %s threads", name, os.environ["OMP_NUM_THREADS"])
-        with redirect_stderr(Lines(sys.stderr) if lines else sys.stderr):
+        shown = redirect_stderr(Lines(sys.stderr) if lines else sys.stderr)
+        with alone(" ".join([name, *map(str, given.values())])), shown:
             summary = main(*given.values())
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get(DEBUG) == "1":
-            raise
-        sys.stderr.write(f"{name}: {' '.join(str(error).split())}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted\n")
-        sys.exit(130)
     seconds = time.perf_counter() - begin
     words = [f"{name}:", *([summary] if isinstance(summary, str) else []), f"({seconds:.1f} s)"]
     log.info(" ".join(words))

@@ -27,6 +27,8 @@ POLL = 0.2
 """Time between two looks at the spool [s]."""
 PATIENCE = 10.0
 """Time that a writer stays without work [s]."""
+DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
+"""What reading a stage's file raises where it is not what the stage wrote."""
 
 
 class Reading:
@@ -114,10 +116,15 @@ def write(folder: Path, lock: IO[str]) -> None:
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < PATIENCE and _is_at(lock, folder / LOCK):
         for path in sorted((folder / "spool").glob("*.jsonl")):
-            if path not in open_files:
-                open_files[path] = Reading(path, stores)
-            if open_files[path].follow():
-                del open_files[path]
+            try:
+                if path not in open_files:
+                    open_files[path] = Reading(path, stores)
+                if open_files[path].follow():
+                    del open_files[path]
+            except DAMAGED as error:
+                _set_aside(path, error)
+                if reading := open_files.pop(path, None):
+                    reading.store.end(reading.run_id, "KILLED")
             idle_since = time.monotonic()
         time.sleep(POLL)
 
@@ -128,6 +135,12 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
     held, named = os.fstat(file.fileno()), path.stat()
     return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename a file that cannot be read, as one is left by a loss of power: it would stop all."""
+    logging.warning("%s: not logged from here on (%s); kept as .damaged", path, error)
+    path.replace(path.with_suffix(".damaged"))
 
 
 def main(folder: Path) -> None:

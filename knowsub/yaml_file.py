@@ -18,6 +18,9 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
 _CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "": None}
 _SWITCHES = frozenset({"on", "off", "yes", "no", "y", "n"})
+_LINES = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+DIGITS = 400
+"""Digits of a whole number at most."""
 _PLAIN = "write a plain number, or text in quotes"
 _OTHER_NUMBER = re.compile(
     r"[-+]?(0[0-9]+|0[oxb][0-9a-f]+|[0-9]+(_[0-9]+)+|[0-9]+(:[0-9]+)+|\.(inf|nan))$", re.IGNORECASE
@@ -57,15 +60,35 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
         raise FileNotFoundError(f"{path}: no such file; run from the root of the repository")
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Plain)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: is not UTF-8 text: {error.reason}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name}{_where(error)}") from error
+    except RecursionError:
+        raise ValueError(f"{path.name}: is nested too deeply") from None
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path.name}: is not a mapping of keys to values")
     source = Source(path.name, {})
-    return _mapping(root, "", source, text.splitlines()), source
+    return _mapping(root, "", source, _LINES.split(text)), source
+
+
+class _Plain(yaml.SafeLoader):
+    """Takes values as they stand: no tag that makes them something else, no name for a value."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if event.anchor is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"{event.anchor!r} names a value with & or *; write the value itself",
+                problem_mark=mark,
+            )
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {event.tag} is not allowed; {_PLAIN}", problem_mark=mark
+            )
+        return super().compose_node(parent, index)
 
 
 def _where(error: yaml.YAMLError) -> str:
@@ -112,10 +135,17 @@ def _scalar(text: str, quoted: bool, place: str) -> bool | int | float | str | N
     if lower in _CONSTANTS or text == "~":
         return _CONSTANTS.get(lower)
     if _INTEGER.match(text):
-        return int(text)
+        return _whole(text, place)
     if _NUMBER.match(text) and any(letter.isdigit() for letter in text):
         return float(text)
     return text
+
+
+def _whole(text: str, place: str) -> int:
+    """Return a whole number, unless it has so many digits that it is none."""
+    if len(text) > DIGITS:
+        raise ValueError(f"{place}: value {text[:20]}... has too many digits; allowed: {DIGITS}")
+    return int(text)
 
 
 def _comment(line: str) -> str:

@@ -27,6 +27,7 @@ RIM = (
     "config",
     "conform",
     "experiment",
+    "faults",
     "repro",
     "schema",
     "stage",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from knowsub.sealed import read_sealed, write_sealed
+from knowsub.sealed import drop_partials, read_sealed, write_sealed
+
+TRIES = 3
+"""Attempts to write into a folder that another process of the same search may delete."""
 
 
 class Checkpoints:
     """The checkpoints of one search, in a folder of their own outside the stage's outputs.
+
+    The same search may run twice at the same time, in two copies of the checkout: both write the
+    same files here, and either may be the first to delete them.
 
     Args:
         folder: Where the checkpoints lie.
@@ -38,7 +45,14 @@ class Checkpoints:
         """
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         description = {"identity": self.identity, "step": step, "state": state}
-        write_sealed(self.folder / f"step-{step:08d}.safetensors", arrays, description)
+        for left in reversed(range(TRIES)):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_sealed(self.folder / f"step-{step:08d}.safetensors", arrays, description)
+                break
+            except FileNotFoundError:
+                if not left:
+                    raise
         for old in self._found()[:-2]:
             old.unlink(missing_ok=True)
 
@@ -53,7 +67,7 @@ class Checkpoints:
         for path in reversed(self._found()):
             try:
                 arrays, description = read_sealed(path)
-            except ValueError:
+            except (ValueError, FileNotFoundError):
                 continue
             if description.get("identity") == self.identity:
                 tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -64,7 +78,8 @@ class Checkpoints:
         """Delete the checkpoints, once the result they led to is safe."""
         for path in self._found():
             path.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+        drop_partials(self.folder)
+        with suppress(OSError):  # not empty, or gone already
             self.folder.rmdir()
 
     def _found(self) -> list[Path]:

@@ -62,7 +62,10 @@ def load_checkpoint(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is corrupt or of another run.
     """
-    arrays, progress = read_sealed(path)
+    try:
+        arrays, progress = read_sealed(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it to start afresh") from None
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     for name, own in (("trained", trained), ("best", best)):
         for index, tensor in enumerate(own):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,9 @@ def read_statements(path: Path, *, untold: bool = False) -> list[Statement]:
     found = []
     for place, row in json_rows(path):
         try:
-            found.append(Statement.from_row(row))
+            statement = Statement.from_row(row)
+            _require_text(statement.prompt, statement.tail, *astuple(statement.fact))
+            found.append(statement)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place}: no statement: {error}") from None
     return [one for one in found if untold or one.split is not Split.NEAR_UNTOLD]
@@ -108,9 +110,18 @@ def read_statements(path: Path, *, untold: bool = False) -> list[Statement]:
 def _fact(place: str, row: dict[str, Any]) -> Fact:
     """Return the fact of one line."""
     try:
-        return Fact(**row)
-    except TypeError as error:
+        fact = Fact(**row)
+        _require_text(*astuple(fact))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: no fact: {error}") from None
+    return fact
+
+
+def _require_text(*values: object) -> None:
+    """Refuse a field that JSON holds as something else."""
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"value {value!r} is not allowed; allowed: text")
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 
 from knowsub.kg.triple import Fact, Statement
 from knowsub.kg.words import statement_words
+
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,10 @@ def text_field(row: Mapping[str, Any], names: Sequence[str], place: str) -> str:
                 raise ValueError(
                     f"{place}: field {name!r}: {value!r} is not allowed; allowed: text"
                 )
+            if _HALVES.search(value):
+                raise ValueError(
+                    f"{place}: field {name!r}: {value!r} is half a character; allowed: text"
+                )
             return " ".join(value.split())
     has = ", ".join(map(str, row)) or "nothing"
     raise ValueError(f"{place}: field {names[0]!r} is missing; the entry has {has}")
@@ -158,9 +165,10 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield f"{path}:{number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg}") from None
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}:{number}: not JSON: {_reason(error)}") from None
+            yield f"{path}:{number}", row
 
 
 def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -182,9 +190,16 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         entry += 1
         try:
             value, start = decoder.raw_decode(text, start)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place}: not JSON: {_reason(error)}") from None
         yield place, value
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """Return why a text is no JSON: its grammar, a number too long, or nested too deeply."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _after_blanks(text: str, start: int) -> int:

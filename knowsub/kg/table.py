@@ -59,6 +59,9 @@ def _tsv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise ValueError(f"{path}:1: column {missing[0]!r} is missing; the header is {header}")
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path}:1: column {twice[0]!r} stands there twice")
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
             fields = line.split("\t")

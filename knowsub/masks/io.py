@@ -46,13 +46,15 @@ def load_mask(path: Path) -> Mask:
         ValueError: If it is no mask file, is truncated, or does not match its checksum.
     """
     packed, described = read_sealed(path)
-    if described.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: format {described.get('format')!r}; this version reads {FORMAT!r}"
-        )
-    shapes = described["shapes"]
-    bits = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
-    return Mask(bits, described["model"], described["meta"])
+    found = described.get("format") if isinstance(described, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: format {found!r}; this version reads {FORMAT!r}")
+    try:
+        shapes = described["shapes"].items()
+        bits = {name: _unpack(packed[name], shape) for name, shape in shapes}
+        return Mask(bits, str(described["model"]), dict(described["meta"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: no mask, though its seal holds ({error})") from None
 
 
 def check_model(mask: Mask, fingerprint: str) -> None:
@@ -72,5 +74,8 @@ def check_model(mask: Mask, fingerprint: str) -> None:
 
 
 def _unpack(packed: NDArray[np.uint8], shape: list[int]) -> Tensor:
-    flat = np.unpackbits(packed, count=math.prod(shape)).astype(bool)
+    size = math.prod(shape)
+    if min(shape, default=0) < 0 or packed.shape != (-(-size // 8),):
+        raise ValueError(f"{packed.size} bytes for a matrix of shape {shape}")
+    flat = np.unpackbits(packed, count=size).astype(bool)
     return torch.from_numpy(flat).view(shape)
