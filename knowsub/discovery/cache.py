@@ -50,7 +50,8 @@ class Cache:
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix="states-", dir=self.folder)
         try:
-            os.posix_fallocate(handle, 0, max(1, needed))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, max(1, needed))
             mapped = torch.from_file(name, shared=True, size=math.prod(size), dtype=like.dtype)
         finally:
             os.close(handle)
