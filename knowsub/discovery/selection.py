@@ -1,6 +1,8 @@
 """The written rule by which one candidate of a search becomes its result.
 
-1. Every candidate is the deterministic mask of its step, trimmed to `max_density`.
+1. Candidates are the deterministic masks of every `evaluate_every`-th step, trimmed to
+   `max_density`; where the noise falls, from the step on at which it begins to, as gates flicker
+   before; and that of the last step.
 2. It qualifies if, on validation data alone, its control KG ratio and its control LM ratio stay
    within the limits of `params.yaml`.
 3. Among those that qualify, the one with the highest target NLL on validation prompts wins; ties
@@ -30,6 +32,20 @@ class Candidate:
     """PPL of the remaining model over the original's on validation control facts."""
     text_ratio: float
     """PPL of the remaining model over the original's on validation text."""
+
+
+def is_candidate(step: int, options: TrainOptions) -> bool:
+    """Return whether the mask of a step is a candidate.
+
+    Args:
+        step: Steps done, from 1.
+        options: Hold the steps, those between candidates, and the schedule of the noise.
+
+    Returns:
+        True by rule 1.
+    """
+    settled = options.noise_end == 1 or step >= options.noise_begin * options.steps
+    return step == options.steps or (settled and step % options.evaluate_every == 0)
 
 
 def excess(candidate: Candidate, options: TrainOptions) -> float:

@@ -20,7 +20,7 @@ from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.processes import Processes
 from knowsub.discovery.schedules import ramp, warmup
-from knowsub.discovery.selection import Candidate, better, excess
+from knowsub.discovery.selection import Candidate, better, excess, is_candidate
 from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
@@ -69,7 +69,7 @@ def find_subnetwork(
         search.restore(*found)
     while search.step < options.steps:
         figures = search.advance()
-        if search.step % options.evaluate_every == 0 or search.step == options.steps:
+        if is_candidate(search.step, options):
             figures |= search.consider(validate)
         search.curve.append(figures)
         log(figures)
