@@ -51,9 +51,9 @@ def ignorance(
         The prior over tails and the standings, at the first tail position.
     """
     head = upper.get_output_embeddings()
-    first = first_reads(control)
+    first = control.first_reads
     answers = states[first]
-    own = target.labels[first_reads(target)]
+    own = target.labels[target.first_reads]
     tails = torch.cat([control.labels[first], own]).unique()
     probability, logits = torch.zeros(()), []
     for start in range(0, len(answers), 256):
@@ -91,8 +91,3 @@ def asked_instead(
             drawn[one.fact] = others[pick]
     asked = [drawn[one.fact].get(one.family, min(drawn[one.fact].values())) for one in target]
     return torch.tensor(asked)
-
-
-def first_reads(batch: Batch) -> Tensor:
-    """Return where each sequence reads first: boolean [batch position]."""
-    return batch.reads & (batch.reads.cumsum(dim=1) == 1)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from knowsub.discovery import objective
 from knowsub.discovery.data import Reference, TrainingData
 from knowsub.discovery.drawn import Drawn
-from knowsub.discovery.ignorance import first_reads
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.precision import head_in, library, products, require_exact
 from knowsub.discovery.processes import Processes
@@ -181,7 +180,7 @@ class StepGradient:
         batch = self.data.target[rows]
         if self.options.suppression is Suppression.UNIFORM:
             return batch
-        return Batch(batch.tokens, first_reads(batch), batch.hidden)
+        return Batch(batch.tokens, batch.first_reads, batch.hidden)
 
 
 def _original(reference: Reference, rows: Int[Tensor, " row"]) -> Tensor:

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from knowsub.evaluation.items import Items, Reader, scored
 from knowsub.kg.triple import Statement
-from knowsub.lm.encode import Batch
 from knowsub.lm.score import read_logits
 
 
@@ -98,21 +97,9 @@ def pair_nll(model: PreTrainedModel, pairs: Pairs) -> Float[Tensor, " pair"]:
 def _first_token_nll(model: PreTrainedModel, pairs: Pairs) -> Float[Tensor, "prompt tail"]:
     table = torch.empty(len(pairs.prompts), len(pairs.first))
     for rows, batch in zip(pairs.prompts.rows, pairs.prompts.batches, strict=True):
-        asked = replace(batch, reads=first_reads(batch))
+        asked = replace(batch, reads=batch.first_reads)
         for covered, logits, _ in read_logits(model, asked, rows=len(rows)):
             logits = logits.float()
             chosen = logits[:, pairs.first.to(logits.device)]
             table[rows[covered]] = (logits.logsumexp(dim=1, keepdim=True) - chosen).cpu()
     return table
-
-
-def first_reads(batch: Batch) -> Bool[Tensor, "batch position"]:
-    """Return where each sequence reads first: the last position of its prompt.
-
-    Args:
-        batch: The sequences.
-
-    Returns:
-        True at one position per sequence.
-    """
-    return batch.reads & (batch.reads.cumsum(dim=1) == 1)

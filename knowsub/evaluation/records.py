@@ -12,7 +12,6 @@ import torch
 
 from knowsub.evaluation.bench import Bench, View, best_prompts
 from knowsub.evaluation.items import BUCKET, Items
-from knowsub.evaluation.pairs import first_reads
 from knowsub.lm.score import Scores, read_logits
 
 TOP = 5
@@ -37,7 +36,7 @@ def top_answers(bench: Bench, items: Items) -> dict[str, list[list[str | float]]
     """
     found: dict[str, list[list[str | float]]] = {}
     for rows, batch in zip(items.rows, items.batches, strict=True):
-        asked = replace(batch, reads=first_reads(batch))
+        asked = replace(batch, reads=batch.first_reads)
         _, logits, _ = next(read_logits(bench.upper, asked, BUCKET))
         top = logits.float().softmax(dim=-1).topk(TOP)
         for row, tokens, values in zip(rows.tolist(), top.indices, top.values, strict=True):

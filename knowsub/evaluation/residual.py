@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from knowsub.anatomy import family
 from knowsub.evaluation.finding import Finding
 from knowsub.evaluation.items import Items
-from knowsub.evaluation.pairs import first_reads
 from knowsub.lm.encode import Batch
 
 
@@ -44,7 +43,7 @@ def projections(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "re
     states = model.base_model(
         input_ids=batch.tokens, use_cache=False, output_hidden_states=True
     ).hidden_states
-    at = first_reads(batch)
+    at = batch.first_reads
     head = model.get_output_embeddings()
     norm = model.get_submodule(family(model).norm)
     inner = [head(norm(state[at])) for state in states[1:-1]]
@@ -86,7 +85,7 @@ def residual_hits(model: PreTrainedModel, items: Items, budget: int) -> Float[Te
     hits = []
     for batch in items.batches:
         plain = replace(batch, hidden=None)
-        own = plain.labels[first_reads(plain)][:, None]
+        own = plain.labels[plain.first_reads][:, None]
         hits.append(extracted(projections(model, plain), own, budget)[:, 0].float().cpu())
     return torch.cat(hits)[torch.cat(items.rows).argsort()]
 

@@ -43,6 +43,11 @@ class Batch:
         positions = torch.arange(2, self.tokens.shape[1] + 2, device=self.tokens.device)
         return (self.reads * positions).amax(dim=1)
 
+    @property
+    def first_reads(self) -> Bool[Tensor, "batch position"]:
+        """Where each sequence reads first: the last position of its prompt."""
+        return self.reads & (self.reads.cumsum(dim=1) == 1)
+
     def trimmed(self) -> Batch:
         """Return the same sequences without the columns that are padding in all of them."""
         return self.of_width(int(self.lengths.max()))

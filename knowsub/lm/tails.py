@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.kg.triple import Statement
@@ -24,6 +26,7 @@ class TailScorer:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._known: dict[tuple[str, str], float] = {}
+        self._asked: tuple[tuple[str, ...], Tensor] | None = None
 
     def __call__(self, statements: Sequence[Statement]) -> list[float]:
         """Return the tail NLL of every statement [nats per tail token].
@@ -65,18 +68,26 @@ class TailScorer:
         tokens = [
             row.labels[row.reads][0] for row in (batch[slice(i, i + 1)] for i in range(len(batch)))
         ]
-        told = encode_statements(self._tokenizer, statements, context).to(self._model.device)
-        rows: list[list[float]] = [[] for _ in statements]
-        for chosen in told.lengths.argsort(stable=True).split(ROWS):
-            part = told[chosen].trimmed()
-            first = part.reads & (part.reads.cumsum(dim=1) == 1)
-            logits = self._model.get_output_embeddings()(
-                last_hidden(self._model, part)[first]
-            ).float()
-            found = logits.softmax(dim=-1)[:, torch.stack(tokens).to(logits.device)]
-            for index, row in zip(chosen.tolist(), found.tolist(), strict=True):
-                rows[index] = row
+        head = self._model.get_output_embeddings()
+        wanted = torch.stack(tokens).to(self._model.device)
+        found = [
+            head(states).float().softmax(dim=-1)[:, wanted]
+            for states in self._after(statements).split(ROWS)
+        ]
+        rows: list[list[float]] = torch.cat(found).tolist()
         return rows
+
+    def _after(self, statements: Sequence[Statement]) -> Float[Tensor, "statement hidden"]:
+        """Return the final states after the prompts; those of the last call are kept."""
+        prompts = tuple(one.prompt for one in statements)
+        if self._asked is None or self._asked[0] != prompts:
+            context = context_length(self._model)
+            told = encode_statements(self._tokenizer, statements, context).to(self._model.device)
+            order = told.lengths.argsort(stable=True)
+            parts = [told[chosen].trimmed() for chosen in order.split(ROWS)]
+            states = torch.cat([last_hidden(self._model, part)[part.first_reads] for part in parts])
+            self._asked = (prompts, states[order.argsort()])
+        return self._asked[1]
 
     def _score(self, statements: Sequence[Statement]) -> None:
         context = context_length(self._model)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from knowsub.discovery.data import refer
-from knowsub.discovery.ignorance import asked_instead, first_reads, ignorance
+from knowsub.discovery.ignorance import asked_instead, ignorance
 from knowsub.kg.triple import Fact, Role, Split, Statement
 from knowsub.lm.trunk import push, upper_blocks
 from tests.architectures import tiny
@@ -46,10 +46,10 @@ def test_the_standing_is_that_in_the_whole_model_asked_about_the_other_head() ->
     asked = torch.tensor([3, 3, 8, 0])
     found = ignorance(upper, push(model, 1, target), kept.batch, kept.states, asked)
     with torch.no_grad():
-        logits = model(control.tokens).logits[first_reads(control)]
-    own = target.labels[first_reads(target)]
+        logits = model(control.tokens).logits[control.first_reads]
+    own = target.labels[target.first_reads]
     assert found.targets.tolist() == sorted(set(own.tolist()))
-    tails = sorted({*own.tolist(), *control.labels[first_reads(control)].tolist()})
+    tails = sorted({*own.tolist(), *control.labels[control.first_reads].tolist()})
     assert found.tails.tolist() == tails
     for row, (other, label) in enumerate(zip(asked.tolist(), own.tolist(), strict=True)):
         among = logits[other, tails]
