@@ -1,7 +1,7 @@
 # knowsub: `make repro` sets up what is missing and runs the pipeline; `make test` the same for the tests.
 # TORCH picks the build of torch: `make repro TORCH=torch==2.13.0` takes the one with CUDA on Linux.
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev repro test quick check ui tour bench lock clean
+.PHONY: help setup setup-dev repro test quick check ui tour torture bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -73,6 +73,9 @@ ui: setup  ## compare runs at http://127.0.0.1:5000
 
 tour: setup-dev  ## try dvc exp, queues and MLflow on tiny settings in a scratch clone, and check each result
 	python -m tests.tour
+
+torture: setup-dev  ## kill, damage, fill disks and feed nonsense on tiny settings; writes docs/reliability.md
+	python -m tests.torture --write docs/reliability.md
 
 bench: setup  ## measure speed and memory; writes benchmarks/results.json
 	python -m benchmarks

@@ -13,6 +13,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from knowsub.yaml_file import Source
 
 Schema = TypeVar("Schema")
+SHOWN, MESSAGE = 100, 1000
+"""Length of a value in a message, and of a message, at most [characters]."""
 
 
 def conform(tree: Mapping[str, Any], schema: type[Schema], source: Source) -> Schema:
@@ -33,7 +35,7 @@ def conform(tree: Mapping[str, Any], schema: type[Schema], source: Source) -> Sc
     try:
         built = _build(tree, schema, "", source)
     except ValueError as error:
-        raise ValueError(f"{source.name}: {error}") from error
+        raise ValueError(f"{source.name}: {_short(str(error), MESSAGE)}") from error
     assert isinstance(built, schema)
     return built
 
@@ -87,9 +89,13 @@ def _convert(value: Any, kind: Any, key: str, source: Source) -> Any:
         return _build(value, kind, f"{key}.", source)
     wanted = _refusal(value, kind)
     if wanted:
-        shown = "that is empty" if value is None else repr(value)
+        shown = "that is empty" if value is None else _short(repr(value), SHOWN)
         raise ValueError(f"{key}: value {shown} is not {wanted}{source.note(key)}")
     return kind(value) if kind is float or _is_choice(kind) else value
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _is_choice(kind: Any) -> bool:

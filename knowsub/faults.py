@@ -13,6 +13,8 @@ from pathlib import Path
 
 DEBUG = "KNOWSUB_DEBUG"
 """Environment variable that shows the traceback of an error when set to 1."""
+LENGTH = 1000
+"""Length of a message at most [characters]."""
 LOCKS = Path(".checkpoints/locks")
 """Folder of the locks that keep two processes from doing the same work."""
 _ROOM = "; make room and run again: what was finished is kept"
@@ -46,7 +48,7 @@ def one_line(name: str) -> Iterator[None]:
         line = mistake(error, name)
         if not line or os.environ.get(DEBUG) == "1":
             raise
-        sys.stderr.write(f"{name}: {' '.join(line.split())}\n")
+        sys.stderr.write(f"{name}: {' '.join(line.split())[:LENGTH]}\n")
         sys.exit(1)
 
 
@@ -67,7 +69,8 @@ def mistake(error: Exception, name: str) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         place = error.filename2 or error.filename or f"written by {name} below {Path.cwd()}"
         return f"{place}: {error.strerror}{ADVICE.get(error.errno, '')}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    lacking = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said
+    if isinstance(error, MemoryError) or lacking:  # of Python, of a GPU, of torch on the CPU
         return f"out of memory; {MEMORY.format(name=name)} ({said[:200]})"
     return said if isinstance(error, ValueError | OSError) else ""
 

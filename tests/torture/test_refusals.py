@@ -1,0 +1,68 @@
+"""What was found by damaging things: each is refused by its place, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knowsub.kg.table import read_table
+from knowsub.masks.io import load_mask
+from knowsub.sealed import write_sealed
+from knowsub.yaml_file import read_yaml
+
+
+@pytest.mark.parametrize(
+    "description",
+    [[], {"format": "knowsub-mask-1"}, {"format": "knowsub-mask-1", "shapes": {"x": [4, 4]}}],
+)
+def test_a_sealed_file_that_is_no_mask_is_refused(description: object, tmp_path: Path) -> None:
+    path = tmp_path / "mask"
+    write_sealed(path, {"x": np.zeros(1, np.uint8)}, description)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mask: "):
+        load_mask(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x 1\nb: *x\n", "line 1: .*names a value"),
+        ("a: &x [*x]\n", "line 1: .*names a value"),
+        ("a: !!str 5\n", "line 1: .*the tag .*str is not allowed"),
+        (f"a: {'9' * 5000}\n", "too many digits"),
+        (f"a: {'[' * 3000}\n", "nested too deeply"),
+    ],
+)
+def test_what_yaml_readers_could_stumble_over_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (f'{{"head": {"9" * 5000}}}', "not JSON"),
+        ('{"head": "\\ud800", "relation": "r", "tail": "b"}', "half a character"),
+    ],
+)
+def test_json_that_breaks_readers_is_refused_by_place(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_table(path)
+    assert "mine.jsonl:1" in str(refused.value)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tsv"
+    path.write_text("head\trelation\ttail\thead\na\tb\tc\td\n")
+    with pytest.raises(ValueError, match=r"mine\.tsv:1: column 'head' stands there twice"):
+        read_table(path)
