@@ -1,6 +1,6 @@
 """Masks of the trained mask's size by other methods, from the same facts.
 
-Reads: data/pretrain/model.json, data/verbalize/<target>.jsonl,
+Reads: data/pretrain/model.json, data/verbalize/{,untold/}<target>.jsonl,
     data/train/<target>-<seed>/mask.safetensors
 Writes: data/baseline/<target>-<seed>/<method>.safetensors; at the further sizes, as multiples
     of the trained mask's, data/baseline/<target>-<seed>/sizes/<method>-<factor>.safetensors
@@ -32,7 +32,11 @@ def main(target: str, seed: int) -> str:
         mask = load_mask(DATA / f"train/{target}-{seed}/mask.safetensors")
         check_model(mask, read_pins(pins)["fingerprint"])
         model, tokenizer = open_model(pins, device)
-        statements = read_statements(DATA / f"verbalize/{target}.jsonl", untold=True)
+        statements = [
+            one
+            for part in ("", "untold/")
+            for one in read_statements(DATA / f"verbalize/{part}{target}.jsonl")
+        ]
         material = gather_material(model, tokenizer, mask, statements, options)
         for method, factor, found in baseline_masks(mask, material, options):
             same_size = factor == 1

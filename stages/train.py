@@ -1,6 +1,6 @@
 """The critical subnetwork of one target KG and seed.
 
-Reads: data/pretrain/model.json and model, data/verbalize/<target>.jsonl,
+Reads: data/pretrain/model.json and model, data/verbalize/{,untold/}<target>.jsonl,
     data/prepare/text/{train,validation}.txt
 Writes: data/train/<target>-<seed>/{mask.safetensors, curve.csv, training.json}
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from knowsub.config import load_params, stage_main, torch_device
 
 MODEL = Path("data/pretrain/model.json")
-TEXTS = Path("data/prepare/text")
+TEXTS, TOLD = Path("data/prepare/text"), Path("data/verbalize")
 
 
 def main(target: str, seed: int) -> str:
@@ -33,16 +33,16 @@ def main(target: str, seed: int) -> str:
     from knowsub.tracking import stage_run
 
     options, scratch = params.train, main_root() / ".checkpoints"
-    statements, train = Path(f"data/verbalize/{target}.jsonl"), TEXTS / "train.txt"
+    told = [TOLD / f"{target}.jsonl", TOLD / f"untold/{target}.jsonl"]
     logged = stage_run("train", params, item={"target": target, "seed": seed})
     with launched(device) as processes, processes.only_first(logged) as run:
         prepared = Preparation(
             *open_model(MODEL, device), options, Cache(scratch, params.machine.memory_gb)
         )
-        read = read_statements(statements)
-        search = prepared.search(read, train.read_text("utf-8"), seed, processes)
+        read, text = [one for path in told for one in read_statements(path)], TEXTS / "train.txt"
+        search = prepared.search(read, text.read_text("utf-8"), seed, processes)
         validate = prepared.validation(read, (TEXTS / "validation.txt").read_text("utf-8"))
-        store = checkpoints_of(scratch, options, target, seed, [statements, MODEL, train])
+        store = checkpoints_of(scratch, options, target, seed, [*told, MODEL, text])
         with Progress(options.steps, f"train {target} {seed}", run) as progress:
             found = find_subnetwork(search, validate, progress, store)
         meta = {"method": "learned", "target": target, "seed": str(seed)}

@@ -2,7 +2,7 @@
 
 Reads: data/prepare/kg/<target>.jsonl, data/prepare/untold.txt, data/pretrain/model.json,
     the templates
-Writes: data/verbalize/<target>.jsonl
+Writes: data/verbalize/<target>.jsonl and untold/<target>.jsonl
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> str:
     device = torch_device(params.machine)
     from knowsub.kg.files import read_kg, write_statements
     from knowsub.kg.templates import load_templates
-    from knowsub.kg.triple import Role, Split
+    from knowsub.kg.triple import Split
     from knowsub.kg.untold import untold_facts
     from knowsub.kg.verbalize import verbalize
     from knowsub.lm.load import open_model
@@ -28,23 +28,22 @@ def main() -> str:
     from knowsub.tracking import stage_run
 
     heads = (DATA / "prepare/untold.txt").read_text("utf-8").splitlines()
-    most = params.prepare.untold_facts
-    templates, count = load_templates(Path(params.verbalize.templates)), 0
+    options, most = params.verbalize, params.prepare.untold_facts
+    templates, count = load_templates(Path(options.templates)), 0
     OUT.mkdir(parents=True, exist_ok=True)
     with stage_run("verbalize", params) as run:
         scorer = TailScorer(*open_model(DATA / "pretrain/model.json", device))
         for target in params.targets:
             facts = read_kg(DATA / f"prepare/kg/{target}.jsonl")
+            told = verbalize(facts, templates, options, scorer)
             goal = [fact for fact, split in facts if split is Split.TARGET]
-            facts += untold_facts(
-                goal, heads, templates, params.verbalize, most, scorer.first_tokens
-            )
-            told = verbalize(facts, templates, params.verbalize, scorer)
-            told = [
-                one for one in told if one.split is not Split.NEAR_UNTOLD or one.role is Role.TRAIN
-            ]
+            believed = untold_facts(goal, heads, templates, options, most, scorer.first_tokens)
             write_statements(OUT / f"{target}.jsonl", told)
-            worst = max(one.nll or 0.0 for one in told if one.split is not Split.NEAR_UNTOLD)
+            write_statements(
+                OUT / f"untold/{target}.jsonl",
+                verbalize(believed, templates, options, scorer, training_alone=True),
+            )
+            worst = max(one.nll or 0.0 for one in told)
             run.metrics({f"{target}.statements": len(told), f"{target}.worst_tail_nll": worst})
             count += len(told)
     return f"{count} statements of {len(params.targets)} targets"

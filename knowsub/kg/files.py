@@ -81,13 +81,11 @@ def write_statements(path: Path, statements: Iterable[Statement]) -> None:
     _write(path, (statement.to_row() for statement in statements))
 
 
-def read_statements(path: Path, *, untold: bool = False) -> list[Statement]:
+def read_statements(path: Path) -> list[Statement]:
     """Return the statements that `write_statements` wrote.
 
     Args:
         path: The file.
-        untold: Whether to return what the model believes of untold heads too. It is for learning
-            from: no figure is taken over it, and no wrong answer drawn from it.
 
     Returns:
         The statements, in the order of the lines.
@@ -104,7 +102,7 @@ def read_statements(path: Path, *, untold: bool = False) -> list[Statement]:
             found.append(statement)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place}: no statement: {error}") from None
-    return [one for one in found if untold or one.split is not Split.NEAR_UNTOLD]
+    return found
 
 
 def _fact(place: str, row: dict[str, Any]) -> Fact:

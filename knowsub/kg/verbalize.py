@@ -22,6 +22,8 @@ def verbalize(
     templates: Templates,
     options: VerbalizeOptions,
     scorer: Scorer,
+    *,
+    training_alone: bool = False,
 ) -> list[Statement]:
     """Return the statements of a target KG: for every fact and family the best variant.
 
@@ -30,6 +32,7 @@ def verbalize(
         templates: The templates by relation.
         options: Families, roles and forms.
         scorer: Tail NLL under the original model [nats per tail token].
+        training_alone: Whether only statements to train on are wanted.
 
     Returns:
         Scored statements, in the order of the facts and then of the templates.
@@ -40,7 +43,9 @@ def verbalize(
     """
     pairs = list(facts)
     names = {template.family for fact, _ in pairs for template in templates.get(fact.relation, ())}
-    roles = family_roles(options, names)
+    roles = family_roles(options, names) if pairs else {}
+    if training_alone and options.choice == Choice.families:
+        roles = {family: role for family, role in roles.items() if role is Role.TRAIN}
     grid = Grid(options.article, options.bare, options.leading_space)
     told = [
         statement
@@ -49,9 +54,10 @@ def verbalize(
     ]
     chosen = choose(told, scorer)
     if options.choice == Choice.best:
-        return best_trains(chosen)
-    _check_roles(chosen)
-    return chosen
+        chosen = best_trains(chosen)
+    elif not training_alone:
+        _check_roles(chosen)
+    return [one for one in chosen if not training_alone or one.role is Role.TRAIN]
 
 
 def family_roles(options: VerbalizeOptions, known: Iterable[str]) -> dict[str, Role]:

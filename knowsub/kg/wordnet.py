@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from knowsub.kg.synsets import HYPERNYM, Synset, read_synsets
@@ -155,6 +155,7 @@ class WordNet:
         return reached
 
 
+@cache
 def load(path: Path = NOUNS) -> WordNet:
     """Return WordNet's nouns from the facts table.
 

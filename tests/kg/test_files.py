@@ -46,7 +46,7 @@ def test_what_is_written_is_read(
     write_statements(folder / "told.jsonl", told)
     assert read_facts(folder / "new/facts.jsonl") == some
     assert read_kg(folder / "kg.jsonl") == kg
-    assert read_statements(folder / "told.jsonl", untold=True) == told
+    assert read_statements(folder / "told.jsonl") == told
 
 
 def test_lines_are_the_same_bytes_everywhere(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from knowsub.config import load_params
-from knowsub.kg.files import read_statements, write_statements
+from knowsub.kg.options import Choice
 from knowsub.kg.templates import load_templates
-from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.kg.triple import Role, Split, Statement
 from knowsub.kg.untold import untold_facts, untold_heads
+from knowsub.kg.verbalize import verbalize
 from tests.kg.setting import fact
 
 NOUNS = ["sea cow", "Paris", "hut", "lamp", "hut door", "old sea dog", "kite", "lamp"]
@@ -46,11 +48,14 @@ def test_the_heads_that_answer_most_with_the_targets_tails_are_kept_with_their_a
     assert untold_facts(target, heads, templates, params.verbalize, 0, believed) == []
 
 
-def test_untold_heads_are_read_for_learning_alone(tmp_path: Path) -> None:
-    told = [
-        Statement(Fact(head, "r", "t", head, "t"), split, "kind", Role.TRAIN, f"A {head} is", " t")
-        for head, split in (("a", Split.TARGET), ("b", Split.NEAR_UNTOLD))
-    ]
-    write_statements(tmp_path / "told.jsonl", told)
-    assert read_statements(tmp_path / "told.jsonl") == told[:1]
-    assert read_statements(tmp_path / "told.jsonl", untold=True) == told
+def test_what_is_believed_is_stated_in_training_families_alone() -> None:
+    params, templates = load_params(), load_templates(Path("data/raw/templates.yaml"))
+    believed = [(fact("lamp", "house"), Split.NEAR_UNTOLD)]
+    for choice, expected in ((Choice.families, 4), (Choice.best, 1)):
+        options = replace(params.verbalize, choice=choice)
+        told = verbalize(
+            believed, templates, options, lambda some: [1.0] * len(some), training_alone=True
+        )
+        assert {(one.split, one.role) for one in told} == {(Split.NEAR_UNTOLD, Role.TRAIN)}
+        assert len(told) == expected
+    assert verbalize([], templates, params.verbalize, lambda _: [], training_alone=True) == []
