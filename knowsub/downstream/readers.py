@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from knowsub.downstream.questions import Group, Question, check
-from knowsub.kg.reading import json_rows, text_field
+from knowsub.kg.json_lines import json_rows, text_field
 
 PUBLISHED = ("train_rand_split.jsonl", "dev_rand_split.jsonl")
 OWN = ("train.jsonl", "test.jsonl")

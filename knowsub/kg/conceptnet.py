@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from knowsub.kg.reading import Reading, json_rows, keep_facts, text_field
+from knowsub.kg.json_lines import json_rows, text_field
+from knowsub.kg.reading import Reading, keep_facts
 from knowsub.kg.triple import Fact
 
 RELATIONS = (

@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from knowsub.kg.reading import json_rows
+from knowsub.kg.json_lines import json_rows
 from knowsub.kg.triple import Fact, Split, Statement
 
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from knowsub.kg.reading import DUPLICATE, Reading, Skip, json_rows, keep_facts, skip, text_field
+from knowsub.kg.json_lines import json_rows, text_field
+from knowsub.kg.reading import DUPLICATE, Reading, Skip, keep_facts, skip
 from knowsub.kg.synsets import HYPERNYM
 from knowsub.kg.triple import Fact, Role, Split, Statement
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from knowsub.kg.reading import Reading, json_rows, keep_facts, read_utf8, text_field
+from knowsub.kg.json_lines import json_rows, read_utf8, text_field
+from knowsub.kg.reading import Reading, keep_facts
 from knowsub.kg.triple import Fact
 
 COLUMNS = ("head", "relation", "tail")

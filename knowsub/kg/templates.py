@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from knowsub.kg.reading import read_utf8
+from knowsub.kg.json_lines import read_utf8
 from knowsub.kg.triple import Fact, Role, Split, Statement
 
 TEMPLATES = Path("data/raw/templates.yaml")

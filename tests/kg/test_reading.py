@@ -4,15 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.reading import (
-    CONTRADICTION,
-    DUPLICATE,
-    SAME_WORDS,
-    json_rows,
-    keep_facts,
-    read_utf8,
-    text_field,
-)
+from knowsub.kg.json_lines import json_rows, read_utf8, text_field
+from knowsub.kg.reading import CONTRADICTION, DUPLICATE, SAME_WORDS, keep_facts
 from knowsub.kg.triple import Fact
 from tests.kg.setting import fact
 
