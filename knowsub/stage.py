@@ -103,6 +103,7 @@ def set_environment(machine: Machine, quiet: bool, terminal: bool) -> bool:
         os.environ[variable] = str(threads)
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of, a stage refuses
     if quiet or machine.progress == "none":
         os.environ["TQDM_DISABLE"] = "1"
         return False

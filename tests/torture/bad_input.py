@@ -151,11 +151,13 @@ def refusal(clone: Repository, trial: Trial) -> str:
     if changes:
         clone.set(**changes)
     before = contents(clone.folder, trial.command[0])
-    done = clone.run(sys.executable, "-m", *trial.command)
+    module, *arguments = trial.command
+    done = clone.run(sys.executable, "-m", module, "-q", *arguments)
     lines = done.stderr.strip().splitlines()
     if not trial.expected:
-        return "" if done.returncode == 0 else f"status {done.returncode}: {lines[-1:]}"
-    if done.returncode != 1 or len(lines) != 1 or trial.expected not in lines[0]:
+        if done.returncode:
+            return f"status {done.returncode}: {lines[-1:]}"
+    elif done.returncode != 1 or len(lines) != 1 or trial.expected not in lines[0]:
         return f"status {done.returncode}, {len(lines)} lines: {lines[-1:]}"
     after = contents(clone.folder, trial.command[0])
     changed = sorted(name for name in before | after if before.get(name) != after.get(name))

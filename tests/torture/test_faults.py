@@ -151,6 +151,8 @@ def test_a_log_that_was_damaged_is_set_aside_and_the_others_are_written(tmp_path
         with stage_run("prepare", params) as run:
             run.metrics({"facts": 1})
         await_writer(begun)
+        while list(folder.glob("*.jsonl")):  # of another experiment: not waited for
+            time.sleep(0.1)
     finally:
         del os.environ["DVC_ROOT"]
     names = sorted(path.name for path in folder.iterdir() if path.is_file())

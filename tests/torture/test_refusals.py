@@ -15,11 +15,13 @@ from knowsub.yaml_file import read_yaml
 
 @pytest.mark.parametrize(
     "description",
-    [[], {"format": "knowsub-mask-1"}, {"format": "knowsub-mask-1", "shapes": {"x": [4, 4]}}],
+    [{}, {"format": "knowsub-mask-1"}, {"format": "knowsub-mask-1", "shapes": {"x": [4, 4]}}],
 )
-def test_a_sealed_file_that_is_no_mask_is_refused(description: object, tmp_path: Path) -> None:
+def test_a_sealed_file_that_is_no_mask_is_refused(
+    description: dict[str, object], tmp_path: Path
+) -> None:
     path = tmp_path / "mask"
-    write_sealed(path, {"x": np.zeros(1, np.uint8)}, description)  # type: ignore[arg-type]
+    write_sealed(path, {"x": np.zeros(1, np.uint8)}, description)
     with pytest.raises(ValueError, match="mask: "):
         load_mask(path)
 
