@@ -3,7 +3,8 @@
 Reads: data/pretrain/model.json, data/train/<target>-<seed>/mask.safetensors,
     data/baseline/<target>-<seed>/{<method>, sizes/<method>-<factor>}.safetensors,
     data/verbalize/<target>.jsonl
-Writes: data/analyze/structure.json, overlap.json, function.json
+Writes: data/analyze/structure.json, overlap.json, function.json,
+    combined/<target>-<union, shared_core, floral, first_alone>.safetensors
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ def main() -> str:
     device = torch_device(params.machine)
     import torch
 
+    from knowsub.analysis import study
     from knowsub.analysis.bench import open_bench
     from knowsub.analysis.removals import Removals
-    from knowsub.analysis.study import mask_files, study_overlap, study_places, write_findings
     from knowsub.anatomy import block_count, sites
     from knowsub.kg.files import read_statements
     from knowsub.lm.load import open_model, read_pins
@@ -32,25 +33,24 @@ def main() -> str:
     options, pins = params.analyze, DATA / "pretrain/model.json"
     others = params.baseline if options.baselines else None
     methods, factors = (others.methods, others.factors) if others else ([], [])
-    files = mask_files(DATA, params.targets, params.seeds, methods)
+    files = study.mask_files(DATA, params.targets, params.seeds, methods)
     with stage_run("analyze", params) as run, torch.no_grad():
         (model, tokenizer), identity = open_model(pins, device), read_pins(pins)["fingerprint"]
         blocks = params.train.block_range(block_count(model))
         places = sites(model, blocks, params.train.parts)
-        rows, profiles = study_places(files, model, identity, places)
+        rows, profiles = study.study_places(files, model, identity, places)
         found = {
             "structure": {"masks": rows, "alpha": options.alpha},
-            "overlap": study_overlap(profiles),
+            "overlap": study.study_overlap(profiles),
         }
         if options.function:
             statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
             bench, sets = open_bench(model, tokenizer, places, statements, options.statements)
             chance = torch.Generator().manual_seed(options.seed)
-            shares = options.shares, factors
-            found["function"] = Removals(bench, identity, places, sets, *shares, chance).study(
-                files
-            )
-        for path in write_findings(OUT, found):
+            removals = Removals(bench, identity, places, sets, options.shares, factors, chance)
+            found["function"] = removals.study(files)
+        combined = study.write_combinations(OUT / "combined", files, identity)
+        for path in (*study.write_findings(OUT, found), *combined):
             run.artifact(path)
         run.metrics({"masks": len(rows), "pairs": len(found["overlap"]["pairs"])})
     return f"{len(rows)} masks, {len(found['overlap']['pairs'])} pairs"

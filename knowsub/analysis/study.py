@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from knowsub.analysis.function import combinations_of
 from knowsub.analysis.magnitude import magnitude_quantiles, magnitude_test
 from knowsub.analysis.overlap import overlaps
 from knowsub.analysis.profile import Profile, profile
 from knowsub.analysis.structure import structure
 from knowsub.anatomy import Site
-from knowsub.masks.io import check_model, load_mask
+from knowsub.masks.io import check_model, load_mask, save_mask
 from knowsub.masks.mask import Mask
 
 Rows = list[dict[str, Any]]
@@ -135,6 +136,35 @@ def study_overlap(profiles: Sequence[Profile]) -> dict[str, Any]:
             "shared_over_expected": sum(row["ratio"] for row in rows) / len(rows),
         }
     return {"kinds": kinds, "pairs": pairs}
+
+
+def write_combinations(folder: Path, files: Sequence[MaskFile], model: str) -> list[Path]:
+    """Write what the trained masks of each target have in common and apart, as masks.
+
+    Args:
+        folder: Folder to write to; it is made if there is anything to write.
+        files: The masks.
+        model: Fingerprint of their model.
+
+    Returns:
+        The files, `<target>-<name>.safetensors` with the names of `combinations_of`.
+
+    Raises:
+        FileNotFoundError: If a mask is not there.
+        ValueError: If a mask is corrupt or of another model.
+    """
+    trained: dict[str, list[Mask]] = {}
+    for file in files:
+        if file.method == "trained":
+            trained.setdefault(file.target, []).append(file.load(model))
+    written = []
+    for target, masks in trained.items():
+        for name, mask in combinations_of(masks).items():
+            folder.mkdir(parents=True, exist_ok=True)
+            written.append(folder / f"{target}-{name.replace(' ', '_')}.safetensors")
+            meta = {"method": name, "target": target, "masks": str(len(masks))}
+            save_mask(Mask(mask.bits, model, meta), written[-1])
+    return written
 
 
 def write_findings(folder: Path, findings: Mapping[str, object]) -> list[Path]:

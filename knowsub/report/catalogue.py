@@ -109,6 +109,13 @@ METHODS = (
 ENTRIES = {entry.name: entry for entry in (*HEADLINE, *EVIDENCE, *METHODS)}
 """Name -> figure."""
 
+MEANS = (
+    "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "control_ppl_ratio",
+    "heldout_ppl_ratio", "near_ppl_ratio", "text_ppl_ratio", "forgetting", "choice_accuracy",
+    "extraction_top10", "relearning_recovery", "head_target_accuracy",
+)  # fmt: skip
+"""The dozen figures that experiments are compared by, in `dvc exp show` and MLflow."""
+
 DERIVED = frozenset({"text_vs_random"})
 """Figures computed from others for the tables, not part of `summary.json`."""
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from knowsub.analysis.options import BAR
-from knowsub.report.catalogue import DERIVED, ENTRIES, HEADLINE, Better
+from knowsub.report.catalogue import DERIVED, ENTRIES, HEADLINE, MEANS, Better
 from knowsub.report.collect import Item
 
 Figures = dict[str, float]
@@ -35,11 +35,14 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
 
     Returns:
         `masks` (one object per target and seed), `baselines` (one object per method), and `mean`
-        (mean figures of the masks). Means are geometric for PPL ratios, else arithmetic.
+        (a dozen mean figures of the masks). Means are geometric for PPL ratios, else arithmetic.
     """
+    figures = [_kept(mask_figures(item)) for item in items]
     masks = [
-        {"target": item.target, "seed": item.seed} | _kept(mask_figures(item)) for item in items
+        {"target": item.target, "seed": item.seed} | own
+        for item, own in zip(items, figures, strict=True)
     ]
+    mean = mean_figures(figures)
     methods = dict.fromkeys(name for item in items for name in item.methods)
     baselines = [
         {"method": name}
@@ -49,7 +52,7 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
     return {
         "masks": masks,
         "baselines": baselines,
-        "mean": mean_figures([_kept(mask_figures(item)) for item in items]),
+        "mean": {name: mean[name] for name in MEANS if name in mean},
     }
 
 

@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsub.analysis.study import mask_files, study_overlap, study_places, write_findings
+from knowsub.analysis.study import (
+    mask_files,
+    study_overlap,
+    study_places,
+    write_combinations,
+    write_findings,
+)
 from knowsub.anatomy import sites
-from knowsub.masks.io import save_mask
+from knowsub.masks.io import load_mask, save_mask
 from knowsub.masks.mask import Mask
 from tests.analysis.setting import drawn
 from tests.architectures import tiny
@@ -63,3 +69,21 @@ def test_what_is_written_does_not_depend_on_the_order_of_keys(tmp_path):
     one = write_findings(tmp_path / "1", {"x": {"a": 1, "b": 2}})[0]
     two = write_findings(tmp_path / "2", {"x": {"b": 2, "a": 1}})[0]
     assert Path(one).read_bytes() == Path(two).read_bytes()
+
+
+def test_what_seeds_share_is_written_as_masks_and_floral_is_the_majority(tmp_path):
+    places, generator = sites(tiny("gpt2")), torch.Generator().manual_seed(0)
+    files = mask_files(tmp_path, ["a", "b"], [0, 1, 2], [])
+    for file in files:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        save_mask(drawn(places, 0.4, generator), file.path)
+    written = write_combinations(tmp_path / "combined", files, "m")
+    names = ("union", "shared_core", "floral", "first_alone")
+    assert [path.stem for path in written] == [f"{t}-{name}" for t in "ab" for name in names]
+    union, core, floral, _ = (load_mask(path) for path in written[:4])
+    seeds = [load_mask(file.path) for file in files if file.target == "a"]
+    for name in floral.bits:
+        votes = sum(mask.bits[name].int() for mask in seeds)
+        for mask, least in ((union, 1), (floral, 2), (core, 3)):
+            assert torch.equal(mask.bits[name], votes >= least)
+    assert write_combinations(tmp_path / "none", files[:1], "m") == []
