@@ -25,7 +25,7 @@ from knowsub.tracking import METRICS, SOURCE, SPOOL, Point, Store
 
 POLL = 0.2
 """Time between two looks at the spool [s]."""
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Time that a writer stays without work [s]."""
 DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
 """What reading a stage's file raises where it is not what the stage wrote."""
