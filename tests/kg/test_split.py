@@ -99,10 +99,12 @@ def test_an_unknown_target_names_the_known_ones() -> None:
 def test_control_too_small_for_three_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="2 control facts leave none to train on"):
         divide_control(CONTROL[:2], 0.1, 0.2, 0)
+    with pytest.raises(ValueError, match="after 2 for validation and 2 held out"):
+        divide_control(CONTROL[:4], 0.4, 0.4, 0)  # 1.6 of each: rounded, they are all there are
 
 
 @settings(deadline=None)
-@given(st.integers(3, 60), st.floats(0.01, 0.4), st.floats(0.01, 0.4), st.integers(0, 99))
+@given(st.integers(5, 60), st.floats(0.01, 0.4), st.floats(0.01, 0.4), st.integers(0, 99))
 def test_the_parts_of_control_are_a_partition(
     count: int, validation: float, heldout: float, seed: int
 ) -> None:
