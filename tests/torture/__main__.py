@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.torture.bad_input import bad_input
@@ -38,19 +39,26 @@ CASES: dict[str, Callable[[Ground], list[Outcome]]] = {
     "same": same,
 }
 """All cases, in order of importance."""
+NEEDS_WHOLE = set(CASES) - {"damage", "parameters", "safety"}
+"""Cases that compare with an undisturbed run."""
 
 
-def torture(ground: Ground, names: Sequence[str]) -> list[Outcome]:
-    """Try the named cases; one that breaks down is a loss of its own."""
-    found: list[Outcome] = []
-    for name in names:
+def torture(ground: Ground, names: Sequence[str], jobs: int) -> list[Outcome]:
+    """Try the named cases, some at a time; one that breaks down is a loss of its own."""
+
+    def tried(name: str) -> list[Outcome]:
         begin = time.monotonic()
         try:
-            found += CASES[name](ground)
+            return CASES[name](ground)
         except Exception as error:  # noqa: BLE001 - the others are still to be tried
-            found.append(Outcome(f"{name}: broke down", 1, [f"{type(error).__name__}: {error}"]))
-        say(f"{name}: {time.monotonic() - begin:.0f} s")
-    return found
+            return [Outcome(f"{name}: broke down", 1, [f"{type(error).__name__}: {error}"])]
+        finally:
+            say(f"{name}: {time.monotonic() - begin:.0f} s")
+
+    if NEEDS_WHOLE & set(names):
+        ground.whole()
+    with ThreadPoolExecutor(jobs) as pool:
+        return [outcome for found in pool.map(tried, names) for outcome in found]
 
 
 def main() -> int:
@@ -58,6 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--only", default=",".join(CASES), help="cases, separated by commas")
     parser.add_argument("--amount", type=float, default=1.0, help="share of the trials")
+    parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn")
     parser.add_argument("--write", type=Path, help="file for the table, as Markdown")
     parser.add_argument("--scratch", type=Path, help="folder to work in, which is kept")
@@ -65,7 +74,7 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         ground = Ground((given.scratch or Path(scratch)).resolve(), given.seed, given.amount)
-        found = torture(ground, given.only.split(","))
+        found = torture(ground, given.only.split(","), given.jobs)
     sys.stdout.write(table(found))
     if given.write:
         given.write.write_text(page(found, time.monotonic() - begin), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import signal
@@ -31,7 +32,7 @@ def distributed(ground: Ground) -> list[Outcome]:
     done = clone.run(sys.executable, "-m", *ARGUMENTS, "-q")
     assert done.returncode == 0, done.stderr
     folder = clone.folder / f"data/train/{TARGET}-0"
-    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = results(folder)
     for rank, processes in ((1, 1), (0, 2)):
         shutil.rmtree(folder)
         shutil.rmtree(clone.folder / ".checkpoints", ignore_errors=True)
@@ -39,13 +40,24 @@ def distributed(ground: Ground) -> list[Outcome]:
         if not fault:
             command = [sys.executable, "-m", *ARGUMENTS, "-q"]
             done = clone.run(*(command if processes == 1 else launcher()))
-            found = {path.name: path.read_bytes() for path in folder.glob("*")}
+            found = results(folder)
             if found != whole:
                 differing = sorted(name for name in whole if found.get(name) != whole[name])
                 fault = f"{differing} differ; status {done.returncode}: {done.stderr[-300:]}"
         outcome.check(not fault, f"process {rank} killed, on with {processes}: {fault}")
     outcome.note = "by `torchrun`, on CPU"
     return [outcome]
+
+
+def results(folder: Path) -> dict[str, object]:
+    """Return the files of a search: the curve by its figures, the others by their bytes."""
+    found: dict[str, object] = {}
+    for path in folder.glob("*"):
+        found[path.name] = path.read_bytes()
+        if path.suffix == ".csv":  # a search that went on writes the columns in another order
+            with path.open(newline="", encoding="utf-8") as file:
+                found[path.name] = list(csv.DictReader(file))
+    return found
 
 
 def launcher() -> list[str]:

@@ -30,6 +30,11 @@ LIMITS = """
   process it waits for, then does the work again. `kill` that process to be faster.
 - **A lock of DVC whose process number was given to another process.** DVC says that a path is busy
   and names the process; if that process is not DVC: `rm .dvc/tmp/rwlock`.
+- **Two `dvc exp run` in the same second.** One of them says "Unable to acquire lock" and ends
+  before any work; start it again, or begin with `dvc --wait-for-lock`.
+- **The columns of `curve.csv`** stand in another order if a search went on from a checkpoint; its
+  figures, the mask and the summary are the same.
+- **A seed beyond 64 bits** in `seeds` passes the check of `params.yaml` and ends the stage later.
 - **A queue whose worker is killed.** The task stays "Running" for DVC: `dvc queue kill --all`, then
   `dvc queue start` and queue it again. What it computed is in DVC's cache and in its checkpoint.
 - **Several machines on one checkout.** Locks are those of the system; a network file system that
