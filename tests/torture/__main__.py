@@ -8,6 +8,8 @@ Prints one table and ends with status 1 if something was lost.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from tests.torture.bad_input import bad_input
 from tests.torture.damage import damage
-from tests.torture.disk import disk
+from tests.torture.disk import disk, unmount
 from tests.torture.distributed import distributed
 from tests.torture.ground import Ground, Outcome, say
 from tests.torture.kill import kill
@@ -61,6 +63,12 @@ def torture(ground: Ground, names: Sequence[str], jobs: int) -> list[Outcome]:
         return [outcome for found in pool.map(tried, names) for outcome in found]
 
 
+def stopped(folder: Path) -> None:
+    """End at once, leaving no disk behind."""
+    unmount(folder)
+    os._exit(143)
+
+
 def main() -> int:
     """Try the cases, print the table, write the page; return the status."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
@@ -74,6 +82,7 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         ground = Ground((given.scratch or Path(scratch)).resolve(), given.seed, given.amount)
+        signal.signal(signal.SIGTERM, lambda *_: stopped(ground.folder))
         found = torture(ground, given.only.split(","), given.jobs)
     sys.stdout.write(table(found))
     if given.write:

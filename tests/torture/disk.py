@@ -84,6 +84,14 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def unmount(folder: Path) -> None:
+    """Take away the small disks below a folder, where the block that made them was cut short."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        place = line.split()[1]
+        if Path(place).is_relative_to(folder):
+            subprocess.run(["umount", "--lazy", place], check=False)
+
+
 def blocked(clone: Repository, stage: str, name: str, expected: str) -> str:
     """Run a stage while a folder is full or read-only, then with room; return what was wrong."""
     place = clone.folder / name
