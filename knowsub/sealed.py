@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 Arrays = Mapping[str, NDArray[Any]]
+TRIES = 3
+"""Attempts to write into a folder that another process may delete."""
 
 
 def write_sealed(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> None:
     """Write arrays and their description atomically; the same content gives the same bytes.
 
     Args:
-        path: File to write; its folder must exist.
+        path: File to write; its folder is made.
         arrays: Name -> array.
         description: Anything JSON can hold.
 
@@ -36,18 +38,42 @@ def write_sealed(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> 
     """
     described = json.dumps(description, sort_keys=True)
     header = {"sealed": _digest(described, arrays) + described}
+    write_whole(path, save(dict(arrays), metadata=header))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically: it is there whole, or as it was before.
+
+    The same work may be done twice at the same time, in two copies of the checkout that share this
+    file's folder, and either may be the first to delete the folder: it is made again.
+
+    Args:
+        path: File to write.
+        content: What it is to hold.
+
+    Raises:
+        OSError: If the file cannot be written, naming it; an older file is left as it was.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(save(dict(arrays), metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        for left in reversed(range(TRIES)):
+            with suppress(FileNotFoundError, FileExistsError) if left else nullcontext():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _on_disk(partial, content)
+                partial.replace(path)
+                break
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _on_disk(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def drop_partials(folder: Path) -> None:

@@ -44,7 +44,7 @@ def main(target: str, seed: int) -> str:
         figures = write_results(folder, study, task, options, item)
         run.metrics(figures)
         run.artifact(folder / "results.json")
-    shutil.rmtree(store)
+    shutil.rmtree(store, ignore_errors=True)  # another copy of the same runs may be at it
     told = [f"{kind} {figures[f'{kind}_target_accuracy']:.2f}" for kind in options.adaptations]
     return f"{target} {seed}: target questions right without the subnetwork: {', '.join(told)}"
 

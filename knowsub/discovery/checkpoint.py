@@ -11,9 +11,6 @@ from torch import Tensor
 
 from knowsub.sealed import drop_partials, read_sealed, write_sealed
 
-TRIES = 3
-"""Attempts to write into a folder that another process of the same search may delete."""
-
 
 class Checkpoints:
     """The checkpoints of one search, in a folder of their own outside the stage's outputs.
@@ -45,14 +42,7 @@ class Checkpoints:
         """
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         description = {"identity": self.identity, "step": step, "state": state}
-        for left in reversed(range(TRIES)):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_sealed(self.folder / f"step-{step:08d}.safetensors", arrays, description)
-                break
-            except FileNotFoundError:
-                if not left:
-                    raise
+        write_sealed(self.folder / f"step-{step:08d}.safetensors", arrays, description)
         for old in self._found()[:-2]:
             old.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ def save_checkpoint(
     """Write a run's state atomically.
 
     Args:
-        path: File to write; its folder must exist.
+        path: File to write; its folder is made.
         trained: The tensors in training.
         best: Their values at the best evaluation so far.
         optimizer: AdamW over `trained`, in this order.

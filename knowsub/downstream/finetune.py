@@ -52,9 +52,7 @@ def finetune(
         ValueError: If the checkpoint is corrupt or of another run.
     """
     course, saved = _Course(learner, splits, schedule), time.monotonic()
-    if checkpoint is not None and checkpoint.is_file():
-        course.restore(checkpoint)
-    else:
+    if checkpoint is None or not course.restore(checkpoint):
         on_points(course.evaluate())
     order = _order(len(train), schedule).to(train.answer.device)
     for step in range(course.outcome.step, schedule.steps):
@@ -130,10 +128,14 @@ class _Course:
         """Write the state of the run."""
         save_checkpoint(path, self._tensors, self._best, self._optimizer, asdict(self.outcome))
 
-    def restore(self, path: Path) -> None:
-        """Go on from a written state."""
-        progress = load_checkpoint(path, self._tensors, self._best, self._optimizer)
+    def restore(self, path: Path) -> bool:
+        """Go on from a written state; return whether there is one."""
+        try:
+            progress = load_checkpoint(path, self._tensors, self._best, self._optimizer)
+        except FileNotFoundError:
+            return False
         self.outcome = Outcome.restored(progress)
+        return True
 
 
 def _order(questions: int, schedule: Schedule) -> Int[Tensor, "step batch"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from knowsub.downstream.questions import Task
 from knowsub.downstream.scoring import all_features
 from knowsub.masks.io import check_model, load_mask
 from knowsub.masks.mask import Mask
+from knowsub.sealed import write_whole
 
 ORIGINAL, REMAINING, RANDOM = "original", "remaining", "random"
 
@@ -75,16 +75,15 @@ def conduct(
     if options.readout is not Readout.MATCH:
         again = bench.cache(*(bench.encode(own, Readout.MATCH) for own in named.values()))
         plain = dict(zip(named, again, strict=True))
-    folder.mkdir(parents=True, exist_ok=True)
     outcomes = {}
     for run in runs(models, options):
         done = folder / f"{run.name}.json"
-        if done.is_file():
+        try:
             outcome = Outcome.restored(json.loads(done.read_text(encoding="utf-8")))
             on_run(run, outcome.points)
-        else:
+        except FileNotFoundError:
             outcome = _one(bench, run, train, splits, options, folder, on_run)
-            _write(done, asdict(outcome))
+            write_whole(done, json.dumps(asdict(outcome)).encode())
         outcomes[run] = outcome
     return Study(outcomes, {name: bench.answers(name, plain) for name in models})
 
@@ -165,9 +164,3 @@ def fingerprint(
         for site, bits in sorted(mask.bits.items()) if mask else ():
             digest.update(site.encode() + bits.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _write(path: Path, values: Mapping[str, object]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(values), encoding="utf-8")
-    partial.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,17 @@ def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
     assert again == first
     assert [steps for run, steps in calls if run.model != "random"] == [5, 5]
     assert [steps for run, steps in calls if run.model == "random"] == [1] * 5
+
+
+def test_another_process_may_delete_the_folder_of_the_runs_meanwhile(tmp_path: Path) -> None:
+    bench, masks, task, chosen = world(adaptations=[Adaptation.HEAD])
+    folder = tmp_path / "runs"
+    left_alone = conduct(bench, masks, task, chosen, tmp_path / "own", lambda run, points: None)
+
+    def delete(run: Run, points: list[Point]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    assert conduct(bench, masks, task, chosen, folder, delete) == left_alone
 
 
 def test_target_questions_that_are_trained_on_are_not_tested(tmp_path: Path) -> None:

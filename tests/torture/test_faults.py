@@ -6,8 +6,10 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -71,6 +73,24 @@ def test_what_is_being_written_is_not_dropped(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["b.2.partial"]
     drop_partials(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_deleted_by_another_process_is_made_again(tmp_path: Path) -> None:
+    folder, written = tmp_path / "store", threading.Event()
+
+    def delete() -> None:
+        while not written.is_set():
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.05)
+
+    other = threading.Thread(target=delete)
+    other.start()
+    for number in range(100):
+        write_sealed(folder / f"{number}", {"x": np.zeros(3)}, {})
+    written.set()
+    other.join()
+    write_sealed(folder / "last", {"x": np.ones(3)}, {})
+    assert [one.name for one in folder.glob("*last*")] == ["last"]
 
 
 def test_a_sealed_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
