@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from knowsub.experiment import experiment, item_name, view_path
+from knowsub.logged_model import log_model
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer
 from knowsub.tracking import ITEM, SOURCE, STAGE, Point, Store
@@ -80,7 +81,7 @@ def fill_experiment(params: Params, data: Path, models: Iterable[Model] = ()) ->
     for path in sorted((report / "figures").glob("*.png")):
         store.artifact(store.parent, path, "figures")
     for name, parts in models:
-        store.model(store.parent, name, parts, params.track.register)
+        log_model(store, store.parent, name, parts, params.track.register)
     store.end(store.parent, "FINISHED")
     return begun.key, view_path(store.group)
 

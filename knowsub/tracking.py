@@ -1,6 +1,7 @@
 """Runs in MLflow: one comparable run per experiment, one child per stage and item.
 
-No other file knows MLflow. The store is `mlflow/` of the main checkout, or MLFLOW_TRACKING_URI.
+No other file but `logged_model` knows MLflow. The store is `mlflow/` of the main checkout, or
+MLFLOW_TRACKING_URI.
 An experiment is known by its key; whichever of its stages comes first makes its run, and the stage
 `track` fills it. A run is never left running: the writer ends it with its stage, also if the stage
 was killed, and a writer that comes after a killed one ends what that one left.
@@ -12,7 +13,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from knowsub.checkout import locked, user
 from knowsub.experiment import VIEW, Experiment, item_name, plain, saved_view, view_path
@@ -26,8 +27,10 @@ __all__ = ["StageRun", "Store", "stage_run"]
 
 PARENT = "mlflow.parentRunId"
 KEY, KIND, STAGE, ITEM = "knowsub.key", "knowsub.kind", "knowsub.stage", "knowsub.item"
-SOURCE, SPOOL, MODEL = "knowsub.source", "knowsub.spool", "knowsub.model"
+SOURCE, SPOOL = "knowsub.source", "knowsub.spool"
 NOTE, SHARED = "mlflow.note.content", f"mlflow.sharedViewState.{VIEW}"
+SAME = (PARENT, STAGE, ITEM)
+"""Tags that the runs of one stage and item of an experiment have in common."""
 ORIGIN = {
     "commit": "mlflow.source.git.commit",
     "experiment": "dvc.experiment",
@@ -111,11 +114,19 @@ class Store:
     def end(self, run_id: str, status: str) -> None:
         """End a run; the experiment has failed if one of its stages has.
 
+        Two checkouts may do the same stage at the same time: the run that finishes last is kept.
+
         Args:
             run_id: The run.
             status: FINISHED, FAILED or KILLED.
         """
-        self.client.set_terminated(run_id, status)
+        with locked(self._lock):
+            tags = self.client.get_run(run_id).data.tags
+            twins = self._search({name: tags[name] for name in SAME}) if STAGE in tags else []
+            self.client.set_terminated(run_id, status)
+            for twin in twins:
+                if twin.info.status == status == "FINISHED" and twin.info.run_id != run_id:
+                    self.client.delete_run(twin.info.run_id)
         if status != "FINISHED":
             self.client.set_terminated(self.parent, status)
 
@@ -144,35 +155,6 @@ class Store:
         """Store a file with a run, unless `track.artifacts` says no."""
         if self.begun.artifacts:
             self.client.log_artifact(run_id, str(path), folder)
-
-    def model(self, run_id: str, name: str, parts: Mapping[str, Any], registered: str) -> str:
-        """Store a model with a run by MLflow's transformers flavour, unless it is there.
-
-        Args:
-            run_id: The run; it has ended afterwards.
-            name: Name of the model, such as that of the mask removed from it.
-            parts: Its `model` and its `tokenizer`.
-            registered: Name to register it under as a new version; empty for none.
-
-        Returns:
-            Address that `mlflow.transformers.load_model` takes.
-        """
-        tag = f"{MODEL}.{plain(name)}"
-        if known := self.client.get_run(run_id).data.tags.get(tag):
-            return str(known)
-        import mlflow
-
-        mlflow.set_tracking_uri(self.begun.uri)
-        with mlflow.start_run(run_id=run_id):
-            address = mlflow.transformers.log_model(
-                dict(parts),
-                name=f"without-{name}".replace(".", "_"),
-                task="text-generation",
-                registered_model_name=registered or None,
-                pip_requirements=["torch", "transformers"],
-            ).model_uri
-        self.tags(run_id, {tag: address})
-        return str(address)
 
 
 def _client(begun: Experiment) -> MlflowClient:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 RIM = (
     "backfill",
+    "logged_model",
     "checkout",
     "config",
     "conform",

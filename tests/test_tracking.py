@@ -22,7 +22,7 @@ from knowsub.experiment import CHOICES, FIGURES, Experiment, experiment, view_pa
 from knowsub.report.catalogue import ENTRIES
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer, stage_run
-from knowsub.tracking import ITEM, KIND, PARENT, SOURCE, STAGE
+from knowsub.tracking import ITEM, KEY, KIND, PARENT, SOURCE, STAGE
 from tests.browser import CHROMIUM, browser
 from tests.tour.pictures import open_comparison, open_list, ui
 
@@ -129,6 +129,31 @@ def test_a_stage_that_comes_again_replaces_its_run(make: Callable[[], Params]) -
             run.metrics({"loss": value})
     _, stages = runs(experiment(params))
     assert [run.data.metrics["loss"] for run in stages] == [2.0]
+
+
+def test_one_stage_done_twice_at_the_same_time_is_one_run(make: Callable[[], Params]) -> None:
+    params = make()
+    begun = experiment(params)
+    with stage_run("train", params, ITEMS) as first:
+        first.metrics({"loss": 1.0})
+        wait_for_runs(begun, 1)
+        with stage_run("train", params, ITEMS) as second:
+            second.metrics({"loss": 1.0})
+            wait_for_runs(begun, 2)
+    _, stages = runs(begun)
+    assert [(run.info.status, run.data.metrics["loss"]) for run in stages] == [("FINISHED", 1.0)]
+
+
+def wait_for_runs(begun: Experiment, number: int) -> None:
+    """Wait until so many runs of stages are in the store."""
+    store = client(begun)
+    group = store.get_experiment_by_name(begun.name)
+    assert group is not None
+    wanted = f"tags.`{KEY}` = '{begun.key}' and tags.`{KIND}` = 'stage'"
+    deadline = time.monotonic() + 60.0
+    while len(store.search_runs([group.experiment_id], wanted)) < number:
+        assert time.monotonic() < deadline, "the writer does not come"
+        time.sleep(0.2)
 
 
 def test_a_stage_that_fails_leaves_a_failed_run(make: Callable[[], Params]) -> None:
