@@ -24,7 +24,6 @@ SETS: dict[str, tuple[Split, Role]] = {
     "control": (Split.CONTROL_TRAIN, Role.TRAIN),
     "heldout": (Split.CONTROL_HELDOUT, Role.TRAIN),
     "near": (Split.NEAR_HELDOUT, Role.TRAIN),
-    "near_trained": (Split.NEAR_TRAIN, Role.TRAIN),
 }
 """Name of each set of statements -> the facts and the template families in it."""
 

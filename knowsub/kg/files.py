@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, astuple
+from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from knowsub.kg.json_lines import json_rows
 from knowsub.kg.triple import Fact, Split, Statement
+
+_TEXTS = attrgetter(*(field.name for field in fields(Fact)))
+"""All fields of a fact."""
 
 
 def write_facts(path: Path, facts: Iterable[Fact]) -> None:
@@ -98,7 +102,7 @@ def read_statements(path: Path) -> list[Statement]:
     for place, row in json_rows(path):
         try:
             statement = Statement.from_row(row)
-            _require_text(statement.prompt, statement.tail, *astuple(statement.fact))
+            _require_text(statement.prompt, statement.tail, *_TEXTS(statement.fact))
             found.append(statement)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place}: no statement: {error}") from None
@@ -109,7 +113,7 @@ def _fact(place: str, row: dict[str, Any]) -> Fact:
     """Return the fact of one line."""
     try:
         fact = Fact(**row)
-        _require_text(*astuple(fact))
+        _require_text(*_TEXTS(fact))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: no fact: {error}") from None
     return fact

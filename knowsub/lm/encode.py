@@ -112,13 +112,14 @@ def encode_statements(
     if not statements:
         raise ValueError("no statements to encode")
     rows = _encode(tokenizer, statements, context)
-    width = max(len(prompt) + len(tail) for prompt, tail in rows)
-    tokens = torch.zeros(len(rows), width, dtype=torch.long)
-    reads = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, (prompt, tail) in enumerate(rows):
-        end = len(prompt) + len(tail)
-        tokens[row, :end] = torch.tensor(prompt + tail)
-        reads[row, len(prompt) - 1 : end - 1] = True
+    prompt, tail = (
+        torch.tensor([len(part) for part in parts]) for parts in zip(*rows, strict=True)
+    )
+    end = (prompt + tail)[:, None]
+    position = torch.arange(int(end.max()))
+    tokens = torch.zeros(len(rows), len(position), dtype=torch.long)
+    tokens[position < end] = torch.tensor([token for row in rows for part in row for token in part])
+    reads = (position >= prompt[:, None] - 1) & (position < end - 1)
     return Batch(tokens, reads)
 
 
@@ -146,8 +147,11 @@ def _encode(
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Return the tokens of every text, without an end-of-sequence token."""
-    rows = [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    return [ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids for ids in rows]
+    rows, last = (
+        tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"],
+        tokenizer.eos_token_id,
+    )
+    return [ids[:-1] if ids and ids[-1] == last else ids for ids in rows]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, block: int) -> Batch:
