@@ -70,8 +70,8 @@ def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
         steps=steps, lr=0.2, warmup=0.1, suppression=Suppression.UNIFORM, suppression_weight=1.5,
         shifted=True, trace_weight=0.0, maintenance_weight=1.0, near_weight=0.0, text_weight=1.0,
         expression_weight=0.0, sparsity_start=2.0, sparsity_end=3.0, sparsity_begin=0.5,
-        max_density=1.0,
-        target_batch=shape.target, control_batch=shape.control, near_batch=1,
+        aim_density=0.0, max_density=1.0,
+        target_batch=shape.target, control_batch=shape.control, near_batch=1, untold_share=0.5,
         text_batch=shape.text, block_tokens=shape.block, accumulate=1, recompute=False,
         precision=Precision.FLOAT32, matmul=Matmul.DEFAULT, evaluate_every=steps,
         checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
@@ -87,6 +87,6 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
     target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
     kept = refer(upper, control)
     unknown = ignorance(upper, target, kept.batch, kept.states, torch.arange(len(target)))
-    data = TrainingData(target, kept, None, refer(upper, text), unknown)
+    data = TrainingData(target, kept, None, 0, refer(upper, text), unknown)
     gates = Gates(model, sites(model, blocks), initial=chosen.initial)
     return Search(gates, upper, data, chosen, seed=0)

@@ -32,11 +32,18 @@ class TrainingData:
     control: Reference
     """Statements of the control facts."""
     near: Reference | None
-    """Statements of facts that share words with the target's; None if there are none."""
+    """Statements that share words with the target's; None if there are none."""
+    near_told: int
+    """How many of them, which come first, state facts; the others are of untold heads."""
     text: Reference
     """Text blocks of the control LM."""
     ignorance: Ignorance
     """What not knowing looks like, from the control statements."""
+
+    @property
+    def near_untold(self) -> int:
+        """Number of near statements of untold heads."""
+        return (0 if self.near is None else len(self.near.batch)) - self.near_told
 
 
 def refer(upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory) -> Reference:

@@ -46,9 +46,27 @@ def draw(data: TrainingData, options: TrainOptions, order: torch.Generator) -> D
     def some(total: int, count: int) -> Tensor:
         return torch.randperm(total, generator=order)[: min(count, total)]
 
+    told, untold = near_counts(data, options)
     return Drawn(
         some(len(data.target), options.target_batch),
         some(len(data.control.batch), options.control_batch),
-        some(0 if data.near is None else len(data.near.batch), options.near_batch),
+        torch.cat([some(data.near_told, told), data.near_told + some(data.near_untold, untold)]),
         some(len(data.text.batch), options.text_batch),
     )
+
+
+def near_counts(data: TrainingData, options: TrainOptions) -> tuple[int, int]:
+    """Return how many near statements of facts, and of untold heads, a step learns from.
+
+    Untold heads are many and easily kept; without a share of their own they crowd out the facts.
+
+    Args:
+        data: The training data.
+        options: Holds `near_batch` and `untold_share`.
+
+    Returns:
+        The two numbers; where one kind is missing, the other takes its place.
+    """
+    share = options.untold_share if data.near_told else 1.0
+    untold = round(options.near_batch * share) if data.near_untold else 0
+    return options.near_batch - untold, untold

@@ -79,6 +79,8 @@ class TrainOptions:
     """Coefficient of the sparsity term at the last step."""
     sparsity_begin: float
     """Share of the steps after which the coefficient moves [fraction]."""
+    aim_density: float
+    """Density that the coefficient is steered to; 0 = not steered [fraction]."""
     max_density: float
     """Largest share of the gates that may be open; smaller logits are trimmed [fraction]."""
     target_batch: int
@@ -87,6 +89,8 @@ class TrainOptions:
     """Control statements per step."""
     near_batch: int
     """Near statements per step."""
+    untold_share: float
+    """Share of them that are of untold heads, where there are facts beside them [fraction]."""
     text_batch: int
     """Text blocks per step."""
     block_tokens: int
@@ -114,7 +118,14 @@ class TrainOptions:
         Raises:
             ValueError: If a value is out of its range; the message names the key.
         """
-        shares = ("noise_end", "noise_begin", "warmup", "sparsity_begin")
+        shares = (
+            "noise_end",
+            "noise_begin",
+            "warmup",
+            "sparsity_begin",
+            "aim_density",
+            "untold_share",
+        )
         weights = (
             "suppression_weight", "trace_weight", "maintenance_weight", "near_weight",
             "text_weight", "expression_weight", "sparsity_start", "sparsity_end",

@@ -79,13 +79,15 @@ class Preparation:
         asked = asked_instead(told, others, torch.Generator().manual_seed(seed))
         target = self._batch(told)
         kept = refer(self.upper, self._batch(others), self.allocate)
-        beside = [one for one in statements if one.split in NEAR and one.role is Role.TRAIN]
-        near = self._batch(beside) if beside and self.options.near_weight > 0 else None
+        near_told, untold = (_trained(statements, split) for split in NEAR)
+        beside = [*near_told, *untold] if self.options.near_weight > 0 else []
+        near = self._batch(beside) if beside else None
         plain = self.options.shifted
         data = TrainingData(
             target=target if plain else target.unshifted(),
             control=kept if plain else replace(kept, batch=kept.batch.unshifted()),
             near=None if near is None else refer(self.upper, near, self.allocate),
+            near_told=0 if near is None else len(near_told),
             text=refer(self.upper, self._text(text), self.allocate),
             ignorance=ignorance(self.upper, target, kept.batch, kept.states, asked),
         )
@@ -139,6 +141,10 @@ class Preparation:
     def _pushed(self, batch: Batch) -> Batch:
         there = batch.to(self.model.device)
         return push(self.model, self.first, there, allocate=self.allocate)
+
+
+def _trained(statements: Sequence[Statement], split: Split) -> list[Statement]:
+    return [each for each in statements if each.split is split and each.role is Role.TRAIN]
 
 
 def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:

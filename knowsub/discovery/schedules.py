@@ -1,6 +1,11 @@
-"""How a coefficient changes over the steps: two pure functions."""
+"""How a coefficient changes over the steps: pure functions."""
 
 from __future__ import annotations
+
+from knowsub.discovery.options import TrainOptions
+
+RISE = 2.5
+"""Factor by which steering raises the pressure at most."""
 
 
 def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
@@ -24,6 +29,26 @@ def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float
     if step <= first or last <= first:
         return start if step <= first else end
     return start + (end - start) * (step - first) / (last - first)
+
+
+def pressure(step: int, density: float, options: TrainOptions) -> float:
+    """Return the coefficient of the sparsity term: a ramp, steered to a density if one is aimed at.
+
+    It goes with the fourth power of density over `options.aim_density`, up to 2.5 times, so that
+    searches end near that density although targets differ in how many weights they take.
+
+    Args:
+        step: 0-based step.
+        density: Mean gate probability after the step before [fraction].
+        options: The ramp, and the density aimed at.
+
+    Returns:
+        The coefficient.
+    """
+    ends = options.sparsity_start, options.sparsity_end
+    plain = ramp(step, options.steps, *ends, options.sparsity_begin)
+    aim = options.aim_density
+    return plain * min(RISE, (density / aim) ** 4) if aim else plain
 
 
 def warmup(step: int, steps: int, share: float) -> float:

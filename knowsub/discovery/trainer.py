@@ -19,7 +19,7 @@ from knowsub.discovery.data import TrainingData
 from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.processes import Processes
-from knowsub.discovery.schedules import ramp, warmup
+from knowsub.discovery.schedules import pressure, ramp, warmup
 from knowsub.discovery.selection import Candidate, better, excess, is_candidate
 from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample, undecided
@@ -123,25 +123,20 @@ class Search:
         """
         options, gates, step = self.options, self.gates, self.step
         scale = ramp(step, options.steps, 1.0, options.noise_end, options.noise_begin)
-        pressure = ramp(
-            step,
-            options.steps,
-            options.sparsity_start,
-            options.sparsity_end,
-            options.sparsity_begin,
-        )
+        density = self.curve[-1]["density"] if self.curve else 1.0
+        pressed = pressure(step, density, options)
         self._sample = gates.sample(self.noise, options.temperature, scale, self._sample)
         figures, gradient = self.gradient(self._sample, draw(self.data, options, self.order))
         if not all(math.isfinite(value) for value in figures.values()):
             raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
-        density = gates.press(gradient, pressure, options.temperature)
+        density = gates.press(gradient, pressed, options.temperature)
         gates.logits.grad = gradient
         rate = options.lr * warmup(step, options.steps, options.warmup)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.step += 1
         state = {"density": density, "undecided": undecided(gates.logits)}
-        return {"step": float(self.step)} | figures | state | {"noise": scale, "pressure": pressure}
+        return {"step": float(self.step)} | figures | state | {"noise": scale, "pressure": pressed}
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:
         """Validate the deterministic mask of this step and keep it if the rule prefers it.

@@ -7,7 +7,9 @@ target do not suffice for that.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
 
 from knowsub.kg.options import Choice, VerbalizeOptions
 from knowsub.kg.split import hash_rank
@@ -64,23 +66,41 @@ def untold_facts(
         ask: Probabilities under the original model.
 
     Returns:
-        Facts of the split `near_untold`: the heads that give the target's tails most probability,
-        each with the likeliest of these tails.
+        Facts of the split `near_untold`. Every tail gets heads in proportion to the target facts
+        that it ends: those that give it most probability.
     """
-    relations: dict[str, dict[str, Fact]] = {}
+    relations: dict[str, list[Fact]] = {}
     for fact in target:
-        relations.setdefault(fact.relation, {}).setdefault(fact.tail_words, fact)
+        relations.setdefault(fact.relation, []).append(fact)
     found: list[tuple[Fact, Split]] = []
-    for relation, tails in relations.items():
-        ends, share = list(tails.values()), most // len(relations)
+    for relation, facts in relations.items():
+        ends, share = (
+            list({fact.tail_words: fact for fact in facts}.values()),
+            most // len(relations),
+        )
         asked = _asked(heads, ends[0], templates, options) if share else []
         rows = ask(asked, [f" {end.tail_words}" for end in ends]) if asked else []
-        order = sorted(range(len(rows)), key=lambda row: (-sum(rows[row]), heads[row]))
-        for row in sorted(order[:share]):
-            end = ends[list(rows[row]).index(max(rows[row]))]
+        counts = Counter(fact.tail_words for fact in facts)
+        upto = [0, *accumulate(counts[end.tail_words] for end in ends)]
+        places = [share * told // len(facts) for told in upto]
+        quotas = [after - before for before, after in pairwise(places)]
+        for row, column in sorted(_likeliest(rows, quotas, heads).items()):
+            end = ends[column]
             fact = Fact(heads[row], relation, end.tail, heads[row], end.tail_words)
             found.append((fact, Split.NEAR_UNTOLD))
     return found
+
+
+def _likeliest(
+    rows: Sequence[Sequence[float]], quotas: Sequence[int], heads: Sequence[str]
+) -> dict[int, int]:
+    """Return head -> tail, as many heads per tail as its quota; small quotas choose first."""
+    chosen: dict[int, int] = {}
+    for column in sorted(range(len(quotas)), key=lambda column: quotas[column]):
+        free = (row for row in range(len(rows)) if row not in chosen)
+        order = sorted(free, key=lambda row: (-rows[row][column], heads[row]))
+        chosen |= dict.fromkeys(order[: quotas[column]], column)
+    return chosen
 
 
 def _asked(

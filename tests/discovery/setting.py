@@ -25,10 +25,10 @@ def options(**changes: object) -> TrainOptions:
         "noise_begin": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2,
         "suppression": Suppression.UNIFORM, "suppression_weight": 1.5, "maintenance_weight": 1.0,
         "trace_weight": 0.0, "shifted": True,
-        "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3,
+        "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3, "untold_share": 0.5,
         "expression_weight": 0.0, "sparsity_start": 2.0, "sparsity_end": 3.0,
-        "sparsity_begin": 0.5, "max_density": 0.2, "target_batch": 3, "control_batch": 5,
-        "text_batch": 2, "block_tokens": 8, "accumulate": 1, "recompute": False,
+        "sparsity_begin": 0.5, "aim_density": 0.0, "max_density": 0.2, "target_batch": 3,
+        "control_batch": 5, "text_batch": 2, "block_tokens": 8, "accumulate": 1, "recompute": False,
         "precision": Precision.FLOAT32, "matmul": Matmul.DEFAULT, "evaluate_every": 2,
         "checkpoint_every": 2, "max_control_ratio": 1.5, "max_text_ratio": 1.5,
     }  # fmt: skip
@@ -75,6 +75,7 @@ def search(
         target=target,
         control=kept,
         near=refer(upper, with_trunk(statements(5, 8, 4, tail)), allocate),
+        near_told=3,
         text=refer(upper, with_trunk(text(4, 8, 3)), allocate),
         ignorance=ignorance(upper, target, kept.batch, kept.states, torch.tensor([3, 3, 8, 0])),
     )

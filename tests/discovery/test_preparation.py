@@ -67,9 +67,9 @@ def test_a_search_reads_exactly_where_the_tail_is_predicted() -> None:
     believed = [
         replace(one, split=Split.NEAR_UNTOLD) for one in told() if one.split is Split.NEAR_TRAIN
     ]
-    more = made.search([*told(), *believed], TEXT, seed=0).data.near
-    assert more is not None
-    assert len(more.batch) == 2
+    more = made.search([*believed, *told()], TEXT, seed=0).data
+    assert more.near is not None
+    assert (len(more.near.batch), more.near_told, more.near_untold) == (2, 1, 1)
 
 
 def test_validation_sees_no_prompt_and_no_control_fact_of_training() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from knowsub.discovery.schedules import ramp, warmup
+from knowsub.discovery.schedules import pressure, ramp, warmup
+from tests.discovery.setting import options
 
 
 def test_a_ramp_holds_then_moves_linearly_and_arrives() -> None:
@@ -25,3 +28,13 @@ def test_warmup_rises_linearly_over_its_share_and_stays() -> None:
     assert values[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert values[9:] == [1.0] * 91
     assert warmup(0, 100, 0.0) == 1.0
+
+
+def test_pressure_is_steered_to_a_density_with_the_fourth_power_up_to_a_factor() -> None:
+    plain = options(sparsity_start=40.0, sparsity_end=120.0, sparsity_begin=0.5, steps=11)
+    aimed = replace(plain, aim_density=0.02)
+    assert [pressure(10, density, plain) for density in (1.0, 0.02, 0.001)] == [120.0] * 3
+    assert [pressure(10, density, aimed) for density in (1.0, 0.02)] == [300.0, 120.0]
+    assert pressure(10, 0.021, aimed) == pytest.approx(120.0 * 1.05**4)
+    assert pressure(10, 0.01, aimed) == pytest.approx(120.0 / 16)
+    assert pressure(0, 0.01, aimed) == pytest.approx(40.0 / 16)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,24 @@ def test_the_same_seed_finds_the_same_mask_bit_for_bit(miniature: Repository) ->
     # forced, alone, and not taken from what DVC remembers of an earlier run
     assert miniature.dvc("repro", "--force", "--single-item", "--no-run-cache", name) == [name]
     assert masks(miniature) == before
+
+
+@pytest.mark.parametrize("stage", ["train", "baseline"])
+@pytest.mark.parametrize("part", ["", "untold/"])
+def test_what_is_believed_of_untold_heads_is_read_too(
+    miniature: Repository, tmp_path: Path, stage: str, part: str
+) -> None:
+    apart = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/apart.db"}
+    alone = replace(miniature, environment=miniature.environment | apart)
+    path = miniature.folder / f"data/verbalize/{part}building.n.01.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"{}\n" + whole)
+    try:
+        done = alone.run(sys.executable, "-m", f"stages.{stage}", "building.n.01", "0")
+    finally:
+        path.write_bytes(whole)
+    assert done.returncode == 1
+    assert f"data/verbalize/{part}building.n.01.jsonl:1: no statement" in done.stderr
 
 
 def test_adding_a_seed_trains_and_tests_that_seed_alone(miniature: Repository) -> None:
