@@ -36,6 +36,10 @@ class Progress(StrEnum):
     NONE = "none"
 
 
+SEEDS = 2**32
+"""Seeds are below this, as some generators ask for."""
+
+
 @dataclass
 class Track:
     """What the tracker is told beyond figures and curves."""
@@ -124,11 +128,18 @@ class Params:
                 raise ValueError(
                     f"targets: value {target!r} cannot name a folder; use letters, digits, . _ -"
                 )
-        if min(self.seeds) < 0:
-            raise ValueError(f"seeds: value {min(self.seeds)} is not allowed; use integers >= 0")
+        for seed in self.seeds:
+            _require_seed("seeds", seed)
+        for section in ("baseline", "test", "analyze"):
+            _require_seed(f"{section}.seed", getattr(self, section).seed)
         if self.pretrain.model == "embedded":
             self.train.block_range(self.pretrain.blocks)
             _require_fits("train.block_tokens", self.train.block_tokens, self.pretrain.context)
+
+
+def _require_seed(key: str, seed: int) -> None:
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"{key}: value {seed} is not allowed; use an integer 0..{SEEDS - 1}")
 
 
 def _require_distinct(key: str, values: Sequence[object]) -> None:

@@ -112,6 +112,7 @@ MISTAKES = [
     ),
     ("seeds", "seeds: [0, 0]", "seeds: value [0, 0] names one twice"),
     ("seeds", "seeds: [-1]", "seeds: value -1 is not allowed"),
+    ("seeds", "seeds: [99999999999]", "use an integer 0..4294967295"),
     ("seeds", "seeds: [a]", "seeds: value 'a' is not a whole number"),
     ("seeds", "seeds: {a: 0}", "seeds: value {'a': 0} is not a list"),
     ("seeds", "seed: [0]", "seed is not a known key; did you mean seeds?"),

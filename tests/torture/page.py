@@ -34,7 +34,6 @@ LIMITS = """
   before any work; start it again, or begin with `dvc --wait-for-lock`.
 - **The columns of `curve.csv`** stand in another order if a search went on from a checkpoint; its
   figures, the mask and the summary are the same.
-- **A seed beyond 64 bits** in `seeds` passes the check of `params.yaml` and ends the stage later.
 - **A queue whose worker is killed.** The task stays "Running" for DVC: `dvc queue kill --all`, then
   `dvc queue start` and queue it again. What it computed is in DVC's cache and in its checkpoint.
 - **Several machines on one checkout.** Locks are those of the system; a network file system that
