@@ -143,11 +143,7 @@ class TrainOptions:
         self._require(
             "accumulate", self.accumulate <= self.target_batch, "at most train.target_batch"
         )
-        plain = self.suppression is Suppression.UNIFORM and not (
-            self.trace_weight or self.near_weight or self.expression_weight
-        )
-        allowed = "true, or suppression: uniform without trace, near and expression"
-        self._require("shifted", self.shifted or plain, allowed)
+        self._require_shift()
         self._require("initial", 0 < self.initial < 1, "above 0 and below 1")
         self._require("max_density", 0 < self.max_density <= 1, "above 0, at most 1")
         self._require("temperature", 0 < self.temperature <= 10, "above 0, at most 10")
@@ -157,6 +153,13 @@ class TrainOptions:
         self._require("max_text_ratio", self.max_text_ratio >= 1, "at least 1")
         self._require("parts", bool(self.parts), f"at least one of {', '.join(Part)}")
         self._require("blocks", _is_range(self.blocks), "upper_half, or first:end such as 2:4")
+
+    def _require_shift(self) -> None:
+        plain = self.suppression is Suppression.UNIFORM and not (
+            self.trace_weight or self.near_weight or self.expression_weight
+        )
+        allowed = "true, or suppression: uniform without trace, near and expression"
+        self._require("shifted", self.shifted or plain, allowed)
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
