@@ -11,6 +11,7 @@ import pytest
 from knowsub.analysis.options import ReportOptions
 from knowsub.report.catalogue import printed
 from knowsub.report.collect import read_items, read_json
+from knowsub.report.context import evidence
 from knowsub.report.cross import with_dominance
 from knowsub.report.page import Origin
 from knowsub.report.provenance import code_commit, parameters_shown
@@ -88,6 +89,15 @@ def test_means_of_ppl_ratios_are_geometric_and_the_worst_is_on_the_bad_side():
 )  # fmt: skip
 def test_a_figure_meets_its_bar_or_is_marked(value, bar, expected):
     assert meets(value, bar) is expected
+
+
+def test_a_bar_on_a_figure_of_the_evidence_is_shown_and_marked_where_it_is_missed(items):
+    bars = {"forgetting": ">= 2", "random_p": "<= 1"}
+    rows = {row["label"]: row for group in evidence(items, bars) for row in group["rows"]}
+    assert rows["forgetting"]["bar"] == ">= 2"
+    assert all(cell["missed"] for cell in rows["forgetting"]["cells"])
+    assert not any(cell["missed"] for cell in rows["p against random"]["cells"])
+    assert {row["bar"] for row in rows.values()} == {"", ">= 2", "<= 1"}
 
 
 def test_a_missed_bar_is_marked_in_the_table_and_on_the_page(report, items):

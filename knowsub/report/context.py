@@ -96,11 +96,12 @@ def _interval(name: str, ends: Sequence[float] | None) -> str:
     return "" if ends is None else " to ".join(printed(name, end) for end in ends)
 
 
-def evidence(items: Sequence[Item]) -> list[dict[str, Any]]:
+def evidence(items: Sequence[Item], bars: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the table of the other figures.
 
     Args:
         items: All masks.
+        bars: Figure -> bar.
 
     Returns:
         Groups of rows, one cell per mask.
@@ -111,10 +112,11 @@ def evidence(items: Sequence[Item]) -> list[dict[str, Any]]:
     for entry in EVIDENCE:
         if entry.name in middle:
             cells = [
-                _cells([entry.name], row, {}, item.intervals)[0]
+                _cells([entry.name], row, bars, item.intervals)[0]
                 for item, row in zip(items, figures, strict=True)
             ]
             told = {"label": entry.label, "meaning": entry.meaning, "better": str(entry.better)}
+            told["bar"] = bars.get(entry.name, "")
             shown = {"median": printed(entry.name, middle[entry.name]), "cells": cells}
             groups.setdefault(entry.group, []).append(told | shown)
     return [{"name": name, "rows": rows} for name, rows in groups.items()]

@@ -74,7 +74,7 @@ def render(
         cards=context.cards(items, options.bars),
         bars=options.bars,
         headline=context.headline(items, options.bars),
-        evidence=context.evidence(items),
+        evidence=context.evidence(items, options.bars),
         intervals=any(item.intervals for item in items),
         skipped=[f"{i.name}: {name}: {why}" for i in items for name, why in i.skipped.items()],
         further=context.further(items),
