@@ -23,6 +23,7 @@ from tests.torture.disk import disk, unmount
 from tests.torture.distributed import distributed
 from tests.torture.ground import Ground, Outcome, say
 from tests.torture.kill import kill
+from tests.torture.memory import memory
 from tests.torture.page import page, table
 from tests.torture.parameters import parameters
 from tests.torture.safety import safety
@@ -39,6 +40,7 @@ CASES: dict[str, Callable[[Ground], list[Outcome]]] = {
     "safety": safety,
     "distributed": distributed,
     "same": same,
+    "memory": memory,
 }
 """All cases, in order of importance."""
 NEEDS_WHOLE = set(CASES) - {"damage", "parameters", "safety"}
