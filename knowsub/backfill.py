@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from knowsub.checkout import locked
 from knowsub.experiment import experiment, item_name, view_path
 from knowsub.logged_model import log_model
 from knowsub.schema import Params
@@ -69,20 +70,21 @@ def fill_experiment(params: Params, data: Path, models: Iterable[Model] = ()) ->
     summary = read_summary(report / "summary.json")
     begun = experiment(params)
     await_writer(begun)
-    store = Store(begun)
-    total, cached = _backfill(store, params, data)
-    store.params(store.parent, begun.values)
-    store.metrics(store.parent, _points(headline(summary)))
-    counts = {"knowsub.stages": str(total), "knowsub.stages_from_cache": str(cached)}
-    store.tags(store.parent, counts)
-    for path in (report / "summary.json", report / "report.html"):
-        if path.is_file():
-            store.artifact(store.parent, path)
-    for path in sorted((report / "figures").glob("*.png")):
-        store.artifact(store.parent, path, "figures")
-    for name, parts in models:
-        log_model(store, store.parent, name, parts, params.track.register)
-    store.end(store.parent, "FINISHED")
+    with locked(begun.folder / "track.lock"):  # the same experiment may end twice at once
+        store = Store(begun)
+        total, cached = _backfill(store, params, data)
+        store.params(store.parent, begun.values)
+        store.metrics(store.parent, _points(headline(summary)))
+        counts = {"knowsub.stages": str(total), "knowsub.stages_from_cache": str(cached)}
+        store.tags(store.parent, counts)
+        for path in (report / "summary.json", report / "report.html"):
+            if path.is_file():
+                store.artifact(store.parent, path)
+        for path in sorted((report / "figures").glob("*.png")):
+            store.artifact(store.parent, path, "figures")
+        for name, parts in models:
+            log_model(store, store.parent, name, parts, params.track.register)
+        store.end(store.parent, "FINISHED")
     return begun.key, view_path(store.group)
 
 

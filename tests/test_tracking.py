@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -306,6 +307,21 @@ def outputs(params: Params, data: Path) -> None:
     train.mkdir(parents=True)
     (train / "curve.csv").write_text("step,loss,kind\n0,2.0,a\n10,1.0,b\n")
     (train / "training.json").write_text(json.dumps({"chosen": {"step": 10}, "rule": "x"}))
+
+
+def test_an_experiment_completed_by_several_at_once_is_whole_and_there_once(
+    make: Callable[[], Params], tmp_path: Path
+) -> None:
+    params = make()
+    outputs(params, tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        keys = list(pool.map(lambda _: fill_experiment(params, tmp_path)[0], range(4)))
+    assert len(set(keys)) == 1
+    whole, stages = runs(experiment(params))
+    assert [run.info.status for run in whole] == ["FINISHED"]
+    names = [run.info.run_name for run in stages]
+    assert len(names) == len(set(names))
+    assert whole[0].data.metrics["mean/sparsity"] == 0.98
 
 
 def test_the_experiment_gets_the_figures_of_all_masks_and_the_stages_of_the_cache(
