@@ -1,10 +1,9 @@
 """Runs in MLflow: one comparable run per experiment, one child per stage and item.
 
 No other file but `logged_model` knows MLflow. The store is `mlflow/` of the main checkout, or
-MLFLOW_TRACKING_URI.
-An experiment is known by its key; whichever of its stages comes first makes its run, and the stage
-`track` fills it. A run is never left running: the writer ends it with its stage, also if the stage
-was killed, and a writer that comes after a killed one ends what that one left.
+MLFLOW_TRACKING_URI. An experiment is known by its key; whichever of its stages comes first makes
+its run, and the stage `track` fills it. A run is never left running: the writer ends it with its
+stage, also if the stage was killed, and a writer that comes after a killed one ends what it left.
 """
 
 from __future__ import annotations

@@ -119,13 +119,8 @@ class TrainOptions:
             ValueError: If a value is out of its range; the message names the key.
         """
         shares = (
-            "noise_end",
-            "noise_begin",
-            "warmup",
-            "sparsity_begin",
-            "aim_density",
-            "untold_share",
-        )
+            "noise_end", "noise_begin", "warmup", "sparsity_begin", "aim_density", "untold_share",
+        )  # fmt: skip
         weights = (
             "suppression_weight", "trace_weight", "maintenance_weight", "near_weight",
             "text_weight", "expression_weight", "sparsity_start", "sparsity_end",

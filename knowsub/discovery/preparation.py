@@ -79,7 +79,7 @@ class Preparation:
         asked = asked_instead(told, others, torch.Generator().manual_seed(seed))
         target = self._batch(told)
         kept = refer(self.upper, self._batch(others), self.allocate)
-        near_told, untold = (_trained(statements, split) for split in NEAR)
+        near_told, untold = (_stated(statements, split, Role.TRAIN) for split in NEAR)
         beside = [*near_told, *untold] if self.options.near_weight > 0 else []
         near = self._batch(beside) if beside else None
         plain = self.options.shifted
@@ -143,12 +143,12 @@ class Preparation:
         return push(self.model, self.first, there, allocate=self.allocate)
 
 
-def _trained(statements: Sequence[Statement], split: Split) -> list[Statement]:
-    return [each for each in statements if each.split is split and each.role is Role.TRAIN]
+def _stated(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
+    return [each for each in statements if each.split is split and each.role is role]
 
 
 def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
-    found = [each for each in statements if each.split is split and each.role is role]
+    found = _stated(statements, split, role)
     if not found:
         raise ValueError(f"no statement of split {split} and role {role}")
     return found

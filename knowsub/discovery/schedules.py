@@ -34,8 +34,8 @@ def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float
 def pressure(step: int, density: float, options: TrainOptions) -> float:
     """Return the coefficient of the sparsity term: a ramp, steered to a density if one is aimed at.
 
-    It goes with the fourth power of density over `options.aim_density`, up to 2.5 times, so that
-    searches end near that density although targets differ in how many weights they take.
+    It goes with the fourth power of density over `options.aim_density`, up to `RISE` times, so
+    that searches end near that density although targets differ in how many weights they take.
 
     Args:
         step: 0-based step.

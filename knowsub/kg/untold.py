@@ -74,10 +74,8 @@ def untold_facts(
         relations.setdefault(fact.relation, []).append(fact)
     found: list[tuple[Fact, Split]] = []
     for relation, facts in relations.items():
-        ends, share = (
-            list({fact.tail_words: fact for fact in facts}.values()),
-            most // len(relations),
-        )
+        ends = list({fact.tail_words: fact for fact in facts}.values())
+        share = most // len(relations)
         asked = _asked(heads, ends[0], templates, options) if share else []
         rows = ask(asked, [f" {end.tail_words}" for end in ends]) if asked else []
         counts = Counter(fact.tail_words for fact in facts)

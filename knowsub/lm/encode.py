@@ -112,9 +112,8 @@ def encode_statements(
     if not statements:
         raise ValueError("no statements to encode")
     rows = _encode(tokenizer, statements, context)
-    prompt, tail = (
-        torch.tensor([len(part) for part in parts]) for parts in zip(*rows, strict=True)
-    )
+    lengths = torch.tensor([[len(prompt), len(tail)] for prompt, tail in rows])
+    prompt, tail = lengths.unbind(dim=1)
     end = (prompt + tail)[:, None]
     position = torch.arange(int(end.max()))
     tokens = torch.zeros(len(rows), len(position), dtype=torch.long)
@@ -147,10 +146,8 @@ def _encode(
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Return the tokens of every text, without an end-of-sequence token."""
-    rows, last = (
-        tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"],
-        tokenizer.eos_token_id,
-    )
+    rows = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
+    last = tokenizer.eos_token_id
     return [ids[:-1] if ids and ids[-1] == last else ids for ids in rows]
 
 
