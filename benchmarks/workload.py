@@ -8,9 +8,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from knowsub.anatomy import Part, block_count, sites
-from knowsub.discovery.data import TrainingData, refer
+from knowsub.discovery.data import TrainingData
 from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
+from knowsub.discovery.reference import expect, recall
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import push, upper_blocks
@@ -85,8 +86,10 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
     target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
-    kept = refer(upper, control)
-    unknown = ignorance(upper, target, kept.batch, kept.states, torch.arange(len(target)))
-    data = TrainingData(target, kept, None, 0, refer(upper, text), unknown)
+    kept = expect if chosen.precision is Precision.FLOAT32 else recall
+    unknown = ignorance(
+        upper, target, recall(upper, control), lambda table: torch.arange(len(target))
+    )
+    data = TrainingData(target, kept(upper, control), None, 0, kept(upper, text), unknown)
     gates = Gates(model, sites(model, blocks), initial=chosen.initial)
     return Search(gates, upper, data, chosen, seed=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from knowsub.discovery.reference import ROWS, Recalled
 from knowsub.kg.triple import Fact, Statement
 from knowsub.lm.encode import Batch
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Its multiples lie evenly in 0..1, whatever stretch of them is taken."""
 
 
 @dataclass(frozen=True)
@@ -30,64 +35,85 @@ class Ignorance:
     now and then a tail that is not known comes out on top, and so must these."""
 
 
+Ask = Callable[[Float[Tensor, "control statement"]], Int[Tensor, " statement"]]
+"""The standing of every target statement's tail when each control statement is asked -> which
+control statement is asked in whose stead."""
+
+
 @torch.no_grad()
-def ignorance(
-    upper: PreTrainedModel,
-    target: Batch,
-    control: Batch,
-    states: Float[Tensor, "control position hidden"],
-    asked: Int[Tensor, " statement"],
-) -> Ignorance:
+def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask) -> Ignorance:
     """Return what the original model answers about heads that are not the target's.
 
     Args:
         upper: The upper blocks of the original model; only its LM head is used.
         target: The target statements.
-        control: The control statements.
-        states: Their final-norm states under the original model.
-        asked: For each target statement, the control statement that is asked in its stead.
+        control: The control statements, with their states under the original model.
+        ask: Chooses a control statement for each target statement.
 
     Returns:
         The prior over tails and the standings, at the first tail position.
     """
     head = upper.get_output_embeddings()
-    first = control.first_reads
-    answers = states[first]
     own = target.labels[target.first_reads]
-    tails = torch.cat([control.labels[first], own]).unique()
+    tails = torch.cat([control.batch.labels[control.batch.first_reads], own]).unique()
     probability, logits = torch.zeros(()), []
-    for start in range(0, len(answers), 256):
-        some = head(answers[start : start + 256]).float()
+    for part in control.states[:, 0].split(ROWS):
+        some = head(part.to(own.device)).float()
         probability = probability + some.double().softmax(dim=-1).sum(dim=0)
         logits.append(some[:, tails])
-    told = torch.cat(logits)[asked]
-    above = told.gather(1, torch.searchsorted(tails, own)[:, None])[:, 0] - told.mean(dim=1)
-    prior = (probability / len(answers)).log().float()
-    return Ignorance(prior, tails, own.unique(), above / told.std(dim=1))
+    told = torch.cat(logits)
+    above = (told - told.mean(dim=1, keepdim=True)) / told.std(dim=1, keepdim=True)
+    table = above[:, torch.searchsorted(tails, own)]
+    standing = table.gather(0, ask(table).to(table.device)[None])[0]
+    prior = (probability / len(told)).log().float()
+    return Ignorance(prior, tails, own.unique(), standing)
 
 
 def asked_instead(
-    target: Sequence[Statement], control: Sequence[Statement], generator: torch.Generator
+    target: Sequence[Statement],
+    control: Sequence[Statement],
+    generator: torch.Generator,
+    table: Float[Tensor, "control statement"],
 ) -> Int[Tensor, " statement"]:
     """Return which control statement stands for each target statement: one head per target fact.
+
+    The heads are not drawn one by one: in order of how far each lifts the fact's tail, a fact gets
+    the one at its own quantile, and the quantiles are spread evenly over the facts, and over those
+    that share a tail. Otherwise chance would leave some targets more recognisable than ignorance
+    is, and others less.
 
     Args:
         target: The target statements.
         control: The control statements.
         generator: Source of randomness.
+        table: Standing of each target statement's tail when each control statement is asked.
 
     Returns:
-        Indices of `control`: all prompts of a fact are answered by prompts of one other fact,
-        drawn at random, in the same template family where there is one.
+        Indices of `control`: all prompts of a fact are answered by prompts of one other fact, in
+        the same template family where there is one.
+
+    Source:
+        Quantiles as multiples of the golden ratio, a sequence of low discrepancy (Kuipers and
+        Niederreiter 1974, chapter 2.3).
     """
+    others, asked = _by_fact(control), _by_fact(target)
+    lifted = torch.stack([table[list(rows.values())].mean(dim=0) for rows in others.values()])
+    shuffled = [list(asked)[i] for i in torch.randperm(len(asked), generator=generator).tolist()]
+    first = float(torch.rand((), generator=generator))
+    chosen = torch.zeros(len(target), dtype=torch.long)
+    for index, fact in enumerate(sorted(shuffled, key=lambda each: each.tail_words)):
+        quantile = (first + index * GOLDEN) % 1.0
+        own = list(asked[fact].values())
+        order = lifted[:, own[0]].argsort(stable=True)
+        instead = list(others.values())[int(order[int(quantile * len(order))])]
+        for family, row in asked[fact].items():
+            chosen[row] = instead.get(family, min(instead.values()))
+    return chosen
+
+
+def _by_fact(statements: Sequence[Statement]) -> dict[Fact, dict[str, int]]:
+    """Return the row of every statement by its fact and its template family."""
     rows: dict[Fact, dict[str, int]] = {}
-    for row, one in enumerate(control):
+    for row, one in enumerate(statements):
         rows.setdefault(one.fact, {})[one.family] = row
-    others = list(rows.values())
-    drawn: dict[Fact, dict[str, int]] = {}
-    for one in target:
-        if one.fact not in drawn:
-            pick = int(torch.randint(len(others), (), generator=generator))
-            drawn[one.fact] = others[pick]
-    asked = [drawn[one.fact].get(one.family, min(drawn[one.fact].values())) for one in target]
-    return torch.tensor(asked)
+    return rows

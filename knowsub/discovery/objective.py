@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from knowsub.discovery import losses
 from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
-from knowsub.discovery.through_head import divergence, through_head
+from knowsub.discovery.through_head import through_head
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
@@ -42,28 +42,6 @@ def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "
     reads = torch.cat([part.reads for part in parts])
     states = last_hidden(model, Batch(tokens, reads, hidden))[reads]
     return list(states.split([int(batch.reads.sum()) for batch in batches]))
-
-
-def maintenance(
-    head: nn.Module, states: Float[Tensor, "read hidden"], original: Float[Tensor, "read hidden"]
-) -> Float[Tensor, ""]:
-    """Return the summed KL(p || q) over read positions.
-
-    Args:
-        head: The LM head.
-        states: Final states of the remaining model.
-        original: Final states of the original model at the same positions.
-
-    Returns:
-        The sum [nats].
-    """
-
-    def term(logits: Tensor, chunk: slice) -> Tensor:
-        with torch.no_grad():
-            expected = head(original[chunk]).float()
-        return divergence(expected, logits)
-
-    return through_head(states, head, term)
 
 
 def suppression(

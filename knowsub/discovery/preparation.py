@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.anatomy import block_count, sites
-from knowsub.discovery.data import TrainingData, refer
+from knowsub.discovery.data import TrainingData
 from knowsub.discovery.ignorance import asked_instead, ignorance
-from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.options import Precision, TrainOptions
 from knowsub.discovery.processes import Processes
+from knowsub.discovery.reference import Reference, expect, recall
 from knowsub.discovery.trainer import Search
 from knowsub.kg.triple import Role, Split, Statement
 from knowsub.lm.encode import Batch, encode_statements, encode_text
@@ -76,20 +77,19 @@ class Preparation:
         """
         told = _chosen(statements, Split.TARGET, Role.TRAIN)
         others = _chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN)
-        asked = asked_instead(told, others, torch.Generator().manual_seed(seed))
-        target = self._batch(told)
-        kept = refer(self.upper, self._batch(others), self.allocate)
+        ask = partial(asked_instead, told, others, torch.Generator().manual_seed(seed))
+        target, control = self._batch(told), self._batch(others)
         near_told, untold = (_stated(statements, split, Role.TRAIN) for split in NEAR)
         beside = [*near_told, *untold] if self.options.near_weight > 0 else []
         near = self._batch(beside) if beside else None
         plain = self.options.shifted
         data = TrainingData(
             target=target if plain else target.unshifted(),
-            control=kept if plain else replace(kept, batch=kept.batch.unshifted()),
-            near=None if near is None else refer(self.upper, near, self.allocate),
+            control=self._kept(control if plain else control.unshifted()),
+            near=None if near is None else self._kept(near),
             near_told=0 if near is None else len(near_told),
-            text=refer(self.upper, self._text(text), self.allocate),
-            ignorance=ignorance(self.upper, target, kept.batch, kept.states, asked),
+            text=self._kept(self._text(text)),
+            ignorance=ignorance(self.upper, target, recall(self.upper, control), ask),
         )
         options = self.options
         gates = Gates(self.model, self.sites, options.unit, options.estimator, options.initial)
@@ -128,6 +128,10 @@ class Preparation:
             }
 
         return judge
+
+    def _kept(self, batch: Batch) -> Reference:
+        exact = self.options.precision is Precision.FLOAT32 and self.model.dtype is torch.float32
+        return (expect if exact else recall)(self.upper, batch, self.allocate)
 
     def _batch(self, statements: Sequence[Statement]) -> Batch:
         context = context_length(self.model)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery import objective
-from knowsub.discovery.data import Reference, TrainingData
+from knowsub.discovery.data import TrainingData
 from knowsub.discovery.drawn import Drawn
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.precision import head_in, library, products, require_exact
@@ -73,18 +73,17 @@ class StepGradient:
         )
         self.gates.write(sample, self.buffers)
         names = list(positions)
-        gradient = sample.value
+        gradient = sample.value.zero_()
         sums = torch.zeros(len(names), dtype=torch.float64, device=gradient.device)
         with installed(self.gates.model, self.buffers), library(self.options.matmul):
             for index in range(processes.rank, pieces, processes.count):
-                found = self._backward(drawn.piece(index, pieces), positions)
+                part = gradient if pieces == 1 else torch.zeros_like(gradient)
+                with self.gates.gathering(self.buffers, part):
+                    found = self._backward(drawn.piece(index, pieces), positions)
                 processes.add(sums, sums.new_tensor([found[name] for name in names]))
-                if pieces == 1:
-                    self.gates.gradient(sample, self.buffers, out=gradient)
-                else:
-                    if index == processes.rank:
-                        gradient.zero_()
-                    processes.add(gradient, self.gates.gradient(sample, self.buffers))
+                self.gates.carry(part, sample)
+                if part is not gradient:
+                    processes.add(gradient, part)
         figures = {name: float(sums[i]) / positions[name] for i, name in enumerate(names)}
         if expressed is not None:
             figures["expression"] = expressed[0]
@@ -136,7 +135,7 @@ class StepGradient:
         batches = [reference.batch[rows] for reference, rows in kept.values()]
         forgotten, *others = objective.read_states(self.upper, target, *batches)
         sums = {
-            name: objective.maintenance(self.head, states, _original(reference, rows))
+            name: reference.divergence(self.head, states, rows)
             for (name, (reference, rows)), states in zip(kept.items(), others, strict=True)
         }
         return sums | self._forgotten(target, forgotten, data.ignorance.standing[part.target])
@@ -147,7 +146,7 @@ class StepGradient:
         if not len(rows):
             return {}
         (states,) = objective.read_states(self.upper, text.batch[rows])
-        return {"text": objective.maintenance(self.head, states, _original(text, rows))}
+        return {"text": text.divergence(self.head, states, rows)}
 
     def _forgotten(self, target: Batch, states: Tensor, standing: Tensor) -> dict[str, Tensor]:
         """Return the summed terms that act on the target's tails."""
@@ -168,8 +167,10 @@ class StepGradient:
             with self._products():
                 (states,) = objective.read_states(self.upper, batch)
                 mean = objective.expression(self.head, states, labels) / len(labels)
-            (self.options.expression_weight * mean).backward()
-        return mean.item(), self.gates.gradient(sample, self.buffers, keep=True)
+            gradient = torch.zeros_like(sample.value)
+            with self.gates.gathering(self.buffers, gradient):
+                (self.options.expression_weight * mean).backward()
+        return mean.item(), self.gates.carry(gradient, sample, keep=True)
 
     def _suppressed(self, rows: Int[Tensor, " row"]) -> Batch:
         """Return target statements read where suppression acts.
@@ -181,9 +182,3 @@ class StepGradient:
         if self.options.suppression is Suppression.UNIFORM:
             return batch
         return Batch(batch.tokens, batch.first_reads, batch.hidden)
-
-
-def _original(reference: Reference, rows: Int[Tensor, " row"]) -> Tensor:
-    """Return the original model's states at the read positions of some sequences."""
-    reads = reference.batch.reads[rows]
-    return reference.states[rows].to(reads.device)[reads]

@@ -89,3 +89,59 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[None, Tensor]:
         (slope,) = ctx.saved_tensors
         return None, slope.mul_(outputs[0][:, None])
+
+
+def mean_divergence(
+    states: Float[Tensor, "read hidden"],
+    head: nn.Linear,
+    mean: Float[Tensor, "read hidden"],
+    offset: Float[Tensor, " read"],
+    rows: int = 128,
+) -> Float[Tensor, ""]:
+    """Return the summed KL(p || q) over positions from what p expects, and no logits of p.
+
+    Args:
+        states: Final states of q at the read positions.
+        head: The LM head; its parameters get no gradient.
+        mean: Mean row of the head under p.
+        offset: Sum of p log p, less the mean bias under p [nats].
+        rows: Positions per chunk.
+
+    Returns:
+        Summed divergence [nats].
+    """
+    result: Tensor = _MeanDivergence.apply(states, head, mean, offset, rows)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _MeanDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, head: nn.Linear, mean: Tensor, offset: Tensor, rows: int
+    ) -> Tensor:
+        gradient = torch.empty_like(states)
+        total = offset.sum() - torch.linalg.vecdot(states, mean).sum()
+        for start in range(0, len(states), rows):
+            chunk = slice(start, start + rows)
+            chance = head(states[chunk])
+            total += _softmax_(chance)
+            torch.sub(chance @ head.weight, mean[chunk], out=gradient[chunk])
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0], None, None, None, None
+
+
+def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, ""]:
+    """Turn logits into probabilities in place; return the sum of their logsumexp."""
+    total = logits.new_zeros(())
+    step = max(1, CACHED // logits.shape[-1])
+    for part in logits.split(step):
+        most = part.amax(dim=-1, keepdim=True)
+        scale = part.sub_(most).exp_().sum(dim=-1, keepdim=True)
+        part.div_(scale)
+        total += (most + scale.log()).sum()
+    return total

@@ -135,8 +135,8 @@ class Search:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.step += 1
-        state = {"density": density, "undecided": undecided(gates.logits)}
-        return {"step": float(self.step)} | figures | state | {"noise": scale, "pressure": pressed}
+        state = {"density": density, "noise": scale, "pressure": pressed}
+        return {"step": float(self.step)} | figures | state
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:
         """Validate the deterministic mask of this step and keep it if the rule prefers it.
@@ -145,7 +145,8 @@ class Search:
             validate: As in `find_subnetwork`.
 
         Returns:
-            The validation figures, each with the prefix `validation_`.
+            The validation figures, each with the prefix `validation_`, and the share of gates
+            that are `undecided`.
         """
         bits = self.gates.open_bits(self.options.max_density)
         self.gates.write(Sample(bits, bits), self.gradient.buffers)
@@ -155,7 +156,8 @@ class Search:
         if better(candidate, self.best, self.options):
             self.best, self.best_bits = candidate, bits
         shown = asdict(candidate)
-        return {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}
+        told = {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}
+        return told | {"undecided": undecided(self.gates.logits)}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Return all that `restore` needs: tensors, and the rest as JSON."""

@@ -53,6 +53,7 @@ def gumbel_sigmoid(
     uniform: Float[Tensor, " unit"],
     temperature: float = 1.0,
     scale: float = 1.0,
+    out: Sample | None = None,
 ) -> Sample:
     """Return hard bits with the slope of the soft sample (straight-through).
 
@@ -63,6 +64,7 @@ def gumbel_sigmoid(
         uniform: Uniform noise in (0, 1).
         temperature: Temperature, above 0.
         scale: Factor of the logistic noise, 0 to 1.
+        out: Where to write them; None for new tensors.
 
     Returns:
         The hard bits as floats, and ds/dlogit.
@@ -70,15 +72,18 @@ def gumbel_sigmoid(
     Source:
         Bayazit et al. 2024, section 3; Jang et al. 2017 for the relaxation.
     """
+    out = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
     if temperature == 1.0 and scale == 1.0:
-        return _standard_gumbel_sigmoid(logits, uniform)
+        return _standard_gumbel_sigmoid(logits, uniform, out)
     shifted = (logits + logistic(uniform, scale)).div_(temperature)
-    soft = torch.sigmoid(shifted)
-    return Sample((shifted > 0).to(logits.dtype), (soft * (1 - soft)).div_(temperature))
+    torch.gt(shifted, 0, out=out.value)
+    soft = shifted.sigmoid_()
+    torch.mul(soft, 1 - soft, out=out.slope).div_(temperature)
+    return out
 
 
 def _standard_gumbel_sigmoid(
-    logits: Float[Tensor, " unit"], uniform: Float[Tensor, " unit"]
+    logits: Float[Tensor, " unit"], uniform: Float[Tensor, " unit"], out: Sample
 ) -> Sample:
     """Return the same at temperature and scale 1 with one transcendental function a gate.
 
@@ -88,9 +93,10 @@ def _standard_gumbel_sigmoid(
     chance = torch.sigmoid(logits)
     inside = chance * uniform
     outside = (1 - chance).mul_(1 - uniform)
-    value = (inside > outside).to(logits.dtype)
+    torch.gt(inside, outside, out=out.value)
     total = inside + outside
-    return Sample(value, inside.mul_(outside).div_(total).div_(total))
+    torch.div(inside.mul_(outside), total.mul_(total), out=out.slope)
+    return out
 
 
 def hard_concrete(
@@ -98,6 +104,7 @@ def hard_concrete(
     uniform: Float[Tensor, " unit"],
     temperature: float = 2 / 3,
     scale: float = 1.0,
+    out: Sample | None = None,
 ) -> Sample:
     """Return gates that are exactly 0 or 1 with positive probability, and their true derivative.
 
@@ -106,6 +113,7 @@ def hard_concrete(
         uniform: Uniform noise in (0, 1).
         temperature: Temperature, above 0.
         scale: Factor of the logistic noise, 0 to 1.
+        out: Where to write them; None for new tensors.
 
     Returns:
         The clipped, stretched samples and their derivative by the logit.
@@ -113,12 +121,14 @@ def hard_concrete(
     Source:
         Louizos et al. 2018, equations 10 and 11.
     """
+    out = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
     low, high = STRETCH
     soft = torch.sigmoid((logits + logistic(uniform, scale)).div_(temperature))
     stretched = soft * (high - low) + low
     inside = (stretched > 0) & (stretched < 1)
-    slope = (soft * (1 - soft)).mul_((high - low) / temperature).mul_(inside)
-    return Sample(stretched.clamp_(0, 1), slope)
+    torch.mul(soft * (1 - soft), (high - low) / temperature, out=out.slope).mul_(inside)
+    torch.clamp(stretched, 0, 1, out=out.value)
+    return out
 
 
 def expected_open(

@@ -2,10 +2,12 @@
 
 No layer is replaced. A step writes the remaining model's weights into buffers, which are installed
 for the forward and backward pass; the gradient that arrives at the buffers is carried to the
-logits by hand, in one pass over the weights.
+logits by hand, matrix by matrix, while the backward pass goes on.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from knowsub.anatomy import Site
 from knowsub.masks.gates import SAMPLERS, Sample, chunks, expected_open
+from knowsub.masks.gathering import gathering
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.mask import Mask
 from knowsub.masks.units import lay_out
@@ -73,8 +76,8 @@ class Gates:
         for chunk in chunks(self.logits):
             part = logits[chunk]
             uniform = torch.rand(part.shape, generator=generator, device=part.device)
-            drawn = SAMPLERS[self.estimator](part, uniform, temperature, scale)
-            sample.value[chunk], sample.slope[chunk] = drawn.value, drawn.slope
+            here = Sample(sample.value[chunk], sample.slope[chunk])
+            SAMPLERS[self.estimator](part, uniform, temperature, scale, here)
         return sample
 
     def buffers(self) -> dict[str, Tensor]:
@@ -87,12 +90,10 @@ class Gates:
 
         Args:
             sample: One draw of the gates.
-            buffers: Tensors from `buffers`; their gradients are dropped.
+            buffers: Tensors from `buffers`.
             keep: If true, the subnetwork is kept: weights are multiplied by the gate and not by
                 one minus the gate.
         """
-        for buffer in buffers.values():
-            buffer.grad = None
         for span in self.spans:
             site = span.site
             own = site.view(self._original[site.parameter])
@@ -102,38 +103,37 @@ class Gates:
             else:
                 torch.addcmul(own, own, value.to(own.dtype), value=-1.0, out=out)
 
-    @torch.no_grad()
-    def gradient(
-        self,
-        sample: Sample,
-        buffers: dict[str, Tensor],
-        *,
-        keep: bool = False,
-        out: Float[Tensor, " unit"] | None = None,
-    ) -> Float[Tensor, " unit"]:
-        """Return the gradient of the loss by the logits from the gradient at the buffers.
+    def gathering(
+        self, buffers: dict[str, Tensor], total: Float[Tensor, " unit"]
+    ) -> AbstractContextManager[None]:
+        """Return a block in which gradients that arrive at the buffers are added to a vector.
 
         Args:
-            sample: The draw that was written.
-            buffers: The buffers after the backward pass; their gradients are dropped.
-            keep: As in `write`.
-            out: A tensor to write it into; None for a new one.
+            buffers: The buffers that backward passes within the block reach.
+            total: Gradient of the loss by what `write` multiplies the weights with; added to.
 
         Returns:
-            Gradient of the data terms; the sparsity term has its own, `press`.
+            The context.
         """
-        total = torch.zeros_like(self.logits) if out is None else out.zero_()
-        for span in self.spans:
-            site = span.site
-            arrived = buffers[site.parameter].grad
-            if arrived is None:
-                continue
-            moved = site.view(arrived) * site.view(self._original[site.parameter])
-            total[span.start : span.start + span.size].add_(span.reduce(moved))
+        return gathering(self.spans, self._original, buffers, total)
+
+    def carry(
+        self, total: Float[Tensor, " unit"], sample: Sample, *, keep: bool = False
+    ) -> Float[Tensor, " unit"]:
+        """Turn what `gathering` gave into the gradient by the logits, in place.
+
+        Args:
+            total: The gradient by the factors of the weights.
+            sample: The draw that was written.
+            keep: As in `write`.
+
+        Returns:
+            The same tensor: gradient of the data terms; the sparsity term has its own, `press`.
+        """
         for chunk in chunks(self.logits):
-            total[chunk].mul_(sample.slope[chunk]).mul_(1.0 if keep else -1.0)
-        for buffer in buffers.values():
-            buffer.grad = None
+            part = total[chunk].mul_(sample.slope[chunk])
+            if not keep:
+                part.neg_()
         return total
 
     def press(

@@ -28,10 +28,16 @@ class UnitSpan:
         """Return the site's entries of a flat vector, shaped to broadcast against its weights."""
         return flat[self.start : self.start + self.size].view(self.shape)
 
-    def reduce(self, weights: Tensor) -> Tensor:
-        """Return a tensor of `site.shape` summed over the weights that share a gate, flat."""
-        shared = [axis for axis, size in enumerate(self.shape) if size != weights.shape[axis]]
-        return (weights.sum(dim=shared) if shared else weights).reshape(-1)
+    def add_product(self, left: Tensor, right: Tensor, flat: Tensor) -> None:
+        """Add the product of two tensors of `site.shape` to the site's entries of a flat vector.
+
+        Products of weights that share a gate are summed.
+        """
+        total = self.take(flat)
+        if self.shape == self.site.shape and left.dtype == right.dtype == flat.dtype:
+            total.addcmul_(left, right)
+        else:
+            total += (left * right).sum_to_size(self.shape)
 
 
 def unit_shape(site: Site, unit: Unit) -> tuple[int, ...]:

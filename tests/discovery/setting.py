@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from knowsub.anatomy import Part, block_count, sites
-from knowsub.discovery.data import TrainingData, refer
+from knowsub.discovery.data import TrainingData
 from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
 from knowsub.discovery.processes import Processes
+from knowsub.discovery.reference import Reference, expect, recall
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.lm.score import score
@@ -70,14 +71,19 @@ def search(
         return push(model, blocks.start, batch, allocate=allocate)
 
     target, control = with_trunk(statements(4, 7, 1, tail)), with_trunk(statements(9, 9, 2, tail))
-    kept = refer(upper, control, allocate)
+
+    def kept(batch: Batch) -> Reference:
+        exact = chosen.precision is Precision.FLOAT32
+        return (expect if exact else recall)(upper, batch, allocate)
+
+    asked = torch.tensor([3, 3, 8, 0])
     data = TrainingData(
         target=target,
-        control=kept,
-        near=refer(upper, with_trunk(statements(5, 8, 4, tail)), allocate),
+        control=kept(control),
+        near=kept(with_trunk(statements(5, 8, 4, tail))),
         near_told=3,
-        text=refer(upper, with_trunk(text(4, 8, 3)), allocate),
-        ignorance=ignorance(upper, target, kept.batch, kept.states, torch.tensor([3, 3, 8, 0])),
+        text=kept(with_trunk(text(4, 8, 3))),
+        ignorance=ignorance(upper, target, recall(upper, control), lambda table: asked),
     )
     found = sites(model, blocks, chosen.parts)
     gates = Gates(model, found, chosen.unit, chosen.estimator, chosen.initial)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from knowsub.discovery.cache import SHARE, Cache
-from knowsub.discovery.data import refer
+from knowsub.discovery.reference import expect, recall
 from knowsub.lm.trunk import push, upper_blocks
 from tests.architectures import tiny
 from tests.discovery.setting import search, statements, text
@@ -19,7 +19,8 @@ def test_states_in_a_file_are_bit_for_bit_those_in_memory(tmp_path: Path) -> Non
     assert within.hidden is not None
     assert beyond.hidden is not None
     assert torch.equal(within.hidden, beyond.hidden)
-    assert torch.equal(refer(upper, within).states, refer(upper, beyond, cache).states)
+    assert torch.equal(recall(upper, within).states, recall(upper, beyond, cache).states)
+    assert torch.equal(expect(upper, within).answers, expect(upper, beyond, cache).answers)
 
 
 def test_a_search_on_mapped_states_is_the_search_on_states_in_memory(tmp_path: Path) -> None:

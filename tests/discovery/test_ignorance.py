@@ -3,24 +3,30 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowsub.discovery.data import refer
 from knowsub.discovery.ignorance import asked_instead, ignorance
+from knowsub.discovery.reference import recall
 from knowsub.kg.triple import Fact, Role, Split, Statement
 from knowsub.lm.trunk import push, upper_blocks
 from tests.architectures import tiny
 from tests.discovery.setting import statements
 
 
-def told(head: str, family: str) -> Statement:
-    fact = Fact(head, "hypernym", "thing", head, "thing")
-    return Statement(fact, Split.TARGET, family, Role.TRAIN, f"A {head} is a {family} of", " thing")
+def told(head: str, family: str, tail: str = "thing") -> Statement:
+    fact = Fact(head, "hypernym", tail, head, tail)
+    return Statement(fact, Split.TARGET, family, Role.TRAIN, f"A {head} is a {family} of", " " + tail)
+
+
+def ask(
+    target: list[Statement], control: list[Statement], table: torch.Tensor, seed: int = 0
+) -> list[int]:
+    return asked_instead(target, control, torch.Generator().manual_seed(seed), table).tolist()
 
 
 def test_all_prompts_of_a_fact_are_answered_by_one_other_head_in_the_same_family() -> None:
     target = [told(head, family) for head in "ab" for family in ("kind", "sort")]
     control = [told(head, family) for head in "uvwxyz" for family in ("sort", "kind")]
-    asked = asked_instead(target, control, torch.Generator().manual_seed(0))
-    chosen = [control[row] for row in asked.tolist()]
+    asked = ask(target, control, torch.randn(12, 4, generator=torch.Generator().manual_seed(1)))
+    chosen = [control[row] for row in asked]
     assert [one.family for one in chosen] == ["kind", "sort", "kind", "sort"]
     assert chosen[0].fact == chosen[1].fact
     assert chosen[2].fact == chosen[3].fact
@@ -28,23 +34,47 @@ def test_all_prompts_of_a_fact_are_answered_by_one_other_head_in_the_same_family
 
 def test_a_family_that_the_other_head_lacks_is_answered_in_another() -> None:
     target, control = [told("a", "form")], [told("u", "sort"), told("u", "kind")]
-    asked = asked_instead(target, control, torch.Generator().manual_seed(0))
-    assert asked.tolist() == [0]
+    assert ask(target, control, torch.zeros(2, 1)) == [0]
 
 
-def test_every_control_head_is_drawn_alike() -> None:
-    target, control = [told(str(i), "kind") for i in range(3000)], [told(h, "kind") for h in "xyz"]
-    asked = asked_instead(target, control, torch.Generator().manual_seed(1))
-    assert asked.bincount().tolist() == pytest.approx([1000] * 3, rel=0.1)
+@pytest.mark.parametrize("seed", range(5))
+def test_quantiles_are_spread_evenly_over_all_facts_and_over_those_of_one_tail(seed: int) -> None:
+    target = [told(f"{tail}{i}", "kind", tail) for tail in "abc" for i in range(20)]
+    control = [told(str(i), "kind", "other") for i in range(200)]
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(200, 60, generator=generator)
+    asked = ask(target, control, table, seed)
+    rank = table.argsort(dim=0).argsort(dim=0)
+    quantiles = [(int(rank[row, i]) + 0.5) / 200 for i, row in enumerate(asked)]
+    for some in (quantiles, *(quantiles[start : start + 20] for start in (0, 20, 40))):
+        ordered = torch.tensor(sorted(some))
+        even = (torch.arange(len(some)) + 0.5) / len(some)
+        assert float((ordered - even).abs().max()) < 2.1 / len(some)
+
+
+def test_which_fact_gets_which_quantile_depends_on_the_seed() -> None:
+    target = [told(str(i), "kind") for i in range(20)]
+    control = [told(str(i), "kind", "other") for i in range(50)]
+    table = torch.arange(50.0)[:, None].expand(50, 20)
+    assert ask(target, control, table, 0) == ask(target, control, table, 0)
+    assert ask(target, control, table, 0) != ask(target, control, table, 1)
+
+
+def test_a_heads_place_is_by_all_its_prompts() -> None:
+    target, control = [told("a", "kind")], [told(h, f) for h in "uv" for f in ("kind", "sort")]
+    table = torch.tensor([[1.0], [-9.0], [0.0], [0.0]])
+    generator = torch.Generator().manual_seed(0)
+    torch.randperm(1, generator=generator)
+    low = float(torch.rand((), generator=generator)) < 0.5
+    assert ask(target, control, table) == [0 if low else 2]
 
 
 def test_the_standing_is_that_in_the_whole_model_asked_about_the_other_head() -> None:
     model = tiny("gpt2")
     target, control = statements(4, 7, 1), statements(9, 9, 2)
     upper = upper_blocks(model, 1)
-    kept = refer(upper, push(model, 1, control))
-    asked = torch.tensor([3, 3, 8, 0])
-    found = ignorance(upper, push(model, 1, target), kept.batch, kept.states, asked)
+    kept, asked = recall(upper, push(model, 1, control)), torch.tensor([3, 3, 8, 0])
+    found = ignorance(upper, push(model, 1, target), kept, lambda table: asked)
     with torch.no_grad():
         logits = model(control.tokens).logits[control.first_reads]
     own = target.labels[target.first_reads]

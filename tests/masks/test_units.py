@@ -17,8 +17,10 @@ def test_gates_cover_every_weight_of_their_site_once(kind: str, unit: Unit) -> N
     for span in spans:
         assert span.start == covered
         covered += span.size
-        weights = torch.ones(span.site.shape)
-        assert span.reduce(weights).sum() == span.site.size
+        weights, total = torch.ones(span.site.shape), torch.zeros(covered)
+        span.add_product(weights, 2 * weights, total)
+        assert total[: span.start].sum() == 0
+        assert total[span.start :].sum() == 2 * span.site.size
         assert span.take(torch.arange(covered)).expand(span.site.shape).shape == span.site.shape
 
 

@@ -1,0 +1,157 @@
+"""What is remembered of the original model, so that it never runs again: neither blocks nor head.
+
+The divergence from it needs of its prediction p no more than the mean row of the LM head:
+
+    KL(p || q) = logsumexp(z) - h . E_p[w] + (sum of p log p - E_p[b])
+
+where h is the state under the mask, z = W h + b its logits, w and b a token's row and bias. With
+float32 products that mean and the term in brackets are kept; with bfloat16 products, in which
+subtracting the mean would lose the difference in rounding, the original's states are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from knowsub.discovery.through_head import divergence, mean_divergence, through_head
+from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import Allocate, in_memory, last_hidden
+
+ROWS = 256
+"""Sequences that the original model reads at a time."""
+CHUNK = 128
+"""Positions that its LM head is computed at, at a time."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """Sequences with the original model's final states where they are read."""
+
+    batch: Batch
+    """The sequences, with their trunk states."""
+    states: Float[Tensor, "batch read hidden"]
+    """Final-norm states, which the LM head reads; in order of the positions, padded behind."""
+
+    def divergence(
+        self, head: nn.Module, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, ""]:
+        """Return the summed KL(p || q) over the read positions of some sequences.
+
+        Args:
+            head: The LM head.
+            states: Final states of the remaining model at these positions.
+            rows: The sequences.
+
+        Returns:
+            The sum [nats].
+        """
+        original = _flat(self.batch, self.states, rows)
+
+        def term(logits: Tensor, chunk: slice) -> Tensor:
+            with torch.no_grad():
+                expected = head(original[chunk]).float()
+            return divergence(expected, logits)
+
+        return through_head(states, head, term)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Sequences with what the original model expects where they are read."""
+
+    batch: Batch
+    """The sequences, with their trunk states."""
+    answers: Float[Tensor, "batch read answer"]
+    """Mean row of the LM head under p and, last, the sum of p log p less the mean bias [nats]."""
+
+    def divergence(
+        self, head: nn.Linear, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, ""]:
+        """Return what `Recalled.divergence` does, without the original's LM head."""
+        answers = _flat(self.batch, self.answers, rows)
+        return mean_divergence(states, head, answers[:, :-1], answers[:, -1])
+
+
+Reference = Recalled | Expected
+
+
+def recall(upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory) -> Recalled:
+    """Return a batch with the original model's final states where it is read.
+
+    Args:
+        upper: The upper blocks of the original model.
+        batch: Sequences with their trunk states, at least one.
+        allocate: Where the states go.
+
+    Returns:
+        The batch and the states.
+    """
+    return Recalled(batch, _remembered(upper, batch, allocate, lambda states: states))
+
+
+def expect(upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory) -> Expected:
+    """Return a batch with what the original model expects where it is read.
+
+    Args:
+        upper: The upper blocks of the original model; their LM head is a linear layer in float32.
+        batch: Sequences with their trunk states, at least one.
+        allocate: Where the expectations go.
+
+    Returns:
+        The batch and the expectations.
+    """
+    head = upper.get_output_embeddings()
+    return Expected(batch, _remembered(upper, batch, allocate, partial(_expectation, head)))
+
+
+@torch.no_grad()
+def _remembered(
+    upper: PreTrainedModel, batch: Batch, allocate: Allocate, found: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch read any"]:
+    """Return something found of the states at all read positions, padded behind with zeros."""
+    most, kept = int(batch.reads.sum(dim=1).max()), None
+    for start in range(0, len(batch), ROWS):
+        part = batch[slice(start, start + ROWS)]
+        rows = found(last_hidden(upper, part)[part.reads])
+        if kept is None:
+            kept = allocate((len(batch), most, rows.shape[-1]), rows)
+        padded = rows.new_zeros(len(part), most, rows.shape[-1])
+        padded[_filled(part, most)] = rows
+        kept[start : start + len(part)] = padded
+    assert kept is not None, "a batch has at least one sequence"
+    return kept
+
+
+def _expectation(
+    head: nn.Linear, states: Float[Tensor, "read hidden"]
+) -> Float[Tensor, "read answer"]:
+    rows = []
+    for part in states.split(CHUNK):
+        known = head(part).log_softmax(dim=-1)
+        chance = known.exp()
+        term = known.mul_(chance).sum(dim=-1, keepdim=True)
+        if head.bias is not None:
+            term -= chance @ head.bias[:, None]
+        rows.append(torch.cat([chance @ head.weight, term], dim=1))
+    return torch.cat(rows)
+
+
+def _flat(
+    batch: Batch, kept: Float[Tensor, "batch read any"], rows: Int[Tensor, " row"]
+) -> Float[Tensor, "told any"]:
+    """Return what is kept of some sequences, a row per read position, beside the tokens."""
+    filled = _filled(batch[rows], kept.shape[1])
+    return kept[rows].to(filled.device)[filled]
+
+
+def _filled(batch: Batch, most: int) -> Bool[Tensor, "batch read"]:
+    """Return where a tensor over sequences and their reads is not padding."""
+    count = batch.reads.sum(dim=1)
+    return torch.arange(most, device=count.device) < count[:, None]
