@@ -35,7 +35,7 @@ def products(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
-def head_in(precision: Precision, head: nn.Module) -> nn.Module:
+def head_in(precision: Precision, head: nn.Linear) -> nn.Linear:
     """Return the LM head for products of a precision: a copy, so that it is cast but once.
 
     Args:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from knowsub.discovery.through_head import divergence, mean_divergence, through_head
+from knowsub.discovery.through_head import divergence, mean_divergence
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import Allocate, in_memory, last_hidden
 
@@ -40,7 +40,7 @@ class Recalled:
     """Final-norm states, which the LM head reads; in order of the positions, padded behind."""
 
     def divergence(
-        self, head: nn.Module, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
+        self, head: nn.Linear, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, ""]:
         """Return the summed KL(p || q) over the read positions of some sequences.
 
@@ -52,14 +52,7 @@ class Recalled:
         Returns:
             The sum [nats].
         """
-        original = _flat(self.batch, self.states, rows)
-
-        def term(logits: Tensor, chunk: slice) -> Tensor:
-            with torch.no_grad():
-                expected = head(original[chunk]).float()
-            return divergence(expected, logits)
-
-        return through_head(states, head, term)
+        return divergence(states, head, _flat(self.batch, self.states, rows))
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,12 @@ class StepGradient:
             "text": options.text_weight,
         }
         figures: Figures = {}
-        for terms in (self._told, self._read):
-            with self._products():
+        with self._products():
+            for terms in (self._told, self._read):
                 sums = terms(part)
-            if shares := [weights[name] / positions[name] * sums[name] for name in sums]:
-                torch.stack(shares).sum().backward()
-            figures |= {name: total.item() for name, total in sums.items()}
+                if shares := [weights[name] / positions[name] * sums[name] for name in sums]:
+                    torch.stack(shares).sum().backward()
+                figures |= {name: total.item() for name, total in sums.items()}
         return dict.fromkeys(positions, 0.0) | figures
 
     def _products(self) -> AbstractContextManager[object]:

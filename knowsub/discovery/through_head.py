@@ -56,39 +56,47 @@ class _ThroughHead(torch.autograd.Function):
 
 
 def divergence(
-    reference: Float[Tensor, "read vocab"], logits: Float[Tensor, "read vocab"]
-) -> Float[Tensor, " read"]:
-    """Return `losses.kl_divergence` with its gradient by the logits, q - p, written by hand.
+    states: Float[Tensor, "read hidden"],
+    head: nn.Linear,
+    original: Float[Tensor, "read hidden"],
+    rows: int = 128,
+) -> Float[Tensor, ""]:
+    """Return the summed KL(p || q) over positions; its gradient, (q - p) W, is written by hand.
 
     Args:
-        reference: Logits of p, constant.
-        logits: Logits of q.
+        states: Final states of q at the read positions.
+        head: The LM head; its parameters get no gradient.
+        original: Final states of p.
+        rows: Positions per chunk.
 
     Returns:
-        Divergence per position [nats].
+        Summed divergence [nats].
     """
-    result: Tensor = _Divergence.apply(reference, logits)  # type: ignore[no-untyped-call]
+    result: Tensor = _Divergence.apply(states, head, original, rows)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, reference: Tensor, logits: Tensor) -> Tensor:
-        slope, result = torch.empty_like(logits), logits.new_empty(len(logits))
-        step = max(1, CACHED // logits.shape[-1])
-        for start in range(0, len(logits), step):
-            chunk = slice(start, start + step)
-            log_p, log_q = reference[chunk].log_softmax(dim=-1), logits[chunk].log_softmax(dim=-1)
-            p = log_p.exp()
-            torch.sub(log_q.exp(), p, out=slope[chunk])
-            result[chunk] = log_p.sub_(log_q).mul_(p).sum(dim=-1)
-        ctx.save_for_backward(slope)
-        return result
+    def forward(ctx: Any, states: Tensor, head: nn.Linear, original: Tensor, rows: int) -> Tensor:
+        gradient = torch.empty_like(states)
+        total = states.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(states), rows):
+            chunk = slice(start, start + rows)
+            logits, expected = head(states[chunk]), head(original[chunk])
+            for told, known in zip(_cached(logits), _cached(expected), strict=True):
+                log_p, log_q = known.float().log_softmax(dim=-1), told.float().log_softmax(dim=-1)
+                p = log_p.exp()
+                told.copy_(log_q.exp().sub_(p))
+                total += log_p.sub_(log_q).mul_(p).sum()
+            gradient[chunk] = logits @ head.weight
+        ctx.save_for_backward(gradient)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[None, Tensor]:
-        (slope,) = ctx.saved_tensors
-        return None, slope.mul_(outputs[0][:, None])
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0].to(gradient.dtype), None, None, None
 
 
 def mean_divergence(
@@ -120,7 +128,7 @@ class _MeanDivergence(torch.autograd.Function):
         ctx: Any, states: Tensor, head: nn.Linear, mean: Tensor, offset: Tensor, rows: int
     ) -> Tensor:
         gradient = torch.empty_like(states)
-        total = offset.sum() - torch.linalg.vecdot(states, mean).sum()
+        total: Tensor = offset.sum() - torch.linalg.vecdot(states, mean).sum()
         for start in range(0, len(states), rows):
             chunk = slice(start, start + rows)
             chance = head(states[chunk])
@@ -137,11 +145,15 @@ class _MeanDivergence(torch.autograd.Function):
 
 def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, ""]:
     """Turn logits into probabilities in place; return the sum of their logsumexp."""
-    total = logits.new_zeros(())
-    step = max(1, CACHED // logits.shape[-1])
-    for part in logits.split(step):
+    total: Tensor = logits.new_zeros(())
+    for part in _cached(logits):
         most = part.amax(dim=-1, keepdim=True)
         scale = part.sub_(most).exp_().sum(dim=-1, keepdim=True)
         part.div_(scale)
         total += (most + scale.log()).sum()
     return total
+
+
+def _cached(logits: Float[Tensor, "read vocab"]) -> tuple[Tensor, ...]:
+    """Return views of a few rows each, small enough for the processor's cache."""
+    return torch.split(logits, max(1, CACHED // logits.shape[-1]))

@@ -24,6 +24,7 @@ from knowsub.discovery.selection import Candidate, better, excess, is_candidate
 from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
+from knowsub.masks.noise import Noise
 from knowsub.masks.removal import installed
 
 
@@ -102,7 +103,7 @@ class Search:
         processes: Processes | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
-        self.noise = torch.Generator(gates.logits.device).manual_seed(seed)
+        self.noise = Noise(seed, gates.logits.device)
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options, processes)

@@ -21,7 +21,7 @@ STRETCH = (-0.1, 1.1)
 
 UNDECIDED = 0.2
 """|logit| below which a gate's probability lies in 0.45 to 0.55 [log-odds]."""
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 """Gates worked on at a time on a CPU, so that what lies between two steps stays in its cache."""
 
 

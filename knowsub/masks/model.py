@@ -18,6 +18,7 @@ from knowsub.masks.gates import SAMPLERS, Sample, chunks, expected_open
 from knowsub.masks.gathering import gathering
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.mask import Mask
+from knowsub.masks.noise import Noise
 from knowsub.masks.units import lay_out
 
 
@@ -55,7 +56,7 @@ class Gates:
 
     def sample(
         self,
-        generator: torch.Generator,
+        noise: Noise,
         temperature: float = 1.0,
         scale: float = 1.0,
         out: Sample | None = None,
@@ -63,7 +64,7 @@ class Gates:
         """Return one draw of every gate.
 
         Args:
-            generator: Source of randomness, on the logits' device.
+            noise: Source of randomness, on the logits' device.
             temperature: Temperature of the relaxation, above 0.
             scale: Factor of the noise, 0 to 1.
             out: An earlier draw that is no longer needed, to write this one into.
@@ -74,9 +75,8 @@ class Gates:
         logits = self.logits
         sample = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
         for chunk in chunks(self.logits):
-            part = logits[chunk]
-            uniform = torch.rand(part.shape, generator=generator, device=part.device)
-            here = Sample(sample.value[chunk], sample.slope[chunk])
+            part, here = logits[chunk], Sample(sample.value[chunk], sample.slope[chunk])
+            uniform = noise.uniform(len(part))
             SAMPLERS[self.estimator](part, uniform, temperature, scale, here)
         return sample
 

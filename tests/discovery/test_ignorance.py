@@ -13,7 +13,9 @@ from tests.discovery.setting import statements
 
 def told(head: str, family: str, tail: str = "thing") -> Statement:
     fact = Fact(head, "hypernym", tail, head, tail)
-    return Statement(fact, Split.TARGET, family, Role.TRAIN, f"A {head} is a {family} of", " " + tail)
+    return Statement(
+        fact, Split.TARGET, family, Role.TRAIN, f"A {head} is a {family} of", " " + tail
+    )
 
 
 def ask(

@@ -16,7 +16,12 @@ ROWS = torch.tensor([5, 0, 3, 3])
 
 
 def cases() -> list[Batch]:
-    return [statements(9, 9, 2), statements(9, 9, 2, tail=3), statements(9, 9, 2).unshifted(), text(6, 8, 3)]
+    return [
+        statements(9, 9, 2),
+        statements(9, 9, 2, tail=3),
+        statements(9, 9, 2).unshifted(),
+        text(6, 8, 3),
+    ]
 
 
 def setting(kind: str, batch: Batch) -> tuple[PreTrainedModel, Batch]:

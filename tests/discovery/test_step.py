@@ -10,6 +10,7 @@ from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.masks.kinds import Estimator
 from knowsub.masks.model import Gates
+from knowsub.masks.noise import Noise
 from knowsub.masks.removal import installed
 from tests.architectures import CONFIGS
 from tests.discovery.setting import search
@@ -28,7 +29,7 @@ def straightforward(made: Search, sample_seed: int) -> torch.Tensor:
     gates, data, options = made.gates, made.data, made.options
     model = gates.model
     logits = gates.logits.clone().requires_grad_()
-    noise = torch.rand(logits.shape, generator=torch.Generator().manual_seed(sample_seed))
+    noise = Noise(sample_seed).uniform(len(logits))
     soft = torch.sigmoid(logits + torch.logit(noise))
     bits = (soft > 0.5).float() - soft.detach() + soft
     drawn = draw(data, options, torch.Generator().manual_seed(sample_seed))
@@ -61,7 +62,7 @@ def straightforward(made: Search, sample_seed: int) -> torch.Tensor:
 
 
 def fast(made: Search, sample_seed: int) -> torch.Tensor:
-    sample = made.gates.sample(torch.Generator().manual_seed(sample_seed))
+    sample = made.gates.sample(Noise(sample_seed))
     drawn = draw(made.data, made.options, torch.Generator().manual_seed(sample_seed))
     return made.gradient(sample, drawn)[1]
 

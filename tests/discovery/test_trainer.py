@@ -118,7 +118,9 @@ def test_if_all_do_harm_the_least_harmful_is_chosen_and_said_not_to_qualify() ->
         == 2
     )
     assert excess(candidate(1, 1.0, float("nan")), limits) == float("inf")
-    assert not run(search(max_control_ratio=1.0)).qualified
+    harmful = {"target_nll": 9.0, "control_ratio": 1.2, "text_ratio": 1.0}
+    assert not find_subnetwork(search(max_control_ratio=1.1), lambda: harmful).qualified
+    assert find_subnetwork(search(max_control_ratio=1.3), lambda: harmful).qualified
 
 
 def test_curves_hold_every_step_and_validations_when_they_were_due(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from knowsub.masks import gates as pure
 from knowsub.masks.gates import SAMPLERS, Sample
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.model import Gates
+from knowsub.masks.noise import Noise
 from knowsub.masks.removal import installed, remaining_weights
 from tests.architectures import CONFIGS, VOCAB, tiny
 
@@ -24,7 +25,7 @@ def test_the_masked_forward_is_the_forward_of_the_zeroed_model(kind: str, unit: 
     model = tiny(kind)
     found = sites(model, parts=ATTENTION if unit is Unit.HEAD else None)
     gates = Gates(model, found, unit)
-    sample = gates.sample(generator())
+    sample = gates.sample(Noise(0))
     buffers = gates.buffers()
     gates.write(sample, buffers)
     mask = gates.mask(sample.value, "tiny", {})
@@ -89,7 +90,7 @@ def test_at_the_papers_start_the_mask_is_empty_and_a_sample_holds_its_initial_sh
     model = tiny("gpt2")
     gates = Gates(model, sites(model), initial=0.45)
     assert gates.open_bits().sum() == 0
-    assert gates.sample(generator()).value.mean().item() == pytest.approx(0.45, abs=0.02)
+    assert gates.sample(Noise(0)).value.mean().item() == pytest.approx(0.45, abs=0.02)
 
 
 def test_trimming_keeps_the_largest_positive_logits_and_never_pads() -> None:
@@ -121,11 +122,11 @@ def test_a_draw_in_chunks_is_the_draw_of_all_gates_at_once(
     model = tiny("gpt2")
     gates = Gates(model, sites(model), estimator=estimator)
     gates.logits.normal_(generator=generator(1))
-    noise = torch.rand(gates.logits.shape, generator=generator())
+    noise = Noise(0).uniform(len(gates.logits))
     whole = SAMPLERS[estimator](gates.logits, noise, 0.7, scale)
     monkeypatch.setattr(pure, "CHUNK", 1024)
-    first = gates.sample(generator(), 0.7, scale)
-    again = gates.sample(generator(), 0.7, scale, Sample(first.value, first.slope.clone()))
+    first = gates.sample(Noise(0), 0.7, scale)
+    again = gates.sample(Noise(0), 0.7, scale, Sample(first.value, first.slope.clone()))
     for drawn in (first, again):
         assert torch.equal(drawn.value, whole.value)
         assert torch.equal(drawn.slope, whole.slope)
@@ -143,7 +144,7 @@ def test_the_undecided_are_the_logits_nearer_to_zero_than_the_limit() -> None:
 def test_weights_of_another_dtype_than_the_gates_are_multiplied_too() -> None:
     model = tiny("gpt2").bfloat16()
     gates = Gates(model, sites(model))
-    sample, buffers = gates.sample(generator()), gates.buffers()
+    sample, buffers = gates.sample(Noise(0)), gates.buffers()
     gates.write(sample, buffers)
     mask = gates.mask(sample.value, "tiny", {})
     for name, weights in remaining_weights(model, gates.sites, mask).items():
