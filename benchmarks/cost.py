@@ -35,8 +35,8 @@ GPUS = (16, 24, 80, 141)
 """Memory of the GPUs that are asked about [GB]."""
 RUNTIME = 1.0
 """Memory of libraries and of the device's context, beside the tensors [GB]."""
-VECTORS = 7
-"""Float32 numbers kept per maskable weight: logit, two moments, value, slope, weight, gradient."""
+VECTORS = 6
+"""Float32 numbers kept per maskable weight: logit, two moments, value or gradient, slope, weight."""
 ACTIVATIONS = 34
 """Float32 numbers kept per token, block and unit of width for the way back."""
 
@@ -65,7 +65,7 @@ def arithmetic(shape: workload.Shape) -> float:
     _, maskable = parameters(shape)
     told, read = shape.target + shape.control, shape.text * (shape.block - 1)
     tokens = told * (shape.statement - 1) + read
-    head = shape.vocabulary * shape.width * (3 * (told + read) - shape.target)
+    head = shape.vocabulary * shape.width * 2 * (told + read)
     return 2 * (3 * tokens * maskable + head) / 1e9
 
 
@@ -74,7 +74,7 @@ def memory(shape: workload.Shape) -> float:
     total, maskable = parameters(shape)
     tokens = max(shape.text * shape.block, (shape.target + shape.control) * shape.statement)
     kept = tokens * shape.blocks // 2 * ACTIVATIONS * shape.width
-    head = 6 * 128 * shape.vocabulary
+    head = 3 * 128 * shape.vocabulary
     return RUNTIME + 4 * (total + VECTORS * maskable + kept + head) / 1e9
 
 
@@ -119,8 +119,8 @@ def page(found: dict[str, Cost]) -> str:
         "processor below, `train.matmul: onednn`, median of three, time of the processor and not",
         "of the clock. Memory: peak of the process where measured. *Modelled*: time by the",
         "arithmetic of the matrix products at the rate of the largest shape measured; memory as",
-        "4 bytes times the model, 7 numbers per maskable weight, activations and a piece of the",
-        f"logits, and {RUNTIME:.0f} GB for libraries. A GPU fits a shape if the modelled memory is",
+        f"4 bytes times the model, {VECTORS} numbers per maskable weight, activations and a piece of",
+        f"the logits, and {RUNTIME:.0f} GB for libraries. A GPU fits a shape if the modelled memory is",
         "at most nine tenths of its own; no GPU was measured. `train.recompute` and",
         "`train.accumulate` take less.",
         "",

@@ -2,7 +2,7 @@
 
 Reads: data/pretrain/model.json, data/train/*/{curve.csv, training.json},
     data/test/*/{figures.json, facts.jsonl}, data/finetune/*/{results.json, curves.csv},
-    data/analyze/{structure, overlap, function}.json, params.yaml
+    data/analyze/{structure, overlap, function}.json, data/compared/*.json, params.yaml
 Writes: data/report/{summary.json, results.md, figures.csv, report.html, figures/*.png}, and the
     results table of README.md, where it has a place for it
 """
@@ -22,6 +22,7 @@ def main(commit: str = "") -> str:
     params = load_params()
     from knowsub.report.collect import read_items, read_json
     from knowsub.report.cross import with_dominance
+    from knowsub.report.others import read_summaries
     from knowsub.report.page import Origin
     from knowsub.report.provenance import code_commit, parameters_shown, versions
     from knowsub.report.summary import missed
@@ -42,7 +43,8 @@ def main(commit: str = "") -> str:
             level=params.test.level,
         )
         analysis = {name: read_json(DATA / f"analyze/{name}.json") for name in ANALYSIS}
-        for path in write_report(OUT, items, analysis, params.report, origin):
+        others = read_summaries(DATA / "compared")
+        for path in write_report(OUT, items, analysis, params.report, origin, others):
             run.artifact(path, "figures" if path.suffix == ".png" else None)
         write_readme(README, results_table(items, bars))
         short = {item.name: missed(item, bars) for item in items}

@@ -13,9 +13,10 @@ from knowsub.report.catalogue import printed
 from knowsub.report.collect import read_items, read_json
 from knowsub.report.context import evidence
 from knowsub.report.cross import with_dominance
+from knowsub.report.others import other_runs, read_summaries
 from knowsub.report.page import Origin
 from knowsub.report.provenance import code_commit, parameters_shown
-from knowsub.report.summary import mean_figures, meets, missed, worst_figures
+from knowsub.report.summary import mask_figures, mean_figures, meets, missed, worst_figures
 from knowsub.report.tables import BEGIN, END, results_table, with_results, write_readme
 from knowsub.report.write import write_report
 from tests.report_setting import METHODS, SEEDS, TARGETS, write_outputs
@@ -36,11 +37,11 @@ def items(data):
     return with_dominance(read_items(data, TARGETS, SEEDS))
 
 
-def write(out, data, items, **changes):
+def write(out, data, items, others=None, **changes):
     options = ReportOptions(**({"title": "T", "facts": 5, "dpi": 60, "bars": BARS} | changes))
     names = ("structure", "overlap", "function")
     analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
-    return write_report(out, items, analysis, options, ORIGIN)
+    return write_report(out, items, analysis, options, ORIGIN, others or {})
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +247,32 @@ def test_the_page_renders_in_a_browser_and_its_table_filters_and_sorts(report, t
     losses = [float(row[6]) for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert 'aria-sort="descending"' in text
+
+
+def test_other_runs_stand_beside_this_one_with_their_range_and_the_bars_they_miss(
+    report, data, items, tmp_path
+):
+    compared = tmp_path / "compared"
+    compared.mkdir()
+    shutil.copy(report / "summary.json", compared / "again.json")
+    less = {"masks": [{"target": "t", "seed": s, "sparsity": 0.97 + 0.02 * s} for s in (0, 1)]}
+    (compared / "less.json").write_text(json.dumps(less))
+    others = read_summaries(compared)
+    table = other_runs([mask_figures(item) for item in items], others, BARS)
+    assert [(row["name"], row["masks"]) for row in table["rows"]] == [
+        ("this run", 6), ("again", 6), ("less", 2)
+    ]  # fmt: skip
+    own, again, less_row = table["rows"]
+    assert own["cells"] == again["cells"]
+    assert less_row["cells"][0] == {"text": "98.00 %", "range": "97.00 % to 99.00 %", "missed": 1}
+    assert {cell["text"] for cell in less_row["cells"][1:]} == {"–"}
+    page = next(path for path in write(tmp_path, data, items, others) if path.suffix == ".html")
+    assert ">97.00 % to 99.00 %<" in page.read_text()
+    assert "Other runs" not in (report / "report.html").read_text()
+
+
+def test_no_folder_of_other_runs_is_none_and_what_is_no_summary_is_refused(tmp_path):
+    assert read_summaries(tmp_path / "none") == {}
+    (tmp_path / "bad.json").write_text('{"mean": {}}')
+    with pytest.raises(ValueError, match=r"bad\.json: no list of masks"):
+        read_summaries(tmp_path)

@@ -18,9 +18,11 @@ from knowsub.report import context
 from knowsub.report.collect import Analysis, Item
 from knowsub.report.downstream import downstream_table
 from knowsub.report.facts import COLUMNS, table_rows
+from knowsub.report.others import other_runs
 from knowsub.report.pictures import Picture
 from knowsub.report.places import tables
 from knowsub.report.rivals import methods
+from knowsub.report.summary import Figures, mask_figures
 from knowsub.report.tables import COMMAND
 
 
@@ -48,6 +50,7 @@ def render(
     drawn: Sequence[Picture],
     options: ReportOptions,
     origin: Origin,
+    others: Mapping[str, Sequence[Figures]],
 ) -> str:
     """Return the page.
 
@@ -57,6 +60,7 @@ def render(
         drawn: The pictures.
         options: How the report is written.
         origin: Where the results come from.
+        others: Figures of other runs' masks, shown beside this one's.
 
     Returns:
         HTML that fetches nothing; the same values give the same text.
@@ -79,6 +83,7 @@ def render(
         skipped=[f"{i.name}: {name}: {why}" for i in items for name, why in i.skipped.items()],
         further=context.further(items),
         methods=methods(items),
+        others=other_runs([mask_figures(item) for item in items], others, options.bars),
         pictures=[_embedded(picture) for picture in drawn],
         places=list(tables(analysis)),
         downstream=downstream_table(items),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from knowsub.analysis.options import ReportOptions
@@ -11,7 +11,7 @@ from knowsub.plots.style import write_png
 from knowsub.report.collect import Analysis, Item
 from knowsub.report.page import Origin, render
 from knowsub.report.pictures import pictures
-from knowsub.report.summary import summarise
+from knowsub.report.summary import Figures, summarise
 from knowsub.report.tables import figures_csv, results_table
 
 
@@ -21,6 +21,7 @@ def write_report(
     analysis: Analysis,
     options: ReportOptions,
     origin: Origin,
+    others: Mapping[str, Sequence[Figures]],
 ) -> list[Path]:
     """Write the summary, the tables, the pictures and the page.
 
@@ -30,6 +31,7 @@ def write_report(
         analysis: What the stage `analyze` wrote.
         options: How the report is written.
         origin: Where the results come from.
+        others: Figures of other runs' masks.
 
     Returns:
         The files written: `summary.json`, `results.md`, `figures.csv`, `figures/*.png` and
@@ -45,7 +47,7 @@ def write_report(
         "summary.json": summary + "\n",
         "results.md": results_table(items, options.bars),
         "figures.csv": figures_csv(items),
-        "report.html": render(items, analysis, drawn, options, origin),
+        "report.html": render(items, analysis, drawn, options, origin, others),
     }
     written = []
     for picture in drawn:
