@@ -36,7 +36,7 @@ GPUS = (16, 24, 80, 141)
 RUNTIME = 1.0
 """Memory of libraries and of the device's context, beside the tensors [GB]."""
 VECTORS = 6
-"""Float32 numbers kept per maskable weight: logit, two moments, value or gradient, slope, weight."""
+"""Float32 numbers per maskable weight: logit, two moments, value or gradient, slope, weight."""
 ACTIVATIONS = 34
 """Float32 numbers kept per token, block and unit of width for the way back."""
 
@@ -119,9 +119,9 @@ def page(found: dict[str, Cost]) -> str:
         "processor below, `train.matmul: onednn`, median of three, time of the processor and not",
         "of the clock. Memory: peak of the process where measured. *Modelled*: time by the",
         "arithmetic of the matrix products at the rate of the largest shape measured; memory as",
-        f"4 bytes times the model, {VECTORS} numbers per maskable weight, activations and a piece of",
-        f"the logits, and {RUNTIME:.0f} GB for libraries. A GPU fits a shape if the modelled memory is",
-        "at most nine tenths of its own; no GPU was measured. `train.recompute` and",
+        f"4 bytes times the model, {VECTORS} numbers per maskable weight, activations and a piece",
+        f"of the logits, and {RUNTIME:.0f} GB for libraries. A GPU fits a shape if the modelled",
+        "memory is at most nine tenths of its own; no GPU was measured. `train.recompute` and",
         "`train.accumulate` take less.",
         "",
         f"{described(1)}, {time.strftime('%Y-%m-%d', time.gmtime())}.",

@@ -1,0 +1,170 @@
+"""How long until a mask is good: the search of `params.yaml` beside the published algorithm.
+
+    python -m benchmarks.quality building.n.01 0 [--limit 600] [--every 60]
+
+Run it in a checkout that holds `make repro`'s outputs. *search* is the pipeline's search with its
+settings, *straightforward* the plain loop with those of `presets/paper.yaml`. Time is that of the
+processor on one thread, preparation included and scoring left out. Q: sparsity >= .98, target PPL
+ratio >= 300, control <= 1.05 used and <= 1.08 held out, text <= 1.03 times a random removal's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from benchmarks.straightforward import Straightforward
+from knowsub.config import load_params
+from knowsub.discovery.preparation import Preparation
+from knowsub.kg.files import read_statements
+from knowsub.kg.triple import Role, Split, Statement
+from knowsub.lm.encode import Batch, encode_statements, encode_text
+from knowsub.lm.load import context_length, open_model
+from knowsub.lm.score import score
+from knowsub.lm.trunk import push
+from knowsub.masks.mask import Mask
+from knowsub.masks.model import Gates
+from knowsub.masks.removal import removed
+
+PAPER = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
+"""Coefficients of the paper; the sparsity's rises to 3 only in the second half of 40,000 steps."""
+BATCHES = {"target": 250, "control": 250, "text": 10}
+"""Sequences per step in the paper; all of a set that has fewer."""
+SETS = {
+    "target": (Split.TARGET, Role.TRAIN),
+    "control": (Split.CONTROL_TRAIN, Role.TRAIN),
+    "held out": (Split.CONTROL_HELDOUT, Role.TRAIN),
+    "near": (Split.NEAR_HELDOUT, Role.TRAIN),
+}
+TEXTS = ("train", "test")
+"""The text that masks are trained on, and the one they are judged on."""
+
+
+class Jury:
+    """Scores a mask on what a user would look at; its time does not count."""
+
+    def __init__(self, prepared: Preparation, told: list[Statement], text: str) -> None:
+        """Score the original model on every set."""
+        self.prepared, model, tokenizer = prepared, prepared.model, prepared.tokenizer
+        encoded = {"text": encode_text(tokenizer, text, prepared.options.block_tokens)}
+        for name, (split, role) in SETS.items():
+            some = [one for one in told if one.split is split and one.role is role]
+            encoded[name] = encode_statements(tokenizer, some, context_length(model))
+        self.sets = {name: push(model, prepared.first, one) for name, one in encoded.items()}
+        self.original = self._perplexities()
+
+    def __call__(self, bits: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Return sparsity and PPL ratios of the model with a mask removed; `Q` is 1 or 0."""
+        mask = Mask(dict(bits), "", {})
+        found = {"sparsity": mask.sparsity} | self._ratios(mask)
+        random = self._ratios(_shuffled(mask))["text"]
+        reached = found["sparsity"] >= 0.98 and found["target"] >= 300
+        kept = found["control"] <= 1.05 and found["held out"] <= 1.08
+        return found | {"Q": float(reached and kept and found["text"] <= 1.03 * random)}
+
+    def _ratios(self, mask: Mask) -> dict[str, float]:
+        with removed(self.prepared.model, self.prepared.sites, mask):
+            return {name: ppl / self.original[name] for name, ppl in self._perplexities().items()}
+
+    def _perplexities(self) -> dict[str, float]:
+        upper = self.prepared.upper
+        return {name: score(upper, batch).perplexity for name, batch in self.sets.items()}
+
+
+def _shuffled(mask: Mask) -> Mask:
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffle(bits: torch.Tensor) -> torch.Tensor:
+        return bits.flatten()[torch.randperm(bits.numel(), generator=generator)].view(bits.shape)
+
+    return Mask({name: shuffle(bits) for name, bits in mask.bits.items()}, "", {})
+
+
+Step = tuple[float, Callable[[], Mapping[str, torch.Tensor]]]
+"""Time of a step [s], and the mask after it."""
+
+
+def searched(prepared: Preparation, told: list[Statement], text: str, seed: int) -> Iterator[Step]:
+    """Yield the steps of the pipeline's search."""
+    begin, limit = time.process_time(), prepared.options.max_density
+    made = prepared.search(told, text, seed)
+    for _ in range(prepared.options.steps):
+        made.advance()
+        yield (
+            time.process_time() - begin,
+            lambda: made.gates.mask(made.gates.open_bits(limit), "", {}).bits,
+        )
+        begin = time.process_time()
+
+
+def _cut(gates: Gates, bits: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    return gates.mask(bits, "", {}).bits
+
+
+def plain(prepared: Preparation, told: list[Statement], text: str, seed: int) -> Iterator[Step]:
+    """Yield the steps of the published algorithm with the paper's settings."""
+    begin = time.process_time()
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    made = prepared.search(told, text, seed)
+    loop = Straightforward(prepared.model, prepared.sites, 0.2, PAPER)
+    sets = {"target": made.data.target, "control": made.data.control.batch,
+            "text": made.data.text.batch}  # fmt: skip
+    begin = time.process_time()
+    while True:
+        loop.step(**{name: _some(sets[name], BATCHES[name], generator) for name in sets})
+        passed = time.process_time() - begin
+        yield passed, lambda: {name: logits.detach() > 0 for name, logits in loop.logits.items()}
+        begin = time.process_time()
+
+
+def _some(batch: Batch, count: int, generator: torch.Generator) -> Batch:
+    rows = torch.randperm(len(batch), generator=generator)[:count]
+    return Batch(batch.tokens[rows], batch.reads[rows])
+
+
+def main() -> None:
+    """Print a row per look at the mask."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--limit", type=float, default=600, help="of the plain loop [s]")
+    parser.add_argument("--every", type=float, default=60, help="between two looks [s]")
+    parser.add_argument("--only", choices=["search", "straightforward"])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    told = [
+        one
+        for folder in ("", "untold/")
+        for one in read_statements(Path(f"data/verbalize/{folder}{given.target}.jsonl"))
+    ]
+    prepared = Preparation(*open_model(Path("data/pretrain/model.json")), load_params().train)
+    learned, judged = (Path(f"data/prepare/text/{n}.txt").read_text("utf-8") for n in TEXTS)
+    jury = Jury(prepared, told, judged)
+    for name, loop in {"search": searched, "straightforward": plain}.items():
+        if given.only in (None, name):
+            _follow(name, loop(prepared, told, learned, given.seed), jury, given)
+
+
+def _follow(name: str, steps: Iterator[Step], jury: Jury, given: argparse.Namespace) -> None:
+    spent, due, row = 0.0, 0.0, ""
+    for index, (passed, bits) in enumerate(steps):
+        spent += passed
+        last = name == "search" and index + 1 == jury.prepared.options.steps
+        if spent >= due or last:
+            found = jury(bits())
+            row = " | ".join(f"{value:.4g}" for value in found.values())
+            if due == 0:
+                print(f"| loop | step | s | {' | '.join(found)} |\n|{' --- |' * (3 + len(found))}")
+            print(f"| {name} | {index + 1} | {spent:.1f} | {row} |", flush=True)
+            due = spent + (given.every if name != "search" else given.every / 6)
+        if spent > given.limit:
+            return
+
+
+if __name__ == "__main__":
+    main()
