@@ -15,9 +15,9 @@ THIS = "this run"
 """Name of the run that the report is of."""
 
 SHOWN = (
-    "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "control_ppl_ratio",
-    "heldout_ppl_ratio", "near_ppl_ratio", "choice_accuracy", "target_median_rank",
-    "extraction_top10", "head_information", "forgetting",
+    "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio", "near_ppl_ratio",
+    "choice_accuracy", "choice_reference", "target_median_rank", "random_tail_rank",
+    "extraction_top10", "head_information",
 )  # fmt: skip
 """Figures by which runs are compared on the page."""
 
