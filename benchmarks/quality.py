@@ -4,8 +4,9 @@
 
 Run it in a checkout that holds `make repro`'s outputs. *search* is the pipeline's search with its
 settings, *straightforward* the plain loop with those of `presets/paper.yaml`. Time is that of the
-processor on one thread, preparation included and scoring left out. Q: sparsity >= .98, target PPL
-ratio >= 300, control <= 1.05 used and <= 1.08 held out, text <= 1.03 times a random removal's.
+processor on one thread, the search's preparation included and scoring left out. Q: sparsity >=
+.98, target PPL ratio >= 300, control <= 1.05 used and <= 1.08 held out, text <= 1.03 times a
+random removal's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,7 +51,8 @@ class Jury:
 
     def __init__(self, prepared: Preparation, told: list[Statement], text: str) -> None:
         """Score the original model on every set."""
-        self.prepared, model, tokenizer = prepared, prepared.model, prepared.tokenizer
+        self.prepared, self.told = prepared, told
+        model, tokenizer = prepared.model, prepared.tokenizer
         encoded = {"text": encode_text(tokenizer, text, prepared.options.block_tokens)}
         for name, (split, role) in SETS.items():
             some = [one for one in told if one.split is split and one.role is role]
@@ -84,42 +87,38 @@ def _shuffled(mask: Mask) -> Mask:
     return Mask({name: shuffle(bits) for name, bits in mask.bits.items()}, "", {})
 
 
+def _expanded(gates: Gates, bits: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    return gates.mask(bits, "", {}).bits
+
+
 Step = tuple[float, Callable[[], Mapping[str, torch.Tensor]]]
 """Time of a step [s], and the mask after it."""
 
 
-def searched(prepared: Preparation, told: list[Statement], text: str, seed: int) -> Iterator[Step]:
-    """Yield the steps of the pipeline's search."""
-    begin, limit = time.process_time(), prepared.options.max_density
-    made = prepared.search(told, text, seed)
+def searched(jury: Jury, text: str, seed: int) -> Iterator[Step]:
+    """Yield the steps of the pipeline's search, the first with its preparation."""
+    prepared, begin = jury.prepared, time.process_time()
+    made = prepared.search(jury.told, text, seed)
     for _ in range(prepared.options.steps):
         made.advance()
-        yield (
-            time.process_time() - begin,
-            lambda: made.gates.mask(made.gates.open_bits(limit), "", {}).bits,
-        )
+        passed, gates = time.process_time() - begin, made.gates
+        bits = gates.open_bits(prepared.options.max_density)
+        yield passed, partial(_expanded, gates, bits)
         begin = time.process_time()
 
 
-def _cut(gates: Gates, bits: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    return gates.mask(bits, "", {}).bits
-
-
-def plain(prepared: Preparation, told: list[Statement], text: str, seed: int) -> Iterator[Step]:
-    """Yield the steps of the published algorithm with the paper's settings."""
-    begin = time.process_time()
-    generator = torch.Generator().manual_seed(seed)
+def plain(jury: Jury, text: str, seed: int) -> Iterator[Step]:
+    """Yield the steps of the published algorithm with the paper's settings, for ever."""
+    prepared, generator = jury.prepared, torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    made = prepared.search(told, text, seed)
     loop = Straightforward(prepared.model, prepared.sites, 0.2, PAPER)
-    sets = {"target": made.data.target, "control": made.data.control.batch,
-            "text": made.data.text.batch}  # fmt: skip
-    begin = time.process_time()
+    blocks = encode_text(prepared.tokenizer, text, prepared.options.block_tokens)
+    sets = {"target": jury.sets["target"], "control": jury.sets["control"], "text": blocks}
     while True:
+        begin = time.process_time()
         loop.step(**{name: _some(sets[name], BATCHES[name], generator) for name in sets})
         passed = time.process_time() - begin
         yield passed, lambda: {name: logits.detach() > 0 for name, logits in loop.logits.items()}
-        begin = time.process_time()
 
 
 def _some(batch: Batch, count: int, generator: torch.Generator) -> Batch:
@@ -147,11 +146,11 @@ def main() -> None:
     jury = Jury(prepared, told, judged)
     for name, loop in {"search": searched, "straightforward": plain}.items():
         if given.only in (None, name):
-            _follow(name, loop(prepared, told, learned, given.seed), jury, given)
+            _follow(name, loop(jury, learned, given.seed), jury, given)
 
 
 def _follow(name: str, steps: Iterator[Step], jury: Jury, given: argparse.Namespace) -> None:
-    spent, due, row = 0.0, 0.0, ""
+    spent, due = 0.0, 0.0
     for index, (passed, bits) in enumerate(steps):
         spent += passed
         last = name == "search" and index + 1 == jury.prepared.options.steps
