@@ -1,4 +1,4 @@
-"""A plain finetuning step of the same blocks' matrices on the same cached batches."""
+"""A plain finetuning step of the same blocks, as they are, on the same cached batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from knowsub.anatomy import block_count
 from knowsub.discovery.objective import read_states
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
+from knowsub.lm.trunk import upper_blocks
 
 
 class Finetune:
@@ -23,10 +25,12 @@ class Finetune:
                 pass; otherwise the loss is the Hugging Face model's own.
             lr: Learning rate.
         """
-        self.upper, self.lean = made.gradient.upper, lean
+        model, self.lean = made.gates.model, lean
+        blocks = made.options.block_range(block_count(model))
+        self.upper = upper_blocks(model, blocks.start)
         self.batches = [made.data.target, made.data.control.batch, made.data.text.batch]
         names = {site.parameter for site in made.gates.sites}
-        self.weights = [made.gates.model.get_parameter(name) for name in sorted(names)]
+        self.weights = [model.get_parameter(name) for name in sorted(names)]
         for weight in self.weights:
             weight.requires_grad_()
         self.optimizer = torch.optim.Adam(self.weights, lr=lr, fused=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -11,10 +12,10 @@ from knowsub.anatomy import Part, block_count, sites
 from knowsub.discovery.data import TrainingData
 from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
-from knowsub.discovery.reference import expect, recall
+from knowsub.discovery.reference import recall, remember
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import push, upper_blocks
+from knowsub.lm.trunk import drop_lower, push, upper_blocks
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.model import Gates
 
@@ -86,10 +87,11 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
     target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
-    kept = expect if chosen.precision is Precision.FLOAT32 else recall
+    kept = partial(remember, upper, precision=chosen.precision)
     unknown = ignorance(
         upper, target, recall(upper, control), lambda table: torch.arange(len(target))
     )
-    data = TrainingData(target, kept(upper, control), None, 0, kept(upper, text), unknown)
+    drop_lower(model, blocks.start)
+    data = TrainingData(target, kept(control), None, 0, kept(text), unknown)
     gates = Gates(model, sites(model, blocks), initial=chosen.initial)
     return Search(gates, upper, data, chosen, seed=0)

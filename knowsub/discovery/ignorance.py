@@ -78,9 +78,9 @@ def asked_instead(
     """Return which control statement stands for each target statement: one head per target fact.
 
     The heads are not drawn one by one: in order of how far each lifts the fact's tail, a fact gets
-    the one at its own quantile, and the quantiles are spread evenly over the facts, and over those
-    that share a tail. Otherwise chance would leave some targets more recognisable than ignorance
-    is, and others less.
+    the one at its own quantile, (k + 1/2) / facts for every k once, spread evenly over the facts
+    that share a tail too. Otherwise chance would leave some targets more recognisable than
+    ignorance is, and others less.
 
     Args:
         target: The target statements.
@@ -93,16 +93,16 @@ def asked_instead(
         the same template family where there is one.
 
     Source:
-        Quantiles as multiples of the golden ratio, a sequence of low discrepancy (Kuipers and
-        Niederreiter 1974, chapter 2.3).
+        Quantiles in the order of multiples of the golden ratio, a sequence of low discrepancy
+        (Kuipers and Niederreiter 1974, chapter 2.3).
     """
     others, asked = _by_fact(control), _by_fact(target)
     lifted = torch.stack([table[list(rows.values())].mean(dim=0) for rows in others.values()])
     shuffled = [list(asked)[i] for i in torch.randperm(len(asked), generator=generator).tolist()]
-    first = float(torch.rand((), generator=generator))
+    ranks = (torch.arange(len(asked)) * GOLDEN % 1.0).argsort().argsort().tolist()
     chosen = torch.zeros(len(target), dtype=torch.long)
-    for index, fact in enumerate(sorted(shuffled, key=lambda each: each.tail_words)):
-        quantile = (first + index * GOLDEN) % 1.0
+    for rank, fact in zip(ranks, sorted(shuffled, key=lambda each: each.tail_words), strict=True):
+        quantile = (rank + 0.5) / len(asked)
         own = list(asked[fact].values())
         order = lifted[:, own[0]].argsort(stable=True)
         instead = list(others.values())[int(order[int(quantile * len(order))])]

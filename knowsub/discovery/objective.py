@@ -12,6 +12,7 @@ from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
 from knowsub.discovery.through_head import through_head
 from knowsub.lm.encode import Batch
+from knowsub.lm.reading import only_read
 from knowsub.lm.trunk import last_hidden
 
 
@@ -40,7 +41,8 @@ def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "
     )
     tokens = torch.cat([part.tokens for part in parts])
     reads = torch.cat([part.reads for part in parts])
-    states = last_hidden(model, Batch(tokens, reads, hidden))[reads]
+    with only_read(model, reads):
+        states = last_hidden(model, Batch(tokens, reads, hidden))[reads]
     return list(states.split([int(batch.reads.sum()) for batch in batches]))
 
 

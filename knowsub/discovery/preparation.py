@@ -11,15 +11,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from knowsub.anatomy import block_count, sites
 from knowsub.discovery.data import TrainingData
 from knowsub.discovery.ignorance import asked_instead, ignorance
-from knowsub.discovery.options import Precision, TrainOptions
+from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.processes import Processes
-from knowsub.discovery.reference import Reference, expect, recall
+from knowsub.discovery.reference import recall, remember
 from knowsub.discovery.trainer import Search
 from knowsub.kg.triple import Role, Split, Statement
 from knowsub.lm.encode import Batch, encode_statements, encode_text
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
-from knowsub.lm.trunk import Allocate, in_memory, push, upper_blocks
+from knowsub.lm.trunk import Allocate, drop_lower, in_memory, push, upper_blocks
 from knowsub.masks.model import Gates
 
 NEAR = (Split.NEAR_TRAIN, Split.NEAR_UNTOLD)
@@ -82,18 +82,48 @@ class Preparation:
         near_told, untold = (_stated(statements, split, Role.TRAIN) for split in NEAR)
         beside = [*near_told, *untold] if self.options.near_weight > 0 else []
         near = self._batch(beside) if beside else None
-        plain = self.options.shifted
+        options, plain = self.options, self.options.shifted
+        kept = partial(remember, self.upper, precision=options.precision, allocate=self.allocate)
         data = TrainingData(
             target=target if plain else target.unshifted(),
-            control=self._kept(control if plain else control.unshifted()),
-            near=None if near is None else self._kept(near),
+            control=kept(control if plain else control.unshifted()),
+            near=None if near is None else kept(near),
             near_told=0 if near is None else len(near_told),
-            text=self._kept(self._text(text)),
+            text=kept(self._text(text)),
             ignorance=ignorance(self.upper, target, recall(self.upper, control), ask),
         )
-        options = self.options
         gates = Gates(self.model, self.sites, options.unit, options.estimator, options.initial)
         return Search(gates, self.upper, data, options, seed, processes)
+
+    def only_search(
+        self,
+        statements: Sequence[Statement],
+        text: str,
+        validation_text: str,
+        seed: int,
+        processes: Processes | None = None,
+    ) -> tuple[Search, Callable[[], dict[str, float]]]:
+        """Return what `search` and `validation` do, and free the blocks below the masked ones.
+
+        Nothing else can be prepared with this model, which cannot run as a whole any more.
+
+        Args:
+            statements: As in `search`.
+            text: As in `search`.
+            validation_text: As in `validation`.
+            seed: As in `search`.
+            processes: As in `search`.
+
+        Returns:
+            The search and its validation.
+
+        Raises:
+            ValueError: As in `search` and `validation`.
+        """
+        made = self.search(statements, text, seed, processes)
+        judge = self.validation(statements, validation_text)
+        drop_lower(self.model, self.first)
+        return made, judge
 
     def validation(
         self, statements: Sequence[Statement], text: str
@@ -128,10 +158,6 @@ class Preparation:
             }
 
         return judge
-
-    def _kept(self, batch: Batch) -> Reference:
-        exact = self.options.precision is Precision.FLOAT32 and self.model.dtype is torch.float32
-        return (expect if exact else recall)(self.upper, batch, self.allocate)
 
     def _batch(self, statements: Sequence[Statement]) -> Batch:
         context = context_length(self.model)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from knowsub.discovery.options import Precision
 from knowsub.discovery.through_head import divergence, mean_divergence
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import Allocate, in_memory, last_hidden
@@ -102,6 +103,24 @@ def expect(upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory)
     """
     head = upper.get_output_embeddings()
     return Expected(batch, _remembered(upper, batch, allocate, partial(_expectation, head)))
+
+
+def remember(
+    upper: PreTrainedModel, batch: Batch, precision: Precision, allocate: Allocate = in_memory
+) -> Reference:
+    """Return a batch with the least that its divergence can be computed from.
+
+    Args:
+        upper: The upper blocks of the original model.
+        batch: Sequences with their trunk states, at least one.
+        precision: Of the matrix products that the divergence is computed with.
+        allocate: Where it goes.
+
+    Returns:
+        Expectations where model and products are in float32, states otherwise.
+    """
+    exact = precision is Precision.FLOAT32 and upper.dtype is torch.float32
+    return (expect if exact else recall)(upper, batch, allocate)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.precision import head_in, library, products, require_exact
 from knowsub.discovery.processes import Processes
 from knowsub.lm.encode import Batch
+from knowsub.lm.fused import fused
 from knowsub.lm.trunk import recomputed
 from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
@@ -48,7 +49,7 @@ class StepGradient:
         processes: Processes | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
-        self.upper = recomputed(upper) if options.recompute else upper
+        self.upper = recomputed(fused(upper)) if options.recompute else fused(upper)
         self.processes = processes or Processes()
         self.processes.require_pieces(options.accumulate)
         require_exact(options.matmul)
@@ -71,7 +72,7 @@ class StepGradient:
         expressed = (
             self._expression(sample, drawn.target) if self.options.expression_weight > 0 else None
         )
-        self.gates.write(sample, self.buffers)
+        self.gates.write(sample.value, self.buffers)
         names = list(positions)
         gradient = sample.value.zero_()
         sums = torch.zeros(len(names), dtype=torch.float64, device=gradient.device)
@@ -162,7 +163,7 @@ class StepGradient:
         """Return the expression term of the subnetwork alone and its weighted gradient."""
         batch = self.data.target[rows]
         labels = batch.labels[batch.reads]
-        self.gates.write(sample, self.buffers, keep=True)
+        self.gates.write(sample.value, self.buffers, keep=True)
         with installed(self.gates.model, self.buffers), library(self.options.matmul):
             with self._products():
                 (states,) = objective.read_states(self.upper, batch)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 CACHED = 1 << 18
 """Logits that a loss works on at a time, so that they stay in the processor's cache."""
 Term = Callable[[Tensor, slice], Tensor]
+Slope = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+"""States of a chunk and the slice it covers -> summed loss [nats] and its gradient by them."""
 
 
 def through_head(
@@ -30,29 +32,14 @@ def through_head(
     Returns:
         Summed losses [nats].
     """
-    result: Tensor = _ThroughHead.apply(states, head, term, rows)  # type: ignore[no-untyped-call]
-    return result
 
+    def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+        part = told.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = term(head(part).float(), chunk).sum()
+        return loss.detach(), torch.autograd.grad(loss, part)[0]
 
-class _ThroughHead(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, head: nn.Module, term: Term, rows: int) -> Tensor:
-        gradient = torch.empty_like(states)
-        total = states.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(states), rows):
-            chunk = slice(start, min(start + rows, len(states)))
-            part = states[chunk].detach().requires_grad_()
-            with torch.enable_grad():
-                loss = term(head(part).float(), chunk).sum()
-            (gradient[chunk],) = torch.autograd.grad(loss, part)
-            total += loss.detach()
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].to(gradient.dtype), None, None, None
+    return _summed(states, slope, rows)
 
 
 def divergence(
@@ -72,31 +59,18 @@ def divergence(
     Returns:
         Summed divergence [nats].
     """
-    result: Tensor = _Divergence.apply(states, head, original, rows)  # type: ignore[no-untyped-call]
-    return result
 
+    def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+        logits, expected = head(told), head(original[chunk])
+        total = told.new_zeros((), dtype=torch.float32)
+        for some, known in zip(_cached(logits), _cached(expected), strict=True):
+            log_p, log_q = known.float().log_softmax(dim=-1), some.float().log_softmax(dim=-1)
+            p = log_p.exp()
+            some.copy_(log_q.exp().sub_(p))
+            total += log_p.sub_(log_q).mul_(p).sum()
+        return total, logits @ head.weight
 
-class _Divergence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, head: nn.Linear, original: Tensor, rows: int) -> Tensor:
-        gradient = torch.empty_like(states)
-        total = states.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(states), rows):
-            chunk = slice(start, start + rows)
-            logits, expected = head(states[chunk]), head(original[chunk])
-            for told, known in zip(_cached(logits), _cached(expected), strict=True):
-                log_p, log_q = known.float().log_softmax(dim=-1), told.float().log_softmax(dim=-1)
-                p = log_p.exp()
-                told.copy_(log_q.exp().sub_(p))
-                total += log_p.sub_(log_q).mul_(p).sum()
-            gradient[chunk] = logits @ head.weight
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].to(gradient.dtype), None, None, None
+    return _summed(states, slope, rows)
 
 
 def mean_divergence(
@@ -118,29 +92,38 @@ def mean_divergence(
     Returns:
         Summed divergence [nats].
     """
-    result: Tensor = _MeanDivergence.apply(states, head, mean, offset, rows)  # type: ignore[no-untyped-call]
+
+    def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+        chance = head(told)
+        known = offset[chunk].sum() - torch.linalg.vecdot(told, mean[chunk]).sum()
+        return known + _softmax_(chance), (chance @ head.weight).sub_(mean[chunk])
+
+    return _summed(states, slope, rows)
+
+
+def _summed(states: Tensor, slope: Slope, rows: int) -> Tensor:
+    result: Tensor = _Summed.apply(states, slope, rows)  # type: ignore[no-untyped-call]
     return result
 
 
-class _MeanDivergence(torch.autograd.Function):
+class _Summed(torch.autograd.Function):
+    """A sum over positions whose gradient is taken on the way, `rows` positions at a time."""
+
     @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, head: nn.Linear, mean: Tensor, offset: Tensor, rows: int
-    ) -> Tensor:
+    def forward(ctx: Any, states: Tensor, slope: Slope, rows: int) -> Tensor:
         gradient = torch.empty_like(states)
-        total: Tensor = offset.sum() - torch.linalg.vecdot(states, mean).sum()
+        total = states.new_zeros((), dtype=torch.float32)
         for start in range(0, len(states), rows):
-            chunk = slice(start, start + rows)
-            chance = head(states[chunk])
-            total += _softmax_(chance)
-            torch.sub(chance @ head.weight, mean[chunk], out=gradient[chunk])
+            chunk = slice(start, min(start + rows, len(states)))
+            loss, gradient[chunk] = slope(states[chunk], chunk)
+            total += loss
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0], None, None, None, None
+        return gradient * outputs[0].to(gradient.dtype), None, None
 
 
 def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, ""]:

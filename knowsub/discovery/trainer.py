@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +25,7 @@ from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
 from knowsub.masks.noise import Noise
+from knowsub.masks.packing import pack, unpack
 from knowsub.masks.removal import installed
 
 
@@ -32,8 +33,8 @@ from knowsub.masks.removal import installed
 class Found:
     """The result of a search."""
 
-    bits: Float[Tensor, " unit"]
-    """Open gates of the chosen candidate: zeros and ones."""
+    bits: Bool[Tensor, " unit"]
+    """Which gates of the chosen candidate are open, on the CPU."""
     chosen: Candidate
     """The candidate and its validation figures."""
     qualified: bool
@@ -78,7 +79,8 @@ def find_subnetwork(
         if checkpoints is not None and due:
             checkpoints.save(search.step, *search.snapshot())
     assert search.best is not None, "the last step is always validated"
-    return Found(search.best_bits, search.best, excess(search.best, options) == 0, search.curve)
+    bits = unpack(search.best_bits, len(search.gates.logits))
+    return Found(bits, search.best, excess(search.best, options) == 0, search.curve)
 
 
 class Search:
@@ -110,7 +112,7 @@ class Search:
         self._sample: Sample | None = None
         self.step = 0
         self.best: Candidate | None = None
-        self.best_bits = torch.zeros_like(gates.logits)
+        self.best_bits = pack(torch.zeros_like(gates.logits, dtype=torch.bool))
         self.curve: list[Figures] = []
 
     def advance(self) -> Figures:
@@ -150,12 +152,13 @@ class Search:
             that are `undecided`.
         """
         bits = self.gates.open_bits(self.options.max_density)
-        self.gates.write(Sample(bits, bits), self.gradient.buffers)
+        self.gates.write(bits, self.gradient.buffers)
         with installed(self.gates.model, self.gradient.buffers), torch.no_grad():
             figures = validate()
-        candidate = Candidate(step=self.step, density=float(bits.mean()), **figures)
+        density = int(bits.count_nonzero()) / len(bits)
+        candidate = Candidate(step=self.step, density=density, **figures)
         if better(candidate, self.best, self.options):
-            self.best, self.best_bits = candidate, bits
+            self.best, self.best_bits = candidate, pack(bits)
         shown = asdict(candidate)
         told = {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}
         return told | {"undecided": undecided(self.gates.logits)}
@@ -183,8 +186,7 @@ class Search:
             tensors: As `snapshot` returned them.
             state: As `snapshot` returned it.
         """
-        device = self.gates.logits.device
-        self.step = step
+        self.step, device = step, self.gates.logits.device
         self.gates.logits.copy_(tensors["logits"])
         self.optimizer.state[self.gates.logits] = {
             "exp_avg": tensors["first"].to(device),
@@ -193,6 +195,6 @@ class Search:
         }
         self.noise.set_state(tensors["noise"])
         self.order.set_state(tensors["order"])
-        self.best_bits = tensors["best"].to(device)
+        self.best_bits = tensors["best"]
         self.best = None if state["best"] is None else Candidate(**state["best"])  # type: ignore[arg-type]
         self.curve = list(state["curve"])  # type: ignore[call-overload]

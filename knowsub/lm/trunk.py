@@ -75,6 +75,21 @@ def lower_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
     return lower
 
 
+def drop_lower(model: PreTrainedModel, first: int) -> None:
+    """Free the parameters of the blocks below `first`, for good.
+
+    Args:
+        model: A Hugging Face decoder of a known family. It cannot run as a whole any more; its
+            upper part can.
+        first: 0-based index of the first block kept.
+
+    Raises:
+        ValueError: If the architecture is unknown.
+    """
+    for block in list(model.get_submodule(family(model).blocks).children())[:first]:
+        block.to("meta")
+
+
 def _with_blocks(model: PreTrainedModel, row: Family, kept: range) -> PreTrainedModel:
     total = block_count(model)
     if not 0 <= kept.start <= kept.stop <= total:
@@ -93,6 +108,8 @@ def _with_blocks(model: PreTrainedModel, row: Family, kept: range) -> PreTrained
 def recomputed(model: PreTrainedModel) -> PreTrainedModel:
     """Return a model whose blocks keep no activations but compute them again on the way back.
 
+    The last block keeps its own: they are needed as soon as the way back begins.
+
     Args:
         model: A Hugging Face decoder of a known family, whole or its upper part.
 
@@ -105,7 +122,7 @@ def recomputed(model: PreTrainedModel) -> PreTrainedModel:
     row = family(model)
     part = _with_blocks(model, row, range(block_count(model)))
     blocks = [copy.copy(block) for block in part.get_submodule(row.blocks).children()]
-    for block in blocks:
+    for block in blocks[:-1]:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     part.set_submodule(row.blocks, nn.ModuleList(blocks))
     return part

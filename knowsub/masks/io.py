@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from knowsub.masks.mask import Mask
+from knowsub.masks.packing import pack, unpack
 from knowsub.sealed import read_sealed, write_sealed
 
 FORMAT = "knowsub-mask-1"
@@ -26,7 +27,7 @@ def save_mask(mask: Mask, path: Path) -> None:
     Raises:
         OSError: If the file cannot be written; an older file is left as it was.
     """
-    packed = {name: np.packbits(bits.numpy().reshape(-1)) for name, bits in mask.bits.items()}
+    packed = {name: pack(bits.flatten()).numpy() for name, bits in mask.bits.items()}
     shapes = {name: list(bits.shape) for name, bits in mask.bits.items()}
     described = {"format": FORMAT, "model": mask.model, "shapes": shapes, "meta": dict(mask.meta)}
     write_sealed(path, packed, described)
@@ -77,5 +78,4 @@ def _unpack(packed: NDArray[np.uint8], shape: list[int]) -> Tensor:
     size = math.prod(shape)
     if min(shape, default=0) < 0 or packed.shape != (-(-size // 8),):
         raise ValueError(f"{packed.size} bytes for a matrix of shape {shape}")
-    flat = np.unpackbits(packed, count=size).astype(bool)
-    return torch.from_numpy(flat).view(shape)
+    return unpack(torch.from_numpy(packed), size).view(shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from knowsub.anatomy import Site
@@ -85,11 +85,17 @@ class Gates:
         return {name: own.detach().clone().requires_grad_() for name, own in self._original.items()}
 
     @torch.no_grad()
-    def write(self, sample: Sample, buffers: dict[str, Tensor], *, keep: bool = False) -> None:
+    def write(
+        self,
+        values: Float[Tensor, " unit"] | Bool[Tensor, " unit"],
+        buffers: dict[str, Tensor],
+        *,
+        keep: bool = False,
+    ) -> None:
         """Write the weights of the remaining model, or of the subnetwork alone, into the buffers.
 
         Args:
-            sample: One draw of the gates.
+            values: Values of the gates, from a `sample` or `open_bits`.
             buffers: Tensors from `buffers`.
             keep: If true, the subnetwork is kept: weights are multiplied by the gate and not by
                 one minus the gate.
@@ -97,7 +103,7 @@ class Gates:
         for span in self.spans:
             site = span.site
             own = site.view(self._original[site.parameter])
-            value, out = span.take(sample.value), site.view(buffers[site.parameter].detach())
+            value, out = span.take(values), site.view(buffers[site.parameter].detach())
             if keep:
                 torch.mul(own, value, out=out)
             else:
@@ -157,26 +163,27 @@ class Gates:
             gradient[chunk].add_(slope, alpha=weight)
         return total / len(self.logits)
 
-    def open_bits(self, limit: float = 1.0) -> Float[Tensor, " unit"]:
+    def open_bits(self, limit: float = 1.0) -> Bool[Tensor, " unit"]:
         """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.
 
         Args:
             limit: Largest share of the gates that may be open [fraction].
 
         Returns:
-            Zeros and ones; never more than the positive logits, never more than the limit.
+            Which gates are open: never more than the positive logits, never more than the limit.
         """
-        bits = (self.logits > 0).float()
+        bits = self.logits > 0
         most = int(limit * len(bits))
-        if int(bits.sum()) > most:
-            bits.zero_()[self.logits.topk(most).indices] = 1.0
+        if int(bits.count_nonzero()) > most:
+            positive = bits.nonzero()[:, 0]
+            bits.zero_()[positive[self.logits[positive].topk(most).indices]] = True
         return bits
 
-    def mask(self, bits: Float[Tensor, " unit"], model: str, meta: dict[str, str]) -> Mask:
+    def mask(self, bits: Bool[Tensor, " unit"], model: str, meta: dict[str, str]) -> Mask:
         """Return gates as a mask over weights.
 
         Args:
-            bits: Zeros and ones per unit, from `open_bits`.
+            bits: Which gates are open, from `open_bits`.
             model: Fingerprint of the model.
             meta: How the mask was made.
 

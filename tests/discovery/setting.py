@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from knowsub.anatomy import Part, block_count, sites
@@ -9,7 +11,7 @@ from knowsub.discovery.data import TrainingData
 from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
 from knowsub.discovery.processes import Processes
-from knowsub.discovery.reference import Reference, expect, recall
+from knowsub.discovery.reference import recall, remember
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
 from knowsub.lm.score import score
@@ -72,10 +74,7 @@ def search(
 
     target, control = with_trunk(statements(4, 7, 1, tail)), with_trunk(statements(9, 9, 2, tail))
 
-    def kept(batch: Batch) -> Reference:
-        exact = chosen.precision is Precision.FLOAT32
-        return (expect if exact else recall)(upper, batch, allocate)
-
+    kept = partial(remember, upper, precision=chosen.precision, allocate=allocate)
     asked = torch.tensor([3, 3, 8, 0])
     data = TrainingData(
         target=target,

@@ -6,7 +6,7 @@ import torch
 from knowsub.anatomy import FAMILIES, block_count
 from knowsub.lm.encode import Batch
 from knowsub.lm.score import score
-from knowsub.lm.trunk import last_hidden, lower_blocks, push, upper_blocks
+from knowsub.lm.trunk import drop_lower, last_hidden, lower_blocks, push, upper_blocks
 from tests.architectures import CONFIGS, VOCAB, tiny
 
 
@@ -66,3 +66,15 @@ def test_cutting_a_model_leaves_it_as_it_was(kind: str) -> None:
 def test_a_block_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks 5 to 4"):
         upper_blocks(tiny("gpt2"), 5)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_without_its_lower_blocks_a_model_still_runs_from_its_upper_part(kind: str) -> None:
+    model, batch = tiny(kind), random_batch()
+    upper, pushed = upper_blocks(model, 2), push(model, 2, batch)
+    before = last_hidden(upper, pushed)
+    held = sum(own.numel() for own in model.parameters() if own.device.type == "cpu")
+    drop_lower(model, 2)
+    assert sum(own.numel() for own in model.parameters() if own.device.type == "cpu") < held
+    assert torch.equal(last_hidden(upper, pushed), before)
+    assert torch.equal(last_hidden(upper_blocks(model, 2), pushed), before)

@@ -27,13 +27,13 @@ def test_the_masked_forward_is_the_forward_of_the_zeroed_model(kind: str, unit: 
     gates = Gates(model, found, unit)
     sample = gates.sample(Noise(0))
     buffers = gates.buffers()
-    gates.write(sample, buffers)
-    mask = gates.mask(sample.value, "tiny", {})
+    gates.write(sample.value, buffers)
+    mask = gates.mask(sample.value.bool(), "tiny", {})
     with installed(model, buffers):
         masked = model(TOKENS).logits
     with installed(model, remaining_weights(model, found, mask)):
         torch.testing.assert_close(masked, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
-    gates.write(sample, buffers, keep=True)
+    gates.write(sample.value, buffers, keep=True)
     for name, weights in remaining_weights(model, found, mask, keep=True).items():
         assert torch.equal(weights, buffers[name])
 
@@ -63,7 +63,7 @@ def test_the_gradient_by_hand_is_autograds(kind: str, unit: Unit, keep: bool) ->
         (expected,) = torch.autograd.grad(loss, soft_logits)
     sample = Sample(value.detach(), (soft * (1 - soft)).detach())
     buffers = gates.buffers()
-    gates.write(sample, buffers, keep=keep)
+    gates.write(sample.value, buffers, keep=keep)
     total = torch.zeros_like(gates.logits)
     with installed(model, buffers), gates.gathering(buffers, total):
         model(TOKENS).logits.log_softmax(-1)[..., 3].sum().backward()
@@ -107,7 +107,7 @@ def test_parts_outside_the_sites_keep_their_weights() -> None:
     model = tiny("gpt2")
     gates = Gates(model, sites(model, [3], [ATTENTION[0]]))
     buffers = gates.buffers()
-    gates.write(Sample(torch.ones_like(gates.logits), gates.logits), buffers)
+    gates.write(torch.ones_like(gates.logits), buffers)
     (weights,) = buffers.values()
     own = model.get_parameter(next(iter(buffers)))
     assert not weights[:, :16].any()
@@ -145,7 +145,7 @@ def test_weights_of_another_dtype_than_the_gates_are_multiplied_too() -> None:
     model = tiny("gpt2").bfloat16()
     gates = Gates(model, sites(model))
     sample, buffers = gates.sample(Noise(0)), gates.buffers()
-    gates.write(sample, buffers)
-    mask = gates.mask(sample.value, "tiny", {})
+    gates.write(sample.value, buffers)
+    mask = gates.mask(sample.value.bool(), "tiny", {})
     for name, weights in remaining_weights(model, gates.sites, mask).items():
         assert torch.equal(weights, buffers[name])
