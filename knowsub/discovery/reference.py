@@ -129,14 +129,14 @@ def _remembered(
 ) -> Float[Tensor, "batch read any"]:
     """Return something found of the states at all read positions, padded behind with zeros."""
     most, kept = int(batch.reads.sum(dim=1).max()), None
-    for start in range(0, len(batch), ROWS):
-        part = batch[slice(start, start + ROWS)]
+    for covered in batch.portions(ROWS):
+        part = batch[covered]
         rows = found(last_hidden(upper, part)[part.reads])
         if kept is None:
             kept = allocate((len(batch), most, rows.shape[-1]), rows)
         padded = rows.new_zeros(len(part), most, rows.shape[-1])
         padded[_filled(part, most)] = rows
-        kept[start : start + len(part)] = padded
+        kept[covered] = padded
     assert kept is not None, "a batch has at least one sequence"
     return kept
 

@@ -6,6 +6,8 @@ from knowsub.discovery.options import TrainOptions
 
 RISE = 2.5
 """Factor by which steering raises the pressure at most."""
+STEEPNESS = 12
+"""Power that steering goes with: at 6 % above the aim the pressure is doubled."""
 
 
 def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
@@ -34,7 +36,7 @@ def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float
 def pressure(step: int, density: float, options: TrainOptions) -> float:
     """Return the coefficient of the sparsity term: a ramp, steered to a density if one is aimed at.
 
-    It goes with the fourth power of density over `options.aim_density`, up to `RISE` times, so
+    It goes with a power of density over `options.aim_density`, `STEEPNESS`, up to `RISE` times, so
     that searches end near that density although targets differ in how many weights they take.
 
     Args:
@@ -48,7 +50,7 @@ def pressure(step: int, density: float, options: TrainOptions) -> float:
     ends = options.sparsity_start, options.sparsity_end
     plain = ramp(step, options.steps, *ends, options.sparsity_begin)
     aim = options.aim_density
-    return plain * min(RISE, (density / aim) ** 4) if aim else plain
+    return plain * min(RISE, (density / aim) ** STEEPNESS) if aim else plain
 
 
 def warmup(step: int, steps: int, share: float) -> float:

@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from knowsub.kg.triple import Statement
 
+PASS = 1 << 15
+"""Tokens of one forward pass without a gradient at most."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -61,6 +64,14 @@ class Batch:
         """Return the chosen sequences as a batch of their own."""
         hidden = None if self.hidden is None else self.hidden[index]
         return Batch(self.tokens[index], self.reads[index], hidden)
+
+    def portions(self, rows: int) -> list[slice]:
+        """Return slices of at most `rows` sequences, fewer where these are long.
+
+        A portion has at most `PASS` tokens, or one sequence.
+        """
+        size = max(1, min(rows, PASS // max(1, self.tokens.shape[1])))
+        return [slice(start, start + size) for start in range(0, len(self), size)]
 
     def with_hidden(self, hidden: Float[Tensor, "batch position hidden"]) -> Batch:
         """Return the same sequences with their cached trunk states."""

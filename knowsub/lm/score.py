@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from knowsub.lm.encode import Batch
 from knowsub.lm.trunk import last_hidden
 
+HELD = 1 << 24
+"""Logits that scoring holds at a time: 64 MiB of them in float32."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -73,15 +76,20 @@ def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
     Returns:
         The scores, on the CPU.
     """
-    counts = batch.reads.sum(dim=1)
-    nll = torch.zeros(len(batch))
+    counts, head = batch.reads.sum(dim=1), model.get_output_embeddings()
+    losses, ranks = [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)]
+    for covered in batch.portions(rows):
+        part = batch[covered]
+        read, labels = last_hidden(model, part)[part.reads], part.labels[part.reads]
+        most = max(1, HELD // head.weight.shape[0])
+        for states, told in zip(read.split(most), labels.split(most), strict=True):
+            logits = head(states).float()
+            true = logits.gather(1, told[:, None])
+            losses.append((logits.logsumexp(dim=1) - true[:, 0]).cpu())
+            ranks.append((logits > true).sum(dim=1).cpu())
+    tokens = counts.cpu()
+    owner = torch.repeat_interleave(torch.arange(len(batch)), tokens)
+    nll = torch.zeros(len(batch)).index_add_(0, owner, torch.cat(losses))
     rank = torch.zeros(len(batch), dtype=torch.long)
-    for covered, logits, labels in read_logits(model, batch, rows):
-        logits = logits.float()
-        true = logits.gather(1, labels[:, None])
-        losses = (logits.logsumexp(dim=1) - true[:, 0]).cpu()
-        ranks = (logits > true).sum(dim=1).cpu()
-        owner = torch.repeat_interleave(torch.arange(len(counts))[covered], counts[covered].cpu())
-        nll.index_add_(0, owner, losses)
-        rank.scatter_reduce_(0, owner, ranks, "amax")
-    return Scores(nll=nll, tokens=counts.cpu(), rank=rank, correct=rank == 0)
+    rank.scatter_reduce_(0, owner, torch.cat(ranks), "amax")
+    return Scores(nll=nll, tokens=tokens, rank=rank, correct=rank == 0)

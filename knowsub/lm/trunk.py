@@ -163,10 +163,10 @@ def all_hidden(
         The states, without a graph.
     """
     states: Tensor | None = None
-    for start in range(0, len(batch), rows):
-        part = last_hidden(model, batch[slice(start, start + rows)])
+    for covered in batch.portions(rows):
+        part = last_hidden(model, batch[covered])
         states = allocate((len(batch), *part.shape[1:]), part) if states is None else states
-        states[start : start + rows] = part
+        states[covered] = part
     assert states is not None, "a batch has at least one sequence"
     return states
 

@@ -30,11 +30,11 @@ def test_warmup_rises_linearly_over_its_share_and_stays() -> None:
     assert warmup(0, 100, 0.0) == 1.0
 
 
-def test_pressure_is_steered_to_a_density_with_the_fourth_power_up_to_a_factor() -> None:
+def test_pressure_is_steered_to_a_density_with_a_steep_power_up_to_a_factor() -> None:
     plain = options(sparsity_start=40.0, sparsity_end=120.0, sparsity_begin=0.5, steps=11)
     aimed = replace(plain, aim_density=0.02)
     assert [pressure(10, density, plain) for density in (1.0, 0.02, 0.001)] == [120.0] * 3
     assert [pressure(10, density, aimed) for density in (1.0, 0.02)] == [300.0, 120.0]
-    assert pressure(10, 0.021, aimed) == pytest.approx(120.0 * 1.05**4)
-    assert pressure(10, 0.01, aimed) == pytest.approx(120.0 / 16)
-    assert pressure(0, 0.01, aimed) == pytest.approx(40.0 / 16)
+    assert pressure(10, 0.021, aimed) == pytest.approx(120.0 * 1.05**12)
+    assert pressure(10, 0.01, aimed) == pytest.approx(120.0 / 4096)
+    assert pressure(0, 0.01, aimed) == pytest.approx(40.0 / 4096)

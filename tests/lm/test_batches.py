@@ -56,3 +56,15 @@ def test_a_text_too_short_for_a_batch_is_refused() -> None:
     text = Batch(torch.arange(20).view(4, 5), torch.ones(4, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match="text_blocks: value 4 is not allowed"):
         next(text_batches(text, 4, generator()))
+
+
+@pytest.mark.parametrize(
+    ("width", "rows", "size"), [(9, 256, 256), (512, 256, 64), (1 << 15, 8, 1), (1 << 16, 8, 1)]
+)
+def test_portions_hold_as_many_sequences_as_asked_or_as_their_length_allows(
+    width: int, rows: int, size: int
+) -> None:
+    tokens = torch.zeros(1, 1, dtype=torch.long).expand(500, width)
+    portions = Batch(tokens, tokens.bool()).portions(rows)
+    assert [one.start for one in portions] == list(range(0, 500, size))
+    assert all(one.stop - one.start == size for one in portions)

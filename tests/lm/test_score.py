@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from knowsub.lm import score as scoring
 from knowsub.lm.encode import Batch
 from knowsub.lm.score import read_logits, score
 from tests.architectures import CONTEXT, VOCAB, tiny
@@ -94,3 +95,21 @@ def test_logits_come_with_the_tokens_they_predict() -> None:
     found = list(read_logits(tiny("opt"), batch, rows=2))
     assert [covered for covered, _, _ in found] == [slice(0, 2), slice(2, 4)]
     assert [labels.tolist() for _, _, labels in found] == [[3, 5, 6], [8]]
+
+
+@pytest.mark.parametrize("held", [1, 3 * VOCAB, 10 * VOCAB])
+def test_scores_do_not_depend_on_how_many_logits_are_held(
+    held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = tiny("gpt2"), torch.randint(VOCAB, (7, CONTEXT))
+    reads = torch.rand(7, CONTEXT) < 0.5
+    reads[:, 0], reads[:, -1] = True, False
+    whole = score(model, Batch(tokens, reads), rows=3)
+    seen: list[int] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _, __, logits: seen.append(logits.numel()))
+    monkeypatch.setattr(scoring, "HELD", held)
+    parts = score(model, Batch(tokens, reads), rows=3)
+    torch.testing.assert_close(parts.nll, whole.nll)
+    assert torch.equal(parts.rank, whole.rank)
+    assert max(seen) <= max(held, VOCAB)
