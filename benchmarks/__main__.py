@@ -2,29 +2,25 @@
 
     python -m benchmarks [--rounds 5] [--threads 1] [--small]
 
-The contenders take turns, so that a slow moment of the machine meets them all; medians are
-compared. On one thread a step's time is that of its processor, which others cannot take away.
-Memory is the peak of a process of its own per contender.
+The contenders take turns, each in a process of its own; medians are compared. Memory is the peak
+of the process, about 18 GB of all together at the full size.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import workload
-from benchmarks.contenders import CONTENDERS, contender
+from benchmarks.contenders import CONTENDERS
 from benchmarks.machine import described
+from benchmarks.turns import Taken, serve, take_turns
 
 RESULTS = Path(__file__).with_name("results.json")
 BARS = {
@@ -34,30 +30,7 @@ BARS = {
     "memory_vs_straightforward": 0.5,
 }
 """What each ratio may be at most."""
-WEIGHED = ("straightforward", "search", "search_bf16")
-"""Contenders whose memory is measured."""
 TINY = workload.Shape(width=64, blocks=4, heads=4, vocabulary=500, block=32)
-
-
-def measure_memory(name: str, flags: list[str]) -> float:
-    """Return the peak memory of two steps of a contender in a process of its own [MiB]."""
-    command = [sys.executable, "-m", "benchmarks", "--memory", name, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def measure_time(rounds: int, shape: workload.Shape, threads: int) -> dict[str, list[float]]:
-    """Return the seconds of every step of every contender, taken in turns [s]."""
-    clock: Callable[[], float] = time.process_time if threads == 1 else time.perf_counter
-    steps = {name: contender(name, shape) for name in CONTENDERS}
-    taken: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            begin = clock()
-            step()
-            if turn:
-                taken[name].append(clock() - begin)
-    return taken
 
 
 def ratios(median: dict[str, float], memory: dict[str, float]) -> dict[str, float]:
@@ -73,6 +46,7 @@ def ratios(median: dict[str, float], memory: dict[str, float]) -> dict[str, floa
         "default_step_vs_straightforward": median["search_default"] / median["straightforward"],
         "bf16_step_vs_straightforward": median["search_bf16"] / median["straightforward"],
         "memory_vs_straightforward": memory["search"] / memory["straightforward"],
+        "memory_vs_finetune": memory["search"] / memory["finetune_lean"],
     }
 
 
@@ -82,42 +56,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="a small shape; writes no results")
-    parser.add_argument("--memory", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     shape = TINY if given.small else workload.Shape()
-    if given.memory:
-        step = contender(given.memory, shape)
-        step()
-        step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if given.serve:
+        serve(given.serve, shape)
         return
     flags = ["--threads", str(given.threads), *(["--small"] if given.small else [])]
-    memory = {name: measure_memory(name, flags) for name in WEIGHED}
-    taken = measure_time(given.rounds, shape, given.threads)
-    results = summary(taken, memory, given.threads)
+    results = summary(take_turns(CONTENDERS, given.rounds, flags), given.threads)
     if not given.small:
         kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
         RESULTS.write_text(json.dumps(kept | results, indent=1) + "\n", encoding="utf-8")
 
 
-def summary(
-    taken: dict[str, list[float]], memory: dict[str, float], threads: int
-) -> dict[str, object]:
+def summary(taken: dict[str, Taken], threads: int) -> dict[str, object]:
     """Print the tables; return the ratios, the rows behind them, and where they come from."""
-    median = {name: statistics.median(values) for name, values in taken.items()}
+    median = {name: statistics.median(one.seconds) for name, one in taken.items()}
+    memory = {name: one.peak for name, one in taken.items()}
     print(f"| step | median [s] | range [s] | peak memory [MiB] |\n|{'---|' * 4}")
-    for name in CONTENDERS:
-        low, high = min(taken[name]), max(taken[name])
-        peak = f"{memory[name]:.0f}" if name in memory else ""
-        print(f"| {name} | {median[name]:.3f} | {low:.3f}-{high:.3f} | {peak} |")
+    for name, one in taken.items():
+        low, high = min(one.seconds), max(one.seconds)
+        print(f"| {name} | {median[name]:.3f} | {low:.3f}-{high:.3f} | {one.peak:.0f} |")
     found = ratios(median, memory)
     print(f"\n| ratio | measured | at most |\n|{'---|' * 3}")
     for name, value in found.items():
         print(f"| {name} | {value:.3f} | {BARS.get(name, '')} |")
     rows = {
-        name: {"median_s": median[name], "steps_s": taken[name], "peak_mib": memory.get(name)}
-        for name in CONTENDERS
+        name: {"median_s": median[name], "steps_s": one.seconds, "peak_mib": one.peak}
+        for name, one in taken.items()
     }
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return found | {

@@ -6,21 +6,24 @@ from collections.abc import Callable
 
 from benchmarks import workload
 from benchmarks.finetune import Finetune
+from benchmarks.machine import exact_matmul
 from benchmarks.straightforward import Straightforward
 from knowsub.anatomy import sites
 from knowsub.discovery.options import Matmul, Precision
 from knowsub.discovery.precision import library
 
 WEIGHTS = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
+EXACT = exact_matmul()
+"""On processors with AMX, where oneDNN is not exact, both libraries are the default one."""
 SEARCHES: dict[str, dict[str, object]] = {
-    "search": {"matmul": Matmul.ONEDNN},
+    "search": {"matmul": EXACT},
     "search_default": {},
     "search_bf16": {"precision": Precision.BFLOAT16},
 }
 FINETUNES = {
-    "finetune": (Matmul.ONEDNN, False),
+    "finetune": (EXACT, False),
     "finetune_default": (Matmul.DEFAULT, False),
-    "finetune_lean": (Matmul.ONEDNN, True),
+    "finetune_lean": (EXACT, True),
     "finetune_lean_default": (Matmul.DEFAULT, True),
 }
 """Library of matrix products, and whether the step is a lean one; see `Finetune`."""

@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import workload
-from benchmarks.machine import described
-from knowsub.discovery.options import Matmul
+from benchmarks.machine import described, exact_matmul
 
 SHAPES = {
     "small": workload.Shape(width=768, blocks=12, heads=12),
@@ -37,7 +36,7 @@ RUNTIME = 1.0
 """Memory of libraries and of the device's context, beside the tensors [GB]."""
 VECTORS = 6
 """Float32 numbers per maskable weight: logit, two moments, value or gradient, slope, weight."""
-ACTIVATIONS = 34
+ACTIVATIONS = 18
 """Float32 numbers kept per token, block and unit of width for the way back."""
 
 
@@ -72,16 +71,17 @@ def arithmetic(shape: workload.Shape) -> float:
 def memory(shape: workload.Shape) -> float:
     """Return the modelled memory of a step [GB]."""
     total, maskable = parameters(shape)
+    left = total - 12 * shape.width**2 * (shape.blocks // 2)
     tokens = max(shape.text * shape.block, (shape.target + shape.control) * shape.statement)
     kept = tokens * shape.blocks // 2 * ACTIVATIONS * shape.width
     head = 3 * 128 * shape.vocabulary
-    return RUNTIME + 4 * (total + VECTORS * maskable + kept + head) / 1e9
+    return RUNTIME + 4 * (left + VECTORS * maskable + kept + head) / 1e9
 
 
 def measure(shape: workload.Shape, rounds: int = 3) -> Cost:
     """Return the measured cost of this process's own steps."""
     torch.set_num_threads(1)
-    search = workload.search(workload.build(shape), shape, matmul=Matmul.ONEDNN)
+    search = workload.search(workload.build(shape), shape, matmul=exact_matmul())
     search.advance()
     taken = []
     for _ in range(rounds):
@@ -116,12 +116,13 @@ def page(found: dict[str, Cost]) -> str:
         "Written by `python -m benchmarks.cost`. Shapes of GPT-2 with random weights, weight",
         "masks on the upper half of the blocks, float32, 16 target and 32 control statements of 9",
         "tokens, 2 x 128 tokens of text. Time: one step of the search on one thread of the",
-        "processor below, `train.matmul: onednn`, median of three, time of the processor and not",
-        "of the clock. Memory: peak of the process where measured. *Modelled*: time by the",
+        f"processor below, `train.matmul: {exact_matmul().value}`, median of three, time of the",
+        "processor and not of the clock. Memory: peak of the process where measured. *Modelled*: time by the",
         "arithmetic of the matrix products at the rate of the largest shape measured; memory as",
-        f"4 bytes times the model, {VECTORS} numbers per maskable weight, activations and a piece",
-        f"of the logits, and {RUNTIME:.0f} GB for libraries. A GPU fits a shape if the modelled",
-        "memory is at most nine tenths of its own; no GPU was measured. `train.recompute` and",
+        f"4 bytes times the model without its lower blocks, {VECTORS} numbers per maskable weight,",
+        f"activations and a piece of the logits, and {RUNTIME:.0f} GB for libraries. A GPU fits a",
+        "shape if the modelled memory is at most nine tenths of its own; no GPU was measured.",
+        "`train.recompute` and",
         "`train.accumulate` take less.",
         "",
         f"{described(1)}, {time.strftime('%Y-%m-%d', time.gmtime())}.",

@@ -6,6 +6,15 @@ from pathlib import Path
 
 import torch
 
+from knowsub.discovery.options import Matmul
+from knowsub.discovery.precision import MOST_ERROR, product_error
+
+
+def exact_matmul() -> Matmul:
+    """Return oneDNN where it computes float32 products as such, torch's default elsewhere."""
+    exact = product_error(Matmul.ONEDNN) <= MOST_ERROR
+    return Matmul.ONEDNN if exact else Matmul.DEFAULT
+
 
 def described(threads: int) -> str:
     """Return the processor, the number of threads and the version of torch."""

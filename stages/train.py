@@ -40,8 +40,8 @@ def main(target: str, seed: int) -> str:
             *open_model(MODEL, device), options, Cache(scratch, params.machine.memory_gb)
         )
         read, text = [one for path in told for one in read_statements(path)], TEXTS / "train.txt"
-        texts = [path.read_text("utf-8") for path in (text, TEXTS / "validation.txt")]
-        search, validate = prepared.only_search(read, *texts, seed, processes)
+        learned, judged = (path.read_text("utf-8") for path in (text, TEXTS / "validation.txt"))
+        search, validate = prepared.only_search(read, learned, judged, seed, processes)
         store = checkpoints_of(scratch, options, target, seed, [*told, MODEL, text])
         with Progress(options.steps, f"train {target} {seed}", run) as progress:
             found = find_subnetwork(search, validate, progress, store)

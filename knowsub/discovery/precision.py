@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knowsub.discovery.options import Matmul, Precision
 
@@ -83,17 +83,19 @@ def require_exact(matmul: Matmul) -> None:
     Raises:
         ValueError: If the relative error is too large; the message names the option.
     """
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(256, 768, generator=generator)
-    right = torch.randn(768, 512, generator=generator)
-    with library(matmul):
-        found = left @ right
-    if (error := _relative(found, left.double() @ right.double())) > MOST_ERROR:
+    if (error := product_error(matmul)) > MOST_ERROR:
         raise ValueError(
             f"train.matmul: value {matmul.value!r} is not allowed on this processor, its products "
             f"have a relative error of {error:.0e} (at most {MOST_ERROR:.0e}); use default"
         )
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def product_error(matmul: Matmul) -> float:
+    """Return the relative error of a library's float32 products on this processor [fraction]."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(256, 768, generator=generator)
+    right = torch.randn(768, 512, generator=generator)
+    with library(matmul):
+        found = left @ right
+    expected = left.double() @ right.double()
     return float((found - expected).norm() / expected.norm())

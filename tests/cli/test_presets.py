@@ -97,7 +97,7 @@ def test_the_search_of_a_preset_runs_on_a_tiny_model(names: list[str]) -> None:
     found = find_subnetwork(made, lambda: validation(made))
     assert len(found.curve) == SMALL["steps"]
     assert ("expression" in found.curve[0]) == (chosen["expression_weight"] > 0)
-    assert found.bits.mean() <= chosen["max_density"]
+    assert found.bits.float().mean() <= chosen["max_density"]
 
 
 @pytest.mark.usefixtures("_root")

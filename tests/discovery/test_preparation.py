@@ -86,6 +86,17 @@ def test_validation_sees_no_prompt_and_no_control_fact_of_training() -> None:
     assert figures["target_nll"] == pytest.approx(float(alone.mean_nll.mean()))
 
 
+def test_the_only_search_of_a_model_finds_the_same_mask_in_less_memory() -> None:
+    made = prepared()
+    whole = find_subnetwork(made.search(told(), TEXT, seed=0), made.validation(told(), TEXT))
+    lean = prepared()
+    found = find_subnetwork(*lean.only_search(told(), TEXT, TEXT, seed=0))
+    assert torch.equal(found.bits, whole.bits)
+    assert found.curve == whole.curve
+    gone = {name for name, own in lean.model.named_parameters() if own.is_meta}
+    assert {name.split(".")[2] for name in gone} == {"0", "1"}
+
+
 @pytest.mark.parametrize("split", [Split.TARGET, Split.CONTROL_TRAIN])
 def test_an_empty_set_is_refused_by_name(split: Split) -> None:
     rest = [statement for statement in told() if statement.split is not split]
