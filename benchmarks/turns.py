@@ -1,0 +1,89 @@
+"""Contenders in processes of their own, which take turns."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from benchmarks import workload
+from benchmarks.contenders import contender
+
+
+@dataclass
+class Taken:
+    """What one contender's steps took."""
+
+    seconds: list[float] = field(default_factory=list)
+    """Time of each step but the first [s]."""
+    peak: float = 0.0
+    """Peak memory of its process [MiB]."""
+
+
+def serve(name: str, shape: workload.Shape) -> None:
+    """Do a step for every line of the standard input; print its time [s] and the peak [MiB].
+
+    On one thread a step's time is that of its processor, which others cannot take away.
+    """
+    clock: Callable[[], float] = time.process_time
+    if torch.get_num_threads() > 1:
+        clock = time.perf_counter
+    step = contender(name, shape)
+    for _ in sys.stdin:
+        begin = clock()
+        step()
+        taken = clock() - begin
+        print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+
+
+def take_turns(names: Sequence[str], rounds: int, flags: Sequence[str]) -> dict[str, Taken]:
+    """Let contenders do a step each, `rounds` times after a first that is not counted.
+
+    A slow moment of the machine meets them all, and none works in the memory of another.
+
+    Args:
+        names: The contenders.
+        rounds: Steps of each that are counted, at least one.
+        flags: Passed on to their processes.
+
+    Returns:
+        Times and peak by name.
+
+    Raises:
+        RuntimeError: If a contender has ended.
+    """
+    taken = {name: Taken() for name in names}
+    processes = {name: _started(name, flags) for name in names}
+    try:
+        for turn in range(rounds + 1):
+            for name, process in processes.items():
+                seconds, peak = _asked(name, process)
+                taken[name].peak = peak
+                if turn:
+                    taken[name].seconds.append(seconds)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    return taken
+
+
+def _started(name: str, flags: Sequence[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks", "--serve", name, *flags]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _asked(name: str, process: subprocess.Popen[str]) -> tuple[float, float]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    told = process.stdout.readline().split()
+    if len(told) != 2:
+        raise RuntimeError(f"{name} has ended: {process.wait()}")
+    return float(told[0]), float(told[1])
