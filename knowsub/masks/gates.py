@@ -61,7 +61,7 @@ def gumbel_sigmoid(
 
     Args:
         logits: Logits of the gates [log-odds].
-        uniform: Uniform noise in (0, 1).
+        uniform: Uniform noise in (0, 1), both ends excluded.
         temperature: Temperature, above 0.
         scale: Factor of the logistic noise, 0 to 1.
         out: Where to write them; None for new tensors.
@@ -78,7 +78,7 @@ def gumbel_sigmoid(
     shifted = (logits + logistic(uniform, scale)).div_(temperature)
     torch.gt(shifted, 0, out=out.value)
     soft = shifted.sigmoid_()
-    torch.mul(soft, 1 - soft, out=out.slope).div_(temperature)
+    torch.addcmul(soft, soft, soft, value=-1, out=out.slope).div_(temperature)
     return out
 
 
@@ -87,15 +87,14 @@ def _standard_gumbel_sigmoid(
 ) -> Sample:
     """Return the same at temperature and scale 1 with one transcendental function a gate.
 
-    With p = sigmoid(logit), a = p u and b = (1 - p)(1 - u), the soft sample is a / (a + b).
+    With c = sigmoid(-logit), a = (1 - c) u and b = c (1 - u), the soft sample is a / (a + b).
     """
-    uniform = uniform.clamp(1e-7, 1 - 1e-7)
-    chance = torch.sigmoid(logits)
-    inside = chance * uniform
-    outside = (1 - chance).mul_(1 - uniform)
+    closed = torch.neg(logits).sigmoid_()
+    outside = torch.addcmul(closed, closed, uniform, value=-1)
+    inside = torch.addcmul(uniform, closed, uniform, value=-1, out=closed)
     torch.gt(inside, outside, out=out.value)
-    total = inside + outside
-    torch.div(inside.mul_(outside), total.mul_(total), out=out.slope)
+    soft = inside.div_(outside.add_(inside))
+    torch.addcmul(soft, soft, soft, value=-1, out=out.slope)
     return out
 
 

@@ -159,8 +159,8 @@ class Gates:
         for chunk in chunks(self.logits):
             chance = expected_open(self.logits[chunk], self.estimator, temperature)
             total += float(chance.sum())
-            slope = chance.mul_(1 - chance).div_(len(self.logits))
-            gradient[chunk].add_(slope, alpha=weight)
+            slope = chance.addcmul_(chance, chance, value=-1)
+            gradient[chunk].add_(slope, alpha=weight / len(self.logits))
         return total / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Bool[Tensor, " unit"]:

@@ -7,9 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+INSIDE = 1 - 2.0**-22
+"""Width of the interval around 1/2 that noise lies in; next to 1, float32 has steps of 2^-24."""
+
 
 class Noise:
-    """A stream of uniform noise.
+    """A stream of uniform noise between 0 and 1, never at either end.
 
     On a CPU it is SFC64 of Doty-Humphrey as numpy has it, 2.5 times as fast as torch's Mersenne
     twister; elsewhere it is torch's generator of the device. One seed gives different numbers on
@@ -36,12 +39,13 @@ class Noise:
                 all calls but the last ask for an even number.
 
         Returns:
-            Numbers from 0 to 1; both ends are possible.
+            Numbers from 2^-23 to 1 - 2^-23.
         """
         if isinstance(self._source, torch.Generator):
-            return torch.rand(count, generator=self._source, device=self.device)
+            drawn = torch.rand(count, generator=self._source, device=self.device)
+            return drawn.mul_(INSIDE).add_((1 - INSIDE) / 2)
         words = self._source.random_raw((count + 1) // 2).view(np.int32)[:count]
-        return torch.from_numpy(words).float().mul_(2.0**-32).add_(0.5)
+        return torch.from_numpy(words).float().mul_(INSIDE * 2.0**-32).add_(0.5)
 
     def get_state(self) -> Tensor:
         """Return where the stream stands, as a tensor on the CPU."""

@@ -82,3 +82,13 @@ def test_noise_at_the_ends_of_the_interval_gives_finite_slopes() -> None:
         for scale in (1.0, 0.5):
             sample = SAMPLERS[estimator](torch.zeros(2), ends, 1.0, scale)
             assert sample.slope.isfinite().all()
+
+
+@pytest.mark.parametrize("logit", [-90.0, -18.0, 18.0, 90.0])
+def test_a_gate_that_is_all_but_decided_has_a_finite_slope_at_the_ends_of_the_noise(
+    logit: float,
+) -> None:
+    ends = torch.tensor([2.0**-23, 1 - 2.0**-23])
+    sample = gumbel_sigmoid(torch.full((2,), logit), ends)
+    assert sample.slope.isfinite().all()
+    assert torch.equal(sample.value, torch.full((2,), float(logit > 0)))
