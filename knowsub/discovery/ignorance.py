@@ -29,10 +29,11 @@ class Ignorance:
     """First tokens of the tails of control and target facts."""
     targets: Int[Tensor, " target"]
     """First tokens of the target's tails."""
-    standing: Float[Tensor, " statement"]
-    """Per target statement: by how many standard deviations over the tails its tail's logit lies
-    above their mean when another head is asked about. Not to know is not to be average everywhere:
-    now and then a tail that is not known comes out on top, and so must these."""
+    standings: Float[Tensor, "statement target"]
+    """Per target statement and tail of the target: by how many standard deviations over the tails
+    that tail's logit lies above their mean when another head is asked about. Not to know is not to
+    be average everywhere: now and then a tail that is not known comes out on top, and so must
+    these."""
 
 
 Ask = Callable[[Float[Tensor, "control statement"]], Int[Tensor, " statement"]]
@@ -63,10 +64,11 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask
         logits.append(some[:, tails])
     told = torch.cat(logits)
     above = (told - told.mean(dim=1, keepdim=True)) / told.std(dim=1, keepdim=True)
-    table = above[:, torch.searchsorted(tails, own)]
-    standing = table.gather(0, ask(table).to(table.device)[None])[0]
+    targets = own.unique()
+    asked = ask(above[:, torch.searchsorted(tails, own)]).to(above.device)
+    standings = above[:, torch.searchsorted(tails, targets)][asked]
     prior = (probability / len(told)).log().float()
-    return Ignorance(prior, tails, own.unique(), standing)
+    return Ignorance(prior, tails, targets, standings)
 
 
 def asked_instead(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -99,10 +100,48 @@ def level(
         |logit - (mean + standing x deviation)| per position, quadratic within 1 nat (Huber)
         [nats].
     """
+    return _astray(logits, labels[:, None], tails, standing[:, None])[:, 0]
+
+
+def profile(
+    logits: Logits,
+    labels: Int[Tensor, " read"],
+    tails: Int[Tensor, " tail"],
+    targets: Int[Tensor, " target"],
+    standings: Float[Tensor, "read target"],
+) -> Losses:
+    """Return how far the target's tails are from where another head would have all of them.
+
+    `level` looks at the true tail alone. Where the target's other tails lie at the same head still
+    tells which of them is the true one, if they lie lower there than at other heads.
+
+    Args:
+        logits: Logits of q.
+        labels: Tokens to be forgotten, all among `targets`.
+        tails: First tokens of the relation's tails, two at least.
+        targets: Tokens of the target's tails.
+        standings: Standard deviations by which the other head has each of them above the mean tail.
+
+    Returns:
+        `level` of the label, and the mean of `level` over the other tails [nats].
+    """
+    astray = _astray(logits, targets.expand(len(logits), -1), tails, standings)
+    own = targets == labels[:, None]
+    others = astray.masked_fill(own, 0.0).sum(dim=-1) / max(1, len(targets) - 1)
+    return astray.masked_fill(~own, 0.0).sum(dim=-1) + others
+
+
+def _astray(
+    logits: Logits,
+    asked: Int[Tensor, "read asked"],
+    tails: Int[Tensor, " tail"],
+    standing: Float[Tensor, "read asked"],
+) -> Float[Tensor, "read asked"]:
     told = logits[:, tails]
-    own = logits.gather(1, labels[:, None])[:, 0]
-    wanted = told.mean(dim=-1) + standing * told.std(dim=-1).detach()
-    return functional.huber_loss(own, wanted, reduction="none")
+    wanted = torch.addcmul(
+        told.mean(dim=-1, keepdim=True), standing, told.std(dim=-1, keepdim=True).detach()
+    )
+    return functional.huber_loss(logits.gather(1, asked), wanted, reduction="none")
 
 
 def correlation(

@@ -52,7 +52,7 @@ def suppression(
     labels: Int[Tensor, " read"],
     kind: Suppression,
     ignorance: Ignorance,
-    standing: Float[Tensor, " statement"],
+    standings: Float[Tensor, "statement target"],
 ) -> Float[Tensor, ""]:
     """Return the summed suppression at target tail positions.
 
@@ -62,14 +62,15 @@ def suppression(
         labels: Tokens of the tails.
         kind: What the tails are pushed to.
         ignorance: What not knowing looks like.
-        standing: That of these statements; `level` alone reads them, one position each.
+        standings: Those of these statements; `level` and `profile` alone read them, one position
+            each.
 
     Returns:
         The sum [nats].
     """
 
     def term(logits: Tensor, chunk: slice) -> Tensor:
-        own = labels[chunk]
+        own, tails, targets = labels[chunk], ignorance.tails, ignorance.targets
         match kind:
             case Suppression.UNIFORM:
                 return losses.kl_from_uniform(logits)
@@ -78,7 +79,10 @@ def suppression(
             case Suppression.UNLIKELIHOOD:
                 return losses.bounded_unlikelihood(logits, own, ignorance.prior[own])
             case Suppression.LEVEL:
-                return losses.level(logits, own, ignorance.tails, standing[chunk])
+                column = torch.searchsorted(targets, own)[:, None]
+                return losses.level(logits, own, tails, standings[chunk].gather(1, column)[:, 0])
+            case Suppression.PROFILE:
+                return losses.profile(logits, own, tails, targets, standings[chunk])
 
     return through_head(states, head, term)
 

@@ -14,6 +14,7 @@ class Suppression(StrEnum):
     PRIOR = "prior"
     UNLIKELIHOOD = "unlikelihood"
     LEVEL = "level"
+    PROFILE = "profile"
 
 
 class Precision(StrEnum):

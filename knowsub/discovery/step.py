@@ -139,7 +139,7 @@ class StepGradient:
             name: reference.divergence(self.head, states, rows)
             for (name, (reference, rows)), states in zip(kept.items(), others, strict=True)
         }
-        return sums | self._forgotten(target, forgotten, data.ignorance.standing[part.target])
+        return sums | self._forgotten(target, forgotten, data.ignorance.standings[part.target])
 
     def _read(self, part: Drawn) -> dict[str, Tensor]:
         """Return the summed term of one piece's text; none if the piece has no text."""
@@ -149,11 +149,11 @@ class StepGradient:
         (states,) = objective.read_states(self.upper, text.batch[rows])
         return {"text": text.divergence(self.head, states, rows)}
 
-    def _forgotten(self, target: Batch, states: Tensor, standing: Tensor) -> dict[str, Tensor]:
+    def _forgotten(self, target: Batch, states: Tensor, standings: Tensor) -> dict[str, Tensor]:
         """Return the summed terms that act on the target's tails."""
         labels, options, known = target.labels[target.reads], self.options, self.data.ignorance
         kind = options.suppression
-        suppressed = objective.suppression(self.head, states, labels, kind, known, standing)
+        suppressed = objective.suppression(self.head, states, labels, kind, known, standings)
         if options.trace_weight == 0:
             return {"suppression": suppressed}
         told = objective.trace(self.head, states, labels, known.targets)
