@@ -31,9 +31,9 @@ class Ignorance:
     """First tokens of the target's tails."""
     standings: Float[Tensor, "statement target"]
     """Per target statement and tail of the target: by how many standard deviations over the tails
-    that tail's logit lies above their mean when another head is asked about. Not to know is not to
-    be average everywhere: now and then a tail that is not known comes out on top, and so must
-    these."""
+    that tail's logit lies above their mean when another head is asked about, that head's own tail
+    left out. Not to know is not to be average everywhere: now and then a tail that is not known
+    comes out on top, and so must these."""
 
 
 Ask = Callable[[Float[Tensor, "control statement"]], Int[Tensor, " statement"]]
@@ -62,13 +62,27 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask
         some = head(part.to(own.device)).float()
         probability = probability + some.double().softmax(dim=-1).sum(dim=0)
         logits.append(some[:, tails])
-    told = torch.cat(logits)
-    above = (told - told.mean(dim=1, keepdim=True)) / told.std(dim=1, keepdim=True)
+    answers = torch.searchsorted(tails, control.batch.labels[control.batch.first_reads])
+    above = _standings(torch.cat(logits), answers)
     targets = own.unique()
     asked = ask(above[:, torch.searchsorted(tails, own)]).to(above.device)
     standings = above[:, torch.searchsorted(tails, targets)][asked]
-    prior = (probability / len(told)).log().float()
+    prior = (probability / len(above)).log().float()
     return Ignorance(prior, tails, targets, standings)
+
+
+def _standings(
+    told: Float[Tensor, "control tail"], answers: Int[Tensor, " control"]
+) -> Float[Tensor, "control tail"]:
+    """Return where tails stand, in standard deviations over the tails that are not the answer.
+
+    A known answer towers over all others; where nothing is known there is no such tail, and to
+    count it in the deviation would put every other one too low.
+    """
+    others = told.scatter(1, answers[:, None], torch.nan)
+    mean = others.nanmean(dim=1, keepdim=True)
+    variance = (others - mean).square().nansum(dim=1, keepdim=True) / (told.shape[1] - 2)
+    return (told - mean) / variance.sqrt()
 
 
 def asked_instead(

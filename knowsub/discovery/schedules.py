@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from knowsub.discovery.options import TrainOptions
 
-RISE = 2.5
+RISE = 5.0
 """Factor by which steering raises the pressure at most."""
-STEEPNESS = 12
-"""Power that steering goes with: at 6 % above the aim the pressure is doubled."""
+STEEPNESS = 30
+"""Power that steering goes with: at 2.3 % above the aim the pressure is doubled."""
 
 
 def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
@@ -41,7 +41,8 @@ def pressure(step: int, density: float, options: TrainOptions) -> float:
 
     Args:
         step: 0-based step.
-        density: Mean gate probability after the step before [fraction].
+        density: Share of open gates at the step before: as expected, or as drawn once the noise
+            falls [fraction].
         options: The ramp, and the density aimed at.
 
     Returns:

@@ -126,19 +126,19 @@ class Search:
         """
         options, gates, step = self.options, self.gates, self.step
         scale = ramp(step, options.steps, 1.0, options.noise_end, options.noise_begin)
-        density = self.curve[-1]["density"] if self.curve else 1.0
-        pressed = pressure(step, density, options)
+        pressed = pressure(step, self.curve[-1]["density"] if self.curve else 1.0, options)
         self._sample = gates.sample(self.noise, options.temperature, scale, self._sample)
+        seen = self._sample.open_share() if scale < 1 else None
         figures, gradient = self.gradient(self._sample, draw(self.data, options, self.order))
         if not all(math.isfinite(value) for value in figures.values()):
             raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
-        density = gates.press(gradient, pressed, options.temperature)
+        expected = gates.press(gradient, pressed, options.temperature)
         gates.logits.grad = gradient
         rate = options.lr * warmup(step, options.steps, options.warmup)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.step += 1
-        state = {"density": density, "noise": scale, "pressure": pressed}
+        state = {"density": expected if seen is None else seen, "noise": scale, "pressure": pressed}
         return {"step": float(self.step)} | figures | state
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:

@@ -34,7 +34,7 @@ def test_pressure_is_steered_to_a_density_with_a_steep_power_up_to_a_factor() ->
     plain = options(sparsity_start=40.0, sparsity_end=120.0, sparsity_begin=0.5, steps=11)
     aimed = replace(plain, aim_density=0.02)
     assert [pressure(10, density, plain) for density in (1.0, 0.02, 0.001)] == [120.0] * 3
-    assert [pressure(10, density, aimed) for density in (1.0, 0.02)] == [300.0, 120.0]
-    assert pressure(10, 0.021, aimed) == pytest.approx(120.0 * 1.05**12)
-    assert pressure(10, 0.01, aimed) == pytest.approx(120.0 / 4096)
-    assert pressure(0, 0.01, aimed) == pytest.approx(40.0 / 4096)
+    assert [pressure(10, density, aimed) for density in (1.0, 0.02)] == [600.0, 120.0]
+    assert pressure(10, 0.021, aimed) == pytest.approx(120.0 * 1.05**30)
+    assert pressure(10, 0.01, aimed) == pytest.approx(120.0 / 2**30)
+    assert pressure(0, 0.01, aimed) == pytest.approx(40.0 / 2**30)

@@ -10,6 +10,7 @@ from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.selection import Candidate, better, excess, is_candidate
 from knowsub.discovery.trainer import Found, Search, find_subnetwork
+from knowsub.masks.gates import expected_open
 from tests.discovery.setting import options, search, validation
 
 
@@ -70,6 +71,19 @@ def test_the_chosen_mask_is_no_denser_than_allowed() -> None:
     share = float(found.bits.float().mean())
     assert share <= 0.05
     assert found.chosen.density == pytest.approx(share)
+
+
+def test_the_density_is_expected_while_the_noise_is_whole_and_counted_once_it_falls() -> None:
+    made = search(noise_end=0.0, noise_begin=0.5, steps=4)
+    expected = expected_open(made.gates.logits, made.gates.estimator, 1.0).mean().item()
+    curve = [made.advance()]
+    while made.step < 4:
+        opened = (made.gates.logits > 0).double().mean().item()
+        curve.append(made.advance())
+    assert curve[0]["density"] == pytest.approx(expected, rel=1e-6)
+    assert curve[0]["noise"] == 1.0
+    assert curve[-1]["noise"] == 0.0
+    assert curve[-1]["density"] == pytest.approx(opened, rel=1e-9)
 
 
 def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change() -> None:
