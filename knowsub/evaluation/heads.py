@@ -28,6 +28,8 @@ class HeadGrid:
     """True where another tail is true of the head as well."""
     family: Int[Tensor, " statement"]
     """Number of each prompt's template family."""
+    owner: Int[Tensor, " statement"]
+    """Number of each prompt's fact, from 0 on."""
 
 
 def head_grid(reader: Reader, items: Items, tails: Tails) -> HeadGrid:
@@ -59,22 +61,23 @@ def head_grid(reader: Reader, items: Items, tails: Tails) -> HeadGrid:
         own=own,
         also=also,
         family=torch.tensor([families.index(one.family) for one in items.statements]),
+        owner=items.owner,
     )
 
 
-def head_information(model: PreTrainedModel, grid: HeadGrid) -> float:
-    """Return the macro accuracy of telling the target's tails apart by head (see `told_apart`)."""
+def head_information(model: PreTrainedModel, grid: HeadGrid) -> Float[Tensor, " fact"]:
+    """Return what each fact adds to telling the target's tails apart by head (see `told_apart`)."""
     scores = -pair_nll(model, grid.pairs).view(-1, grid.tails)
     return told_apart(scores, grid)
 
 
-def told_apart(scores: Float[Tensor, "statement tail"], grid: HeadGrid) -> float:
-    """Return the macro accuracy of the largest centred score.
+def told_apart(scores: Float[Tensor, "statement tail"], grid: HeadGrid) -> Float[Tensor, " fact"]:
+    """Return values per fact whose mean is the macro accuracy of the largest centred score.
 
     The estimator has no parameters and is not fitted: the score of tail t at prompt i (log-
     probability per token) minus its mean over the target prompts of the same template family;
     the predicted tail is the largest one. Other tails that are true of the head are left out.
-    Accuracy is taken per true tail over its prompts and averaged over tails. Whatever does not
+    Accuracy is taken per true tail over its facts and averaged over tails. Whatever does not
     depend on the head (the prior over tails, the template, the norm of a prompt) cancels, so that
     a model without head information scores 1 / number of tails.
 
@@ -83,13 +86,14 @@ def told_apart(scores: Float[Tensor, "statement tail"], grid: HeadGrid) -> float
         grid: The grid that was asked.
 
     Returns:
-        Macro accuracy [fraction].
+        Share of a fact's prompts that are told right, times facts / (tails x facts of its tail).
     """
     centred = scores.double().clone()
     for family in range(int(grid.family.max()) + 1):
         rows = grid.family == family
         centred[rows] -= centred[rows].mean(dim=0)
     hit = centred.masked_fill(grid.also, -torch.inf).argmax(dim=1) == grid.own
-    total = torch.bincount(grid.own, minlength=grid.tails)
-    hits = torch.bincount(grid.own[hit], minlength=grid.tails)
-    return float((hits / total).mean())
+    prompts = torch.bincount(grid.owner)
+    right = torch.bincount(grid.owner, hit.double()) / prompts
+    own = torch.zeros_like(prompts).scatter_(0, grid.owner, grid.own)
+    return right * len(right) / (grid.tails * torch.bincount(own)[own])

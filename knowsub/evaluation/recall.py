@@ -34,7 +34,7 @@ class Quiz:
     """The target prompts with random tails of the relation."""
     grid: HeadGrid
     """The target prompts with every tail of the target."""
-    original_heads: float
+    original_heads: Float[Tensor, " fact"]
     """Head information in the original model [fraction]."""
 
 
@@ -118,7 +118,7 @@ def recall(bench: Bench, quiz: Quiz) -> Finding:
             finding.add(f"choice_{draw}_{kind}", values[:, index])
     ranks = scored(bench.upper, quiz.swapped).rank.double()
     finding.figures["random_tail_rank"] = float(ranks.quantile(0.5))
-    finding.figures["head_information"] = head_information(bench.upper, quiz.grid)
-    finding.figures["head_information_original"] = quiz.original_heads
+    finding.add("head_information", head_information(bench.upper, quiz.grid))
+    finding.add("head_information_original", quiz.original_heads)
     finding.figures["head_information_chance"] = 1.0 / quiz.grid.tails
     return finding

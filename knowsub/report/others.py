@@ -17,7 +17,7 @@ THIS = "this run"
 SHOWN = (
     "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio", "near_ppl_ratio",
     "choice_accuracy", "choice_reference", "target_median_rank", "random_tail_rank",
-    "extraction_top10", "head_information",
+    "extraction_top10", "head_information", "head_information_chance",
 )  # fmt: skip
 """Figures by which runs are compared on the page."""
 
