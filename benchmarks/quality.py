@@ -100,7 +100,7 @@ def searched(jury: Jury, text: str, seed: int) -> Iterator[Step]:
     prepared, begin = jury.prepared, time.process_time()
     made = prepared.search(jury.told, text, seed)
     for _ in range(prepared.options.steps):
-        made.advance()
+        made.curve.append(made.advance())
         passed, gates = time.process_time() - begin, made.gates
         bits = gates.open_bits(prepared.options.max_density)
         yield passed, partial(_expanded, gates, bits)

@@ -95,8 +95,8 @@ def mean_divergence(
 
     def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
         chance = head(told)
-        known = offset[chunk].sum() - torch.linalg.vecdot(told, mean[chunk]).sum()
-        return known + _softmax_(chance), (chance @ head.weight).sub_(mean[chunk])
+        apart = _softmax_(chance) - torch.linalg.vecdot(told, mean[chunk]) + offset[chunk]
+        return apart.sum(), (chance @ head.weight).sub_(mean[chunk])
 
     return _summed(states, slope, rows)
 
@@ -126,15 +126,15 @@ class _Summed(torch.autograd.Function):
         return gradient * outputs[0].to(gradient.dtype), None, None
 
 
-def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, ""]:
-    """Turn logits into probabilities in place; return the sum of their logsumexp."""
-    total: Tensor = logits.new_zeros(())
+def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, " read"]:
+    """Turn logits into probabilities in place; return their logsumexp."""
+    total = []
     for part in _cached(logits):
         most = part.amax(dim=-1, keepdim=True)
         scale = part.sub_(most).exp_().sum(dim=-1, keepdim=True)
         part.div_(scale)
-        total += (most + scale.log()).sum()
-    return total
+        total.append(most + scale.log())
+    return torch.cat(total)[:, 0]
 
 
 def _cached(logits: Float[Tensor, "read vocab"]) -> tuple[Tensor, ...]:
