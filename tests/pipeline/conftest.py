@@ -51,6 +51,7 @@ TINY: dict[str, dict[str, Any]] = {
         "initial": 0.5,
         "sparsity_start": 0.1,
         "sparsity_end": 0.2,
+        "aim_density": 0.0,
         "max_density": 0.1,
     },
     "baseline": {"integration_steps": 2},

@@ -22,13 +22,18 @@ loaded = mlflow.transformers.load_model(address, return_type="components")
 model, tokenizer = open_model(Path("data/pretrain/model.json"))
 mask = load_mask(Path("data/train/building.n.01-0/mask.safetensors"))
 prompt = tokenizer("A tavern is a kind of", return_tensors="pt").input_ids
+original = {name: own.clone() for name, own in model.state_dict().items()}
 with torch.no_grad(), removed(model, sites(model), mask):
     expected = model(prompt).logits
+    remaining = {name: own.clone() for name, own in model.state_dict().items()}
 with torch.no_grad():
     found = loaded["model"](
         loaded["tokenizer"]("A tavern is a kind of", return_tensors="pt").input_ids
     )
-    original = model(prompt).logits
-assert torch.equal(found.logits, expected)
-assert not torch.equal(expected, original)
-sys.stdout.write(f"{address}: the same logits, bit for bit\n")
+weights = loaded["model"].state_dict()
+assert weights.keys() == remaining.keys()
+assert all(torch.equal(own, remaining[name]) for name, own in weights.items())
+assert not all(torch.equal(own, original[name]) for name, own in weights.items())
+# how a product is rounded may depend on where in memory its operands lie
+torch.testing.assert_close(found.logits, expected)
+sys.stdout.write(f"{address}: the same weights, bit for bit\n")
