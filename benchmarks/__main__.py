@@ -1,9 +1,10 @@
 """Measure the search against the straightforward loop and against plain finetuning.
 
-    python -m benchmarks [--rounds 5] [--threads 1] [--small]
+    python -m benchmarks [--device cpu] [--rounds 5] [--threads 1] [--shape small]
 
 The contenders take turns, each in a process of its own; medians are compared. Memory is the peak
-of the process, about 18 GB of all together at the full size.
+of the process, about 18 GB of all together at the shape of GPT-2 small; on a GPU that of the
+tensors there.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import workload
-from benchmarks.contenders import CONTENDERS
-from benchmarks.machine import described
+from benchmarks.contenders import CONTENDERS, contenders
+from benchmarks.machine import commit, described
+from benchmarks.shapes import SHAPES
 from benchmarks.turns import Taken, serve, take_turns
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -31,67 +32,84 @@ BARS = {
 }
 """What each ratio may be at most."""
 TINY = workload.Shape(width=64, blocks=4, heads=4, vocabulary=500, block=32)
+ALL = {"tiny": TINY} | SHAPES
+"""Workload W is `small`, GPT-2's shape of that name."""
 
 
-def ratios(median: dict[str, float], memory: dict[str, float]) -> dict[str, float]:
-    """Return what is asked for of the medians [s] and the peaks of memory [MiB]."""
+STEPS = {
+    "step_vs_straightforward": ("search", "straightforward"),
+    "step_vs_finetune": ("search", "finetune_lean"),
+    "step_vs_finetune_default": ("search_default", "finetune_lean_default"),
+    "step_vs_finetune_full_logits": ("search", "finetune"),
+    "step_vs_finetune_full_logits_default": ("search_default", "finetune_default"),
+    "default_step_vs_straightforward": ("search_default", "straightforward"),
+    "bf16_step_vs_straightforward": ("search_bf16", "straightforward"),
+}
+"""Ratio of medians -> whose, over whose."""
+PEAKS = {
+    "memory_vs_straightforward": ("search", "straightforward"),
+    "memory_vs_finetune": ("search", "finetune_lean"),
+}
+"""The same of peaks of memory."""
+
+
+def ratios(taken: dict[str, Taken]) -> dict[str, float]:
+    """Return every ratio whose contenders took part."""
+    median = {name: statistics.median(one.seconds) for name, one in taken.items()}
+    peak = {name: one.peak for name, one in taken.items()}
     return {
-        "step_vs_straightforward": median["search"] / median["straightforward"],
-        "step_vs_finetune": median["search"] / median["finetune_lean"],
-        "step_vs_finetune_default": median["search_default"] / median["finetune_lean_default"],
-        "step_vs_finetune_full_logits": median["search"] / median["finetune"],
-        "step_vs_finetune_full_logits_default": (
-            median["search_default"] / median["finetune_default"]
-        ),
-        "default_step_vs_straightforward": median["search_default"] / median["straightforward"],
-        "bf16_step_vs_straightforward": median["search_bf16"] / median["straightforward"],
-        "memory_vs_straightforward": memory["search"] / memory["straightforward"],
-        "memory_vs_finetune": memory["search"] / memory["finetune_lean"],
+        name: figures[mine] / figures[other]
+        for pairs, figures in ((STEPS, median), (PEAKS, peak))
+        for name, (mine, other) in pairs.items()
+        if mine in figures and other in figures
     }
 
 
 def main() -> None:
     """Measure, print the table, write `benchmarks/results.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--small", action="store_true", help="a small shape; writes no results")
+    parser.add_argument("--shape", choices=ALL, default="small", help="tiny writes no results")
     parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    shape = TINY if given.small else workload.Shape()
     if given.serve:
-        serve(given.serve, shape)
+        serve(given.serve, ALL[given.shape], given.device)
         return
-    flags = ["--threads", str(given.threads), *(["--small"] if given.small else [])]
-    results = summary(take_turns(CONTENDERS, given.rounds, flags), given.threads)
-    if not given.small:
+    flags = ["--device", given.device, "--threads", str(given.threads), "--shape", given.shape]
+    taken = take_turns(contenders(given.device), given.rounds, flags)
+    results = summary(taken, described(given.device, given.threads))
+    if given.shape != "tiny":
         kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
-        RESULTS.write_text(json.dumps(kept | results, indent=1) + "\n", encoding="utf-8")
+        kept.setdefault(given.device, {})[given.shape] = results
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def summary(taken: dict[str, Taken], threads: int) -> dict[str, object]:
+def summary(taken: dict[str, Taken], machine: str) -> dict[str, object]:
     """Print the tables; return the ratios, the rows behind them, and where they come from."""
-    median = {name: statistics.median(one.seconds) for name, one in taken.items()}
-    memory = {name: one.peak for name, one in taken.items()}
     print(f"| step | median [s] | range [s] | peak memory [MiB] |\n|{'---|' * 4}")
     for name, one in taken.items():
-        low, high = min(one.seconds), max(one.seconds)
-        print(f"| {name} | {median[name]:.3f} | {low:.3f}-{high:.3f} | {one.peak:.0f} |")
-    found = ratios(median, memory)
+        middle, low, high = statistics.median(one.seconds), min(one.seconds), max(one.seconds)
+        print(f"| {name} | {middle:.4f} | {low:.4f}-{high:.4f} | {one.peak:.0f} |")
+    found = ratios(taken)
     print(f"\n| ratio | measured | at most |\n|{'---|' * 3}")
     for name, value in found.items():
         print(f"| {name} | {value:.3f} | {BARS.get(name, '')} |")
     rows = {
-        name: {"median_s": median[name], "steps_s": one.seconds, "peak_mib": one.peak}
+        name: {
+            "median_s": statistics.median(one.seconds),
+            "steps_s": one.seconds,
+            "peak_mib": one.peak,
+        }
         for name, one in taken.items()
     }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return found | {
         "rows": rows,
-        "machine": described(threads),
+        "machine": machine,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
     }
 
 

@@ -32,12 +32,17 @@ CONTENDERS = ("straightforward", *SEARCHES, *FINETUNES)
 library of matrix products as it is."""
 
 
-def contender(name: str, shape: workload.Shape) -> Callable[[], object]:
+def contenders(device: str) -> list[str]:
+    """Return who takes part: on a GPU there is no choice of library, and none twice."""
+    return [name for name in CONTENDERS if device == "cpu" or "default" not in name]
+
+
+def contender(name: str, shape: workload.Shape, device: str) -> Callable[[], object]:
     """Return the step of one contender on a workload of a shape."""
-    model = workload.build(shape)
+    model = workload.build(shape, device)
     if name == "straightforward":
         plain = Straightforward(model, sites(model), 0.2, WEIGHTS)
-        batches = workload.batches(shape)
+        batches = workload.batches(shape, device)
         return lambda: plain.step(*batches)
     if name in SEARCHES:
         return workload.search(model, shape, **SEARCHES[name]).advance

@@ -1,7 +1,12 @@
-"""What figures were measured on."""
+"""What figures were measured on, and with which clock."""
 
 from __future__ import annotations
 
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,10 +21,43 @@ def exact_matmul() -> Matmul:
     return Matmul.ONEDNN if exact else Matmul.DEFAULT
 
 
-def described(threads: int) -> str:
-    """Return the processor, the number of threads and the version of torch."""
+def clock(device: str) -> Callable[[], float]:
+    """Return what tells the time [s].
+
+    On one thread of a CPU it is the processor's, which others cannot take away; on a GPU that of
+    the wall once all work is done.
+    """
+
+    def finished() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    if device == "cuda":
+        return finished
+    return time.perf_counter if torch.get_num_threads() > 1 else time.process_time
+
+
+def peak_memory(device: str) -> int:
+    """Return the most memory that this process has had [bytes]: tensors alone on a GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def described(device: str, threads: int) -> str:
+    """Return the processor or GPU, the number of threads and the version of torch."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     words = f"{threads} thread{'s' if threads > 1 else ''}"
     return f"{names[0] if names else 'unknown processor'}, {words}, torch {torch.__version__}"
+
+
+def commit() -> str:
+    """Return the commit that is checked out; an empty text outside a repository."""
+    if shutil.which("git") is None:
+        return ""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,6 +1,6 @@
 """How long until a mask is good: the search of `params.yaml` beside the published algorithm.
 
-    python -m benchmarks.quality building.n.01 0 [--limit 600] [--every 60]
+    python -m benchmarks.quality building.n.01 0 [--limit 600] [--every 60] [--device cpu]
 
 Run it in a checkout that holds `make repro`'s outputs. *search* is the pipeline's search with its
 settings, *straightforward* the plain loop with those of `presets/paper.yaml`. Time is that of the
@@ -12,13 +12,13 @@ random removal's.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.machine import clock
 from benchmarks.straightforward import Straightforward
 from knowsub.config import load_params
 from knowsub.discovery.preparation import Preparation
@@ -54,10 +54,13 @@ class Jury:
         self.prepared, self.told = prepared, told
         model, tokenizer = prepared.model, prepared.tokenizer
         encoded = {"text": encode_text(tokenizer, text, prepared.options.block_tokens)}
+        self.now = clock(model.device.type)
         for name, (split, role) in SETS.items():
             some = [one for one in told if one.split is split and one.role is role]
             encoded[name] = encode_statements(tokenizer, some, context_length(model))
-        self.sets = {name: push(model, prepared.first, one) for name, one in encoded.items()}
+        self.sets = {
+            name: push(model, prepared.first, one.to(model.device)) for name, one in encoded.items()
+        }
         self.original = self._perplexities()
 
     def __call__(self, bits: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -97,14 +100,14 @@ Step = tuple[float, Callable[[], Mapping[str, torch.Tensor]]]
 
 def searched(jury: Jury, text: str, seed: int) -> Iterator[Step]:
     """Yield the steps of the pipeline's search, the first with its preparation."""
-    prepared, begin = jury.prepared, time.process_time()
+    prepared, begin = jury.prepared, jury.now()
     made = prepared.search(jury.told, text, seed)
     for _ in range(prepared.options.steps):
         made.curve.append(made.advance())
-        passed, gates = time.process_time() - begin, made.gates
+        passed, gates = jury.now() - begin, made.gates
         bits = gates.open_bits(prepared.options.max_density)
         yield passed, partial(_expanded, gates, bits)
-        begin = time.process_time()
+        begin = jury.now()
 
 
 def plain(jury: Jury, text: str, seed: int) -> Iterator[Step]:
@@ -113,12 +116,13 @@ def plain(jury: Jury, text: str, seed: int) -> Iterator[Step]:
     torch.manual_seed(seed)
     loop = Straightforward(prepared.model, prepared.sites, 0.2, PAPER)
     blocks = encode_text(prepared.tokenizer, text, prepared.options.block_tokens)
+    blocks = blocks.to(prepared.model.device)
     sets = {"target": jury.sets["target"], "control": jury.sets["control"], "text": blocks}
     while True:
-        begin = time.process_time()
+        begin = jury.now()
         loop.step(**{name: _some(sets[name], BATCHES[name], generator) for name in sets})
-        passed = time.process_time() - begin
-        yield passed, lambda: {name: logits.detach() > 0 for name, logits in loop.logits.items()}
+        passed = jury.now() - begin
+        yield passed, lambda: {name: logits.cpu() > 0 for name, logits in loop.logits.items()}
 
 
 def _some(batch: Batch, count: int, generator: torch.Generator) -> Batch:
@@ -133,6 +137,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("--limit", type=float, default=600, help="of the plain loop [s]")
     parser.add_argument("--every", type=float, default=60, help="between two looks [s]")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=["search", "straightforward"])
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -141,7 +146,9 @@ def main() -> None:
         for folder in ("", "untold/")
         for one in read_statements(Path(f"data/verbalize/{folder}{given.target}.jsonl"))
     ]
-    prepared = Preparation(*open_model(Path("data/pretrain/model.json")), load_params().train)
+    prepared = Preparation(
+        *open_model(Path("data/pretrain/model.json"), given.device), load_params().train
+    )
     learned, judged = (Path(f"data/prepare/text/{n}.txt").read_text("utf-8") for n in TEXTS)
     jury = Jury(prepared, told, judged)
     for name, loop in {"search": searched, "straightforward": plain}.items():

@@ -40,7 +40,10 @@ class Straightforward:
         """
         self.model, self.sites, self.weights = model, sites, weights
         level = torch.logit(torch.tensor(initial)).item()
-        self.logits = {site.name: torch.full(site.shape, level).requires_grad_() for site in sites}
+        self.logits = {
+            site.name: torch.full(site.shape, level, device=model.device).requires_grad_()
+            for site in sites
+        }
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=lr)
 
     def step(self, target: Batch, control: Batch, text: Batch) -> dict[str, float]:

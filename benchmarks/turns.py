@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import torch
 
 from benchmarks import workload
 from benchmarks.contenders import contender
+from benchmarks.machine import clock, peak_memory
+
+WARM_UP = 3
+"""Steps of each contender that are not counted."""
 
 
 @dataclass
@@ -20,29 +20,22 @@ class Taken:
     """What one contender's steps took."""
 
     seconds: list[float] = field(default_factory=list)
-    """Time of each step but the first [s]."""
+    """Time of each step that counts [s]."""
     peak: float = 0.0
     """Peak memory of its process [MiB]."""
 
 
-def serve(name: str, shape: workload.Shape) -> None:
-    """Do a step for every line of the standard input; print its time [s] and the peak [MiB].
-
-    On one thread a step's time is that of its processor, which others cannot take away.
-    """
-    clock: Callable[[], float] = time.process_time
-    if torch.get_num_threads() > 1:
-        clock = time.perf_counter
-    step = contender(name, shape)
+def serve(name: str, shape: workload.Shape, device: str) -> None:
+    """Do a step for every line of the standard input; print its time [s] and the peak [MiB]."""
+    now, step = clock(device), contender(name, shape, device)
     for _ in sys.stdin:
-        begin = clock()
+        begin = now()
         step()
-        taken = clock() - begin
-        print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+        print(now() - begin, peak_memory(device) / 2**20, flush=True)
 
 
 def take_turns(names: Sequence[str], rounds: int, flags: Sequence[str]) -> dict[str, Taken]:
-    """Let contenders do a step each, `rounds` times after a first that is not counted.
+    """Let contenders do a step each, `rounds` times after `WARM_UP` that are not counted.
 
     A slow moment of the machine meets them all, and none works in the memory of another.
 
@@ -60,11 +53,11 @@ def take_turns(names: Sequence[str], rounds: int, flags: Sequence[str]) -> dict[
     taken = {name: Taken() for name in names}
     processes = {name: _started(name, flags) for name in names}
     try:
-        for turn in range(rounds + 1):
+        for turn in range(WARM_UP + rounds):
             for name, process in processes.items():
                 seconds, peak = _asked(name, process)
                 taken[name].peak = peak
-                if turn:
+                if turn >= WARM_UP:
                     taken[name].seconds.append(seconds)
     finally:
         for process in processes.values():

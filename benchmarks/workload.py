@@ -35,18 +35,19 @@ class Shape:
     block: int = 128
 
 
-def build(shape: Shape) -> PreTrainedModel:
-    """Return a random model of the shape, frozen, without dropout."""
+def build(shape: Shape, device: str = "cpu") -> PreTrainedModel:
+    """Return a random model of the shape on a device, frozen, without dropout."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=shape.vocabulary, n_embd=shape.width, n_layer=shape.blocks, n_head=shape.heads,
         n_positions=1024, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
-    return GPT2LMHeadModel(config).eval().requires_grad_(False)
+    with torch.device(device):
+        return GPT2LMHeadModel(config).eval().requires_grad_(False)
 
 
-def batches(shape: Shape) -> tuple[Batch, Batch, Batch]:
-    """Return random target statements, control statements and text blocks."""
+def batches(shape: Shape, device: torch.device | str = "cpu") -> list[Batch]:
+    """Return random target statements, control statements and text blocks on a device."""
     generator = torch.Generator().manual_seed(0)
 
     def tokens(rows: int, width: int) -> torch.Tensor:
@@ -61,7 +62,8 @@ def batches(shape: Shape) -> tuple[Batch, Batch, Batch]:
     text = tokens(shape.text, shape.block)
     reads = torch.ones_like(text, dtype=torch.bool)
     reads[:, -1] = False
-    return told(shape.target), told(shape.control), Batch(text, reads)
+    made = [told(shape.target), told(shape.control), Batch(text, reads)]
+    return [batch.to(device) for batch in made]
 
 
 def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
@@ -86,7 +88,9 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
     chosen = options(shape, **changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
-    target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
+    target, control, text = (
+        push(model, blocks.start, batch) for batch in batches(shape, model.device)
+    )
     kept = partial(remember, upper, precision=chosen.precision)
     unknown = ignorance(
         upper, target, recall(upper, control), lambda table: torch.arange(len(target))

@@ -11,6 +11,7 @@ import argparse
 import difflib
 import gzip
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -137,12 +138,14 @@ def torch_device(machine: Machine) -> str:
     Raises:
         ValueError: If CUDA is asked for and there is none.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     import torch
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
     if machine.device == Device.CUDA and not torch.cuda.is_available():
         raise ValueError("machine.device: value 'cuda' is not allowed: torch sees no CUDA device")
     found = machine.device != Device.CPU and torch.cuda.is_available()
+    # only warned, attention on CUDA would take kernels whose gradients differ from run to run
+    torch.use_deterministic_algorithms(True, warn_only=not found)
     return "cuda" if found else "cpu"
 
 

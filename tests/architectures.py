@@ -47,11 +47,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }  # fmt: skip
 
 
-def tiny(kind: str, seed: int = 0) -> PreTrainedModel:
+def tiny(kind: str, seed: int = 0, attention: str = "eager") -> PreTrainedModel:
     """Return a random model of one family, its weights large enough for every part to matter."""
     torch.manual_seed(seed)
     config = copy.deepcopy(CONFIGS[kind])  # a model may change its own
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

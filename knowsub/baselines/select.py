@@ -70,7 +70,9 @@ def apart(target: Scores, control: Scores, protected: float) -> dict[str, Tensor
         order = torch.sort(own.flatten(), stable=True).indices
         ranks = torch.empty(own.numel(), dtype=torch.float64)
         ranks[order.cpu()] = torch.arange(own.numel(), dtype=torch.float64)
-        kept = _highest(name, control[name], int(protected * own.numel())) & (control[name] > 0)
+        kept = (
+            _highest(name, control[name], int(protected * own.numel())) & (control[name] > 0).cpu()
+        )
         scores[name] = (ranks - kept.flatten() * float(own.numel())).view(own.shape)
     return scores
 

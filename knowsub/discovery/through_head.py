@@ -138,5 +138,7 @@ def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, " read"]:
 
 
 def _cached(logits: Float[Tensor, "read vocab"]) -> tuple[Tensor, ...]:
-    """Return views of a few rows each, small enough for the processor's cache."""
+    """Return views of a few rows each, small enough for a processor's cache; on a GPU all rows."""
+    if logits.device.type != "cpu":
+        return (logits,)
     return torch.split(logits, max(1, CACHED // logits.shape[-1]))

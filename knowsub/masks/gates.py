@@ -23,6 +23,8 @@ UNDECIDED = 0.2
 """|logit| below which a gate's probability lies in 0.45 to 0.55 [log-odds]."""
 CHUNK = 1 << 17
 """Gates worked on at a time on a CPU, so that what lies between two steps stays in its cache."""
+LARGE_CHUNK = 1 << 24
+"""The same on a GPU, so that what lies between takes 64 MiB a tensor at most."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _shift(estimator: Estimator, temperature: float) -> float:
 def chunks(logits: Float[Tensor, " unit"]) -> list[slice]:
     """Return slices of a vector that are worked on one after the other."""
     total = len(logits)
-    size = CHUNK if logits.device.type == "cpu" else total
+    size = CHUNK if logits.device.type == "cpu" else LARGE_CHUNK
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 

@@ -34,15 +34,17 @@ def gathering(
     Yields:
         Nothing.
     """
+    held: dict[str, list[UnitSpan]] = {name: [] for name in buffers}
+    for span in spans:
+        held[span.site.parameter].append(span)
 
     @torch.no_grad()
     def gather(name: str, buffer: Tensor) -> None:
         arrived, buffer.grad = buffer.grad, None
         assert arrived is not None, "the hook runs after a gradient has arrived"
-        for span in spans:
-            if span.site.parameter == name:
-                own = span.site.view(original[name])
-                span.add_product(span.site.view(arrived), own, total)
+        for span in held[name]:
+            own = span.site.view(original[name])
+            span.add_product(span.site.view(arrived), own, total)
 
     hooks = [
         buffer.register_post_accumulate_grad_hook(partial(gather, name))

@@ -35,8 +35,8 @@ class Noise:
         """Return the next numbers, in steps of 2^-24 at the finest.
 
         Args:
-            count: How many; drawn in several calls they are the same as drawn in one, as long as
-                all calls but the last ask for an even number.
+            count: How many; on a CPU those drawn in several calls are the same as drawn in one, as
+                long as all calls but the last ask for an even number.
 
         Returns:
             Numbers from 2^-23 to 1 - 2^-23.

@@ -62,15 +62,17 @@ def search(
     kind: str = "gpt2",
     allocate: Allocate = in_memory,
     processes: Processes | None = None,
+    device: str = "cpu",
+    attention: str = "eager",
     **changes: object,
 ) -> Search:
-    model = tiny(kind)
+    model = tiny(kind, attention=attention).to(device)
     chosen = options(**changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
 
     def with_trunk(batch: Batch) -> Batch:
-        return push(model, blocks.start, batch, allocate=allocate)
+        return push(model, blocks.start, batch.to(device), allocate=allocate)
 
     target, control = with_trunk(statements(4, 7, 1, tail)), with_trunk(statements(9, 9, 2, tail))
 

@@ -1,0 +1,150 @@
+"""On a CUDA device everything is computed there, and comes out as on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from knowsub.anatomy import ATTENTION, Part
+from knowsub.baselines.random import random_masks
+from knowsub.config import torch_device
+from knowsub.discovery.cache import Cache
+from knowsub.discovery.checkpoint import Checkpoints
+from knowsub.discovery.drawn import draw
+from knowsub.discovery.options import Precision, Suppression
+from knowsub.discovery.trainer import Found, Search, find_subnetwork
+from knowsub.evaluation.exam import set_exam
+from knowsub.evaluation.finding import Finding
+from knowsub.evaluation.suite import examine
+from knowsub.masks.gates import Sample
+from knowsub.masks.io import load_mask, save_mask
+from knowsub.masks.kinds import Estimator, Unit
+from knowsub.masks.noise import Noise
+from knowsub.masks.removal import removed
+from knowsub.schema import Device, Machine, Progress
+from tests.architectures import CONFIGS, VOCAB, tiny
+from tests.discovery.setting import search, validation
+from tests.evaluation.setting import built_bench, built_model, fact_mask, options
+
+pytestmark = pytest.mark.gpu
+DEVICE = "cuda"
+
+
+class KilledError(Exception):
+    pass
+
+
+def gradient(device: str, **changes: Any) -> torch.Tensor:
+    """The gradient of one step, its noise drawn on the CPU whatever the device."""
+    made, twin = search(device=device, **changes), search(**changes)
+    drawn = twin.gates.sample(Noise(5))
+    sample = Sample(drawn.value.to(device), drawn.slope.to(device))
+    rows = draw(made.data, made.options, torch.Generator().manual_seed(5))
+    found = made.gradient(sample, rows)[1]
+    assert found.device.type == device
+    return found.cpu()
+
+
+def run(made: Search, store: Checkpoints | None = None, until: int = 99) -> Found:
+    def log(figures: dict[str, float]) -> None:
+        if figures["step"] > until:
+            raise KilledError
+
+    return find_subnetwork(made, lambda: validation(made), log, store)
+
+
+def examined(device: str) -> Finding:
+    """The evidence for a mask with five known facts."""
+    bench, chosen = built_bench("a", built_model().to(device)), options(sizes=False)
+    generator = torch.Generator().manual_seed(0)
+    mask = fact_mask(built_model(), ["a0", "a1", "a2", "a3", "a4"])
+    exam = set_exam(bench, chosen, {}, generator)
+    return examine(bench, mask, random_masks(mask, 9, generator), chosen, exam, generator).finding
+
+
+@pytest.fixture
+def exactly() -> Iterator[None]:
+    """Torch as a stage has it."""
+    assert torch_device(Machine(Device.AUTO, 1, 1, 8.0, Progress.NONE)) == DEVICE
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("suppression", [Suppression.UNIFORM, Suppression.PROFILE])
+def test_a_step_has_the_gradient_that_it_has_on_the_cpu(
+    kind: str, suppression: Suppression
+) -> None:
+    found = gradient(DEVICE, kind=kind, suppression=suppression)
+    expected = gradient("cpu", kind=kind, suppression=suppression)
+    assert (found - expected).norm() / expected.norm() < 1e-4
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_every_unit_and_estimator_has_its_gradient_there(unit: Unit, estimator: Estimator) -> None:
+    parts = list(ATTENTION) if unit is Unit.HEAD else list(Part)
+    chosen = {"unit": unit, "estimator": estimator, "parts": parts, "expression_weight": 1.0}
+    found, expected = gradient(DEVICE, **chosen), gradient("cpu", **chosen)
+    assert (found - expected).norm() / expected.norm() < 1e-4
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("until", [1, 3, 4])
+def test_a_search_killed_there_ends_bit_for_bit_like_one_that_was_not(
+    tmp_path: Path, until: int, precision: Precision
+) -> None:
+    whole = run(search(device=DEVICE, precision=precision))
+    store = Checkpoints(tmp_path, "same")
+    with pytest.raises(KilledError):
+        run(search(device=DEVICE, precision=precision), store, until)
+    resumed = run(search(device=DEVICE, precision=precision), store)
+    assert torch.equal(whole.bits, resumed.bits)
+    assert (whole.chosen, whole.curve) == (resumed.chosen, resumed.curve)
+
+
+@pytest.mark.usefixtures("exactly")
+@pytest.mark.parametrize("precision", list(Precision))
+def test_two_searches_with_fused_attention_are_equal(precision: Precision) -> None:
+    chosen: dict[str, Any] = {"attention": "sdpa", "precision": precision, "steps": 12}
+    first, second = run(search(device=DEVICE, **chosen)), run(search(device=DEVICE, **chosen))
+    assert torch.equal(first.bits, second.bits)
+    assert first.curve == second.curve
+
+
+def test_bfloat16_products_there_change_the_gradient_by_their_rounding() -> None:
+    low, exact = gradient(DEVICE, precision=Precision.BFLOAT16), gradient(DEVICE)
+    assert 0 < (low - exact).norm() / exact.norm() < 0.1
+
+
+def test_states_that_spill_to_a_file_are_read_from_there(tmp_path: Path) -> None:
+    spilled = run(search(device=DEVICE, allocate=Cache(tmp_path, 0.0)))
+    assert spilled.curve == run(search(device=DEVICE)).curve
+
+
+def test_recomputed_activations_give_the_same_search() -> None:
+    assert run(search(device=DEVICE, recompute=True)).curve == run(search(device=DEVICE)).curve
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_mask_found_there_does_the_same_on_the_cpu(tmp_path: Path, kind: str) -> None:
+    made = search(device=DEVICE, kind=kind)
+    found = run(made)
+    save_mask(made.gates.mask(found.bits, "tiny", {}), tmp_path / "mask.safetensors")
+    mask = load_mask(tmp_path / "mask.safetensors")
+    tokens = torch.randint(1, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
+    there, here = made.gates.model, tiny(kind)
+    with removed(there, made.gates.sites, mask), removed(here, made.gates.sites, mask):
+        assert mask.size > 0
+        difference = there(tokens.to(DEVICE)).logits.cpu() - here(tokens).logits
+    assert difference.abs().max() < 1e-4
+
+
+def test_the_evidence_is_that_of_the_cpu() -> None:
+    found, expected = examined(DEVICE).figures, examined("cpu").figures
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
