@@ -105,7 +105,7 @@ class TrainOptions:
     matmul: Matmul
     """What computes float32 products on the CPU."""
     evaluate_every: int
-    """Steps between validations, each a candidate for selection [steps]."""
+    """Steps between validations [steps]; `selection` says which of them are candidates."""
     checkpoint_every: int
     """Steps between checkpoints for resuming [steps]."""
     max_control_ratio: float

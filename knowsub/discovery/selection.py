@@ -1,8 +1,8 @@
 """The written rule by which one candidate of a search becomes its result.
 
-1. Candidates are the deterministic masks of every `evaluate_every`-th step, trimmed to
-   `max_density`; where the noise falls, from the step on at which it begins to, as gates flicker
-   before; and that of the last step.
+1. The deterministic mask, trimmed to `max_density`, is validated every `evaluate_every`-th step and
+   at the last. All of these are candidates where the noise stays as it is. Where it falls, the last
+   alone is: until then masks are not settled, forget more and do more harm.
 2. It qualifies if, on validation data alone, its control KG ratio and its control LM ratio stay
    within the limits of `params.yaml`.
 3. Among those that qualify, the one with the highest target NLL on validation prompts wins; ties
@@ -34,18 +34,30 @@ class Candidate:
     """PPL of the remaining model over the original's on validation text."""
 
 
-def is_candidate(step: int, options: TrainOptions) -> bool:
-    """Return whether the mask of a step is a candidate.
+def is_validated(step: int, options: TrainOptions) -> bool:
+    """Return whether the mask of a step is validated.
 
     Args:
         step: Steps done, from 1.
-        options: Hold the steps, those between candidates, and the schedule of the noise.
+        options: Hold the steps, and those between validations.
 
     Returns:
         True by rule 1.
     """
-    settled = options.noise_end == 1 or step >= options.noise_begin * options.steps
-    return step == options.steps or (settled and step % options.evaluate_every == 0)
+    return step == options.steps or step % options.evaluate_every == 0
+
+
+def is_candidate(step: int, options: TrainOptions) -> bool:
+    """Return whether the mask of a step that is validated is a candidate.
+
+    Args:
+        step: Steps done, from 1.
+        options: Hold the steps and the schedule of the noise.
+
+    Returns:
+        True by rule 1.
+    """
+    return step == options.steps or options.noise_end == 1
 
 
 def excess(candidate: Candidate, options: TrainOptions) -> float:

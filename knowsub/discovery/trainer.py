@@ -20,7 +20,7 @@ from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.processes import Processes
 from knowsub.discovery.schedules import pressure, ramp, warmup
-from knowsub.discovery.selection import Candidate, better, excess, is_candidate
+from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
 from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
@@ -71,7 +71,7 @@ def find_subnetwork(
         search.restore(*found)
     while search.step < options.steps:
         figures = search.advance()
-        if is_candidate(search.step, options):
+        if is_validated(search.step, options):
             figures |= search.consider(validate)
         search.curve.append(figures)
         log(figures)
@@ -142,7 +142,7 @@ class Search:
         return {"step": float(self.step)} | figures | state
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:
-        """Validate the deterministic mask of this step and keep it if the rule prefers it.
+        """Validate the deterministic mask of this step; keep it if the rule prefers it.
 
         Args:
             validate: As in `find_subnetwork`.
@@ -157,7 +157,8 @@ class Search:
             figures = validate()
         density = int(bits.count_nonzero()) / len(bits)
         candidate = Candidate(step=self.step, density=density, **figures)
-        if better(candidate, self.best, self.options):
+        settled = is_candidate(self.step, self.options)
+        if settled and better(candidate, self.best, self.options):
             self.best, self.best_bits = candidate, pack(bits)
         shown = asdict(candidate)
         told = {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}

@@ -8,7 +8,7 @@ import torch
 
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.options import TrainOptions
-from knowsub.discovery.selection import Candidate, better, excess, is_candidate
+from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
 from knowsub.discovery.trainer import Found, Search, find_subnetwork
 from knowsub.masks.gates import expected_open
 from tests.discovery.setting import options, search, validation
@@ -115,15 +115,26 @@ def test_the_rule_prefers_forgetting_among_the_harmless_and_the_later_among_equa
     assert chosen([candidate(1, 9.0, text=1.3), candidate(2, 1.0)], limits) == 2
 
 
-def test_candidates_begin_where_the_noise_begins_to_fall_and_end_with_the_last_step() -> None:
+def test_where_the_noise_falls_the_last_mask_alone_is_a_candidate() -> None:
     def steps(**changes: float) -> list[int]:
         given = options(steps=10, evaluate_every=3, **changes)
-        return [step for step in range(1, 11) if is_candidate(step, given)]
+        validated = [step for step in range(1, 11) if is_validated(step, given)]
+        assert validated == [3, 6, 9, 10]
+        return [step for step in validated if is_candidate(step, given)]
 
-    assert steps(noise_begin=0.6, noise_end=0.0) == [6, 9, 10]
-    assert steps(noise_begin=0.7, noise_end=0.5) == [9, 10]
+    assert steps(noise_begin=0.6, noise_end=0.0) == [10]
+    assert steps(noise_begin=0.7, noise_end=0.5) == [10]
     assert steps(noise_begin=1.0, noise_end=1.0) == [3, 6, 9, 10]
-    assert steps(noise_begin=1.0, noise_end=0.0) == [10]
+
+
+def test_a_mask_that_is_not_settled_is_validated_but_never_chosen() -> None:
+    forgets = iter([9.0, 1.0])
+
+    def validate() -> dict[str, float]:
+        return {"target_nll": next(forgets), "control_ratio": 1.0, "text_ratio": 1.0}
+
+    found = find_subnetwork(search(evaluate_every=4, noise_end=0.0), validate)
+    assert (found.chosen.step, found.chosen.target_nll) == (6, 1.0)
 
 
 def test_if_all_do_harm_the_least_harmful_is_chosen_and_said_not_to_qualify() -> None:
