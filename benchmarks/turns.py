@@ -12,7 +12,9 @@ from benchmarks.contenders import contender
 from benchmarks.machine import clock, peak_memory
 
 WARM_UP = 3
-"""Steps of each contender that are not counted."""
+"""Turns of each contender that are not counted."""
+TURN = 0.5
+"""A turn's steps go on for so long at least: a step after idleness is not a loop's step [s]."""
 
 
 @dataclass
@@ -20,28 +22,36 @@ class Taken:
     """What one contender's steps took."""
 
     seconds: list[float] = field(default_factory=list)
-    """Time of each step that counts [s]."""
+    """Mean time of a step in each turn that counts [s]."""
     peak: float = 0.0
     """Peak memory of its process [MiB]."""
 
 
 def serve(name: str, shape: workload.Shape, device: str) -> None:
-    """Do a step for every line of the standard input; print its time [s] and the peak [MiB]."""
+    """Take a turn for every line of the standard input; print the step's time and the peak.
+
+    Args:
+        name: The contender.
+        shape: Shape of its model and batches.
+        device: Where it computes.
+    """
     now, step = clock(device), contender(name, shape, device)
     for _ in sys.stdin:
-        begin = now()
-        step()
-        print(now() - begin, peak_memory(device) / 2**20, flush=True)
+        begin, steps, spent = now(), 0, 0.0
+        while spent < TURN:
+            step()
+            steps, spent = steps + 1, now() - begin
+        print(spent / steps, peak_memory(device) / 2**20, flush=True)
 
 
 def take_turns(names: Sequence[str], rounds: int, flags: Sequence[str]) -> dict[str, Taken]:
-    """Let contenders do a step each, `rounds` times after `WARM_UP` that are not counted.
+    """Let contenders take a turn each, `rounds` times after `WARM_UP` that are not counted.
 
     A slow moment of the machine meets them all, and none works in the memory of another.
 
     Args:
         names: The contenders.
-        rounds: Steps of each that are counted, at least one.
+        rounds: Turns of each that are counted, at least one.
         flags: Passed on to their processes.
 
     Returns:

@@ -11,7 +11,7 @@ set_to() { # KEY VALUE: within its section, two spaces deep
 sed -i 's/^seeds: .*/seeds: [0, 1, 2]/' params.yaml
 for group in residual relearning quantise minimality cross baselines; do set_to "$group" false; done
 set_to methods '[random]'
-for term in uniform prior unlikelihood; do
+for term in uniform prior unlikelihood level; do
     set_to suppression "$term"
     python -m knowsub.repro
     cp data/report/summary.json "$work/$term.json"
