@@ -18,6 +18,9 @@ from knowsub.lm.encode import Batch
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Its multiples lie evenly in 0..1, whatever stretch of them is taken."""
 
+FEWEST = 3
+"""Tails that it takes for the others to have a deviation beside the answer."""
+
 
 @dataclass(frozen=True)
 class Ignorance:
@@ -52,7 +55,8 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask
         ask: Chooses a control statement for each target statement.
 
     Returns:
-        The prior over tails and the standings, at the first tail position.
+        The prior over tails and the standings, at the first tail position; standings are not
+        numbers where there are fewer than `FEWEST` tails.
     """
     head = upper.get_output_embeddings()
     own = target.labels[target.first_reads]

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.anatomy import block_count, sites
 from knowsub.discovery.data import TrainingData
-from knowsub.discovery.ignorance import asked_instead, ignorance
-from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.ignorance import FEWEST, Ignorance, asked_instead, ignorance
+from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.processes import Processes
 from knowsub.discovery.reference import recall, remember
 from knowsub.discovery.trainer import Search
@@ -73,7 +73,8 @@ class Preparation:
 
         Raises:
             ValueError: If there is no target or control statement to train on, a statement is
-                longer than the context, or the text is shorter than a block.
+                longer than the context, the text is shorter than a block, or there are too few
+                different tails for the suppression term.
         """
         told = _chosen(statements, Split.TARGET, Role.TRAIN)
         others = _chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN)
@@ -92,6 +93,7 @@ class Preparation:
             text=kept(self._text(text)),
             ignorance=ignorance(self.upper, target, recall(self.upper, control), ask),
         )
+        _require_tails(data.ignorance, options)
         gates = Gates(self.model, self.sites, options.unit, options.estimator, options.initial)
         return Search(gates, self.upper, data, options, seed, processes)
 
@@ -182,3 +184,12 @@ def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[S
     if not found:
         raise ValueError(f"no statement of split {split} and role {role}")
     return found
+
+
+def _require_tails(known: Ignorance, options: TrainOptions) -> None:
+    relative = options.suppression in (Suppression.LEVEL, Suppression.PROFILE)
+    if relative and (found := len(known.tails)) < FEWEST:
+        raise ValueError(
+            f"train.suppression: value {options.suppression.value!r} compares the tails of target "
+            f"and control facts, there are {found} that begin differently (at least {FEWEST})"
+        )

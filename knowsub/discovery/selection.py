@@ -2,7 +2,7 @@
 
 1. The deterministic mask, trimmed to `max_density`, is validated every `evaluate_every`-th step and
    at the last. All of these are candidates where the noise stays as it is. Where it falls, the last
-   alone is: until then masks are not settled, forget more and do more harm.
+   alone is: until then masks are not settled, and do more harm for what they forget.
 2. It qualifies if, on validation data alone, its control KG ratio and its control LM ratio stay
    within the limits of `params.yaml`.
 3. Among those that qualify, the one with the highest target NLL on validation prompts wins; ties

@@ -157,8 +157,7 @@ class Search:
             figures = validate()
         density = int(bits.count_nonzero()) / len(bits)
         candidate = Candidate(step=self.step, density=density, **figures)
-        settled = is_candidate(self.step, self.options)
-        if settled and better(candidate, self.best, self.options):
+        if is_candidate(self.step, self.options) and better(candidate, self.best, self.options):
             self.best, self.best_bits = candidate, pack(bits)
         shown = asdict(candidate)
         told = {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}

@@ -10,6 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from knowsub.discovery.artefacts import checkpoints_of, write_found
+from knowsub.discovery.options import Suppression
 from knowsub.discovery.preparation import Preparation
 from knowsub.discovery.trainer import find_subnetwork
 from knowsub.kg.triple import Fact, Role, Split, Statement
@@ -161,3 +162,17 @@ def test_an_unshifted_search_reads_the_tails_themselves_and_validates_as_ever() 
 def test_an_unshifted_search_takes_no_term_that_needs_labels() -> None:
     with pytest.raises(ValueError, match=r"train\.shifted: value False is not allowed"):
         options(shifted=False, expression_weight=1.0)
+
+
+@pytest.mark.parametrize("suppression", [Suppression.LEVEL, Suppression.PROFILE])
+def test_two_tails_are_too_few_to_compare_tails_and_enough_otherwise(
+    suppression: Suppression,
+) -> None:
+    few = [
+        replace(each, tail={" bird": " oven", " fish": " tent"}.get(each.tail, each.tail))
+        for each in told()
+    ]
+    with pytest.raises(ValueError, match=r"train\.suppression: value '\w+' .* there are 2"):
+        prepared(suppression=suppression).search(few, TEXT, seed=0)
+    search = prepared(suppression=Suppression.UNIFORM).search(few, TEXT, seed=0)
+    assert search.advance()["suppression"] > 0
