@@ -81,11 +81,13 @@ class StepGradient:
                 part = gradient if pieces == 1 else torch.zeros_like(gradient)
                 with self.gates.gathering(self.buffers, part):
                     found = self._backward(drawn.piece(index, pieces), positions)
-                processes.add(sums, sums.new_tensor([found[name] for name in names]))
+                processes.add(sums, torch.stack([found[name] for name in names]).double())
                 self.gates.carry(part, sample)
                 if part is not gradient:
                     processes.add(gradient, part)
-        figures = {name: float(sums[i]) / positions[name] for i, name in enumerate(names)}
+        figures = {
+            name: total / positions[name] for name, total in zip(names, sums.tolist(), strict=True)
+        }
         if expressed is not None:
             figures["expression"] = expressed[0]
             gradient += expressed[1]
@@ -105,8 +107,11 @@ class StepGradient:
             reads["trace"] = reads["suppression"]
         return {name: int(read.sum()) for name, read in reads.items()}
 
-    def _backward(self, part: Drawn, positions: dict[str, int]) -> Figures:
-        """Add the gradient of one piece; return the sum of each term over its positions."""
+    def _backward(self, part: Drawn, positions: dict[str, int]) -> dict[str, Tensor]:
+        """Add the gradient of one piece; return the sum of each term over its positions.
+
+        The sums are looked at by the caller alone: a GPU would have to be waited for here.
+        """
         options = self.options
         weights = {
             "suppression": options.suppression_weight,
@@ -115,14 +120,14 @@ class StepGradient:
             "near": options.near_weight,
             "text": options.text_weight,
         }
-        figures: Figures = {}
+        found = dict.fromkeys(positions, torch.zeros((), device=self.gates.logits.device))
         with self._products():
             for terms in (self._told, self._read):
                 sums = terms(part)
                 if shares := [weights[name] / positions[name] * sums[name] for name in sums]:
                     torch.stack(shares).sum().backward()
-                figures |= {name: total.item() for name, total in sums.items()}
-        return dict.fromkeys(positions, 0.0) | figures
+                found |= {name: total.detach() for name, total in sums.items()}
+        return found
 
     def _products(self) -> AbstractContextManager[object]:
         return products(self.options.precision, self.gates.logits.device)

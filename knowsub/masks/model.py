@@ -155,13 +155,13 @@ class Gates:
         Returns:
             Mean probability of an open gate [fraction].
         """
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.logits.device)
         for chunk in chunks(self.logits):
             chance = expected_open(self.logits[chunk], self.estimator, temperature)
-            total += float(chance.sum())
+            total += chance.sum()
             slope = chance.addcmul_(chance, chance, value=-1)
             gradient[chunk].add_(slope, alpha=weight / len(self.logits))
-        return total / len(self.logits)
+        return float(total) / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Bool[Tensor, " unit"]:
         """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.
