@@ -18,6 +18,7 @@ from knowsub.kg.triple import Statement
 from knowsub.lm.batches import statement_batches, text_batches
 from knowsub.lm.encode import Batch, encode_statements, encode_text
 from knowsub.lm.head_loss import head_loss
+from knowsub.lm.muon import Muon
 from knowsub.lm.options import PretrainOptions
 
 Log = Callable[[int, Mapping[str, float]], None]
@@ -61,9 +62,7 @@ def train_embedded(
     texts = text_batches(blocks, options.text_blocks, generator)
     upper, rest = _split_parameters(model)
     decay = options.weight_decay
-    muon = torch.optim.Muon(
-        upper, lr=options.matrix_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(upper, lr=options.matrix_lr, weight_decay=decay)
     adam = torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.98), weight_decay=decay)
     peaks = [(muon, options.matrix_lr), (adam, options.lr)]
     model.train()
