@@ -57,6 +57,8 @@ class TrainOptions:
     """Learning rate of Adam on the logits [log-odds per step]."""
     warmup: float
     """Share of the steps over which the learning rate rises [fraction]."""
+    decay: float
+    """Share of the steps over which it falls to zero at the end [fraction]."""
     suppression: Suppression
     """What the target's tails are pushed to."""
     suppression_weight: float
@@ -120,7 +122,8 @@ class TrainOptions:
             ValueError: If a value is out of its range; the message names the key.
         """
         shares = (
-            "noise_end", "noise_begin", "warmup", "sparsity_begin", "aim_density", "untold_share",
+            "noise_end", "noise_begin", "warmup", "decay", "sparsity_begin", "aim_density",
+            "untold_share",
         )  # fmt: skip
         weights = (
             "suppression_weight", "trace_weight", "maintenance_weight", "near_weight",

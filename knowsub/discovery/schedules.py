@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from knowsub.discovery.options import TrainOptions
+from knowsub.lm.schedule import lr_factor
 
 RISE = 5.0
 """Factor by which steering raises the pressure at most."""
@@ -54,16 +55,14 @@ def pressure(step: int, density: float, options: TrainOptions) -> float:
     return plain * min(RISE, (density / aim) ** STEEPNESS) if aim else plain
 
 
-def warmup(step: int, steps: int, share: float) -> float:
-    """Return the factor of a learning rate that rises linearly, then stays at 1.
+def rate(step: int, options: TrainOptions) -> float:
+    """Return the learning rate: up, level, and down to zero, so that the last masks settle.
 
     Args:
         step: 0-based step.
-        steps: Number of steps in all.
-        share: Share of the steps over which it rises [fraction].
+        options: The peak, and the shares of the steps over which it rises and falls.
 
     Returns:
-        Factor in (0, 1].
+        The learning rate [log-odds per step].
     """
-    rising = share * steps
-    return min(1.0, (step + 1) / rising) if rising >= 1 else 1.0
+    return options.lr * lr_factor(step, options.steps, options.warmup, options.decay)

@@ -19,7 +19,7 @@ from knowsub.discovery.data import TrainingData
 from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.processes import Processes
-from knowsub.discovery.schedules import pressure, ramp, warmup
+from knowsub.discovery.schedules import pressure, ramp, rate
 from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
 from knowsub.discovery.step import Figures, StepGradient
 from knowsub.masks.gates import Sample, undecided
@@ -134,8 +134,7 @@ class Search:
             raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
         expected = gates.press(gradient, pressed, options.temperature)
         gates.logits.grad = gradient
-        rate = options.lr * warmup(step, options.steps, options.warmup)
-        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.param_groups[0]["lr"] = rate(step, options)
         self.optimizer.step()
         self.step += 1
         state = {"density": expected if seen is None else seen, "noise": scale, "pressure": pressed}

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from knowsub.downstream.checkpoint import load_checkpoint, save_checkpoint
 from knowsub.downstream.encode import Encoded
 from knowsub.downstream.learner import VALIDATION, Learner, Outcome, Point, Schedule, judge
+from knowsub.lm.schedule import lr_factor
 
+RISE = 0.1
+"""Share of the steps over which the learning rate rises; over the others it falls to 0."""
 LEAST_GAIN = 1e-3
 """Smallest fall of the validation loss that counts as progress [nats]."""
 SAVE_SECONDS = 30.0
@@ -85,7 +88,7 @@ class _Course:
 
     def step(self, questions: Encoded) -> None:
         """Take one optimiser step."""
-        share = _share(self.outcome.step, self._schedule)
+        share = lr_factor(self.outcome.step, self._schedule.steps, RISE, 1 - RISE)
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * share
         loss = nn.functional.cross_entropy(self._learner.logits(questions), questions.answer)
@@ -145,9 +148,3 @@ def _order(questions: int, schedule: Schedule) -> Int[Tensor, "step batch"]:
     passes = -(-wanted // questions)
     order = torch.cat([torch.randperm(questions, generator=generator) for _ in range(passes)])
     return order[:wanted].view(schedule.steps, schedule.batch)
-
-
-def _share(step: int, schedule: Schedule) -> float:
-    """Return the share of the peak learning rate: up over a tenth of the steps, then down to 0."""
-    warmup = max(1, schedule.steps // 10)
-    return min((step + 1) / warmup, (schedule.steps - step) / max(1, schedule.steps - warmup))

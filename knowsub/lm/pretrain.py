@@ -20,6 +20,7 @@ from knowsub.lm.encode import Batch, encode_statements, encode_text
 from knowsub.lm.head_loss import head_loss
 from knowsub.lm.muon import Muon
 from knowsub.lm.options import PretrainOptions
+from knowsub.lm.schedule import lr_factor
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Told the step just done, from 1, and its losses [nats]."""
@@ -67,8 +68,9 @@ def train_embedded(
     peaks = [(muon, options.matrix_lr), (adam, options.lr)]
     model.train()
     for step in range(options.steps):
+        factor = lr_factor(step, options.steps, options.warmup, options.decay)
         for optimiser, peak in peaks:
-            optimiser.param_groups[0]["lr"] = peak * lr_factor(step, options)
+            optimiser.param_groups[0]["lr"] = peak * factor
         losses = {"statements": _loss(model, next(facts)), "text": _loss(model, next(texts))}
         (losses["statements"] + options.text_weight * losses["text"]).backward()
         nn.utils.clip_grad_norm_(upper + rest, 1.0)
@@ -78,21 +80,6 @@ def train_embedded(
         log(step + 1, {name: float(loss.detach()) for name, loss in losses.items()})
     model.requires_grad_(False).eval()
     return model
-
-
-def lr_factor(step: int, options: PretrainOptions) -> float:
-    """Return the share of the peak learning rate: up, level, and down to zero, in straight lines.
-
-    Args:
-        step: 0-based step.
-        options: `steps`, `warmup` and `decay`.
-
-    Returns:
-        The factor [fraction].
-    """
-    rise = (step + 1) / max(1.0, options.warmup * options.steps)
-    fall = (options.steps - step) / max(1.0, options.decay * options.steps)
-    return min(1.0, rise, fall)
 
 
 def _config(tokenizer: PreTrainedTokenizerBase, options: PretrainOptions) -> GPT2Config:

@@ -25,7 +25,7 @@ def options(**changes: object) -> TrainOptions:
     values: dict[str, object] = {
         "unit": Unit.WEIGHT, "estimator": Estimator.GUMBEL_SIGMOID, "blocks": "upper_half",
         "parts": list(Part), "initial": 0.3, "temperature": 1.0, "noise_end": 0.0,
-        "noise_begin": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2,
+        "noise_begin": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2, "decay": 0.0,
         "suppression": Suppression.UNIFORM, "suppression_weight": 1.5, "maintenance_weight": 1.0,
         "trace_weight": 0.0, "shifted": True,
         "text_weight": 0.7, "near_weight": 0.6, "near_batch": 3, "untold_share": 0.5,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from knowsub.discovery.schedules import pressure, ramp, warmup
+from knowsub.discovery.schedules import pressure, ramp, rate
 from tests.discovery.setting import options
 
 
@@ -23,13 +23,6 @@ def test_a_ramp_never_leaves_its_ends(steps: int, begin: float) -> None:
     assert values == sorted(values, reverse=True)
 
 
-def test_warmup_rises_linearly_over_its_share_and_stays() -> None:
-    values = [warmup(step, 100, 0.1) for step in range(100)]
-    assert values[:3] == pytest.approx([0.1, 0.2, 0.3])
-    assert values[9:] == [1.0] * 91
-    assert warmup(0, 100, 0.0) == 1.0
-
-
 def test_pressure_is_steered_to_a_density_with_a_steep_power_up_to_a_factor() -> None:
     plain = options(sparsity_start=40.0, sparsity_end=120.0, sparsity_begin=0.5, steps=11)
     aimed = replace(plain, aim_density=0.02)
@@ -38,3 +31,8 @@ def test_pressure_is_steered_to_a_density_with_a_steep_power_up_to_a_factor() ->
     assert pressure(10, 0.021, aimed) == pytest.approx(120.0 * 1.05**30)
     assert pressure(10, 0.01, aimed) == pytest.approx(120.0 / 2**30)
     assert pressure(0, 0.01, aimed) == pytest.approx(40.0 / 2**30)
+
+
+def test_the_learning_rate_falls_at_the_end_alone() -> None:
+    falling = options(steps=10, lr=0.5, warmup=0.0, decay=0.2)
+    assert [rate(step, falling) for step in (0, 8, 9)] == pytest.approx([0.5, 0.5, 0.25])

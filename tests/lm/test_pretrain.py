@@ -8,7 +8,7 @@ from knowsub.anatomy import sites
 from knowsub.lm.encode import encode_statements
 from knowsub.lm.load import fingerprint
 from knowsub.lm.options import PretrainOptions
-from knowsub.lm.pretrain import lr_factor, train_embedded
+from knowsub.lm.pretrain import train_embedded
 from knowsub.lm.score import score
 from tests.lm.setting import TEXT, options, told, toy_tokenizer
 
@@ -71,16 +71,3 @@ def test_every_step_is_told_with_its_losses() -> None:
     assert [step for step, _ in heard] == [1, 2, 3]
     assert all(set(losses) == {"statements", "text"} for _, losses in heard)
     assert 4 < heard[0][1]["text"] < 8  # log of 360 is 5.9
-
-
-def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
-    recipe = options(steps=100, warmup=0.1, decay=0.4)
-    assert lr_factor(0, recipe) == pytest.approx(0.1)
-    assert lr_factor(9, recipe) == lr_factor(60, recipe) == 1
-    assert lr_factor(80, recipe) == pytest.approx(0.5)
-    assert lr_factor(99, recipe) == pytest.approx(0.025)
-
-
-def test_without_rise_and_fall_the_learning_rate_is_level() -> None:
-    recipe = options(steps=10, warmup=0.0, decay=0.0)
-    assert {lr_factor(step, recipe) for step in range(10)} == {1.0}
