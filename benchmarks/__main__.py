@@ -80,14 +80,14 @@ def main() -> None:
         return
     flags = ["--device", given.device, "--threads", str(given.threads), "--shape", given.shape]
     taken = take_turns(contenders(given.device), given.rounds, flags)
-    results = summary(taken, described(given.device, given.threads))
+    results, machine = summary(taken), described(given.device, given.threads)
     if given.shape != "tiny":
         kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
-        kept.setdefault(given.device, {})[given.shape] = results
+        kept.setdefault(given.device, {}).setdefault(given.shape, {})[machine] = results
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def summary(taken: dict[str, Taken], machine: str) -> dict[str, object]:
+def summary(taken: dict[str, Taken]) -> dict[str, object]:
     """Print the tables; return the ratios, the rows behind them, and where they come from."""
     print(f"| step | median [s] | range [s] | peak memory [MiB] |\n|{'---|' * 4}")
     for name, one in taken.items():
@@ -107,7 +107,6 @@ def summary(taken: dict[str, Taken], machine: str) -> dict[str, object]:
     }
     return found | {
         "rows": rows,
-        "machine": machine,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
     }
