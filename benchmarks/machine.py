@@ -62,14 +62,17 @@ def peak_memory(device: str) -> int:
 
 
 def described(device: str, threads: int) -> str:
-    """Return the processor or GPU, the number of threads and the version of torch."""
+    """Return the processor and its instructions or the GPU, threads, and the version of torch."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    words = f"{threads} thread{'s' if threads > 1 else ''}"
-    return f"{names[0] if names else 'unknown processor'}, {words}, torch {torch.__version__}"
+    name = names[0] if names else "unknown processor"
+    words = (
+        f"{torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' if threads > 1 else ''}"
+    )
+    return f"{name}, {words}, torch {torch.__version__}"
 
 
 def commit() -> str:
