@@ -86,6 +86,14 @@ def test_the_density_is_expected_while_the_noise_is_whole_and_counted_once_it_fa
     assert curve[-1]["density"] == pytest.approx(opened, rel=1e-9)
 
 
+def test_the_learning_rate_that_adam_takes_falls_at_the_end() -> None:
+    made, taken = search(steps=4, lr=0.3, warmup=0.0, decay=0.5), []
+    while made.step < 4:
+        made.advance()
+        taken.append(made.optimizer.param_groups[0]["lr"])
+    assert taken == pytest.approx([0.3, 0.3, 0.3, 0.15])
+
+
 def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change() -> None:
     made = search()
     made.data.target.hidden[:] = float("nan")
