@@ -27,6 +27,12 @@ class TrainingData:
     """What not knowing looks like, from the control statements."""
 
     @property
+    def longest(self) -> int:
+        """Length of the longest sequence [tokens]."""
+        kept = [self.control, self.text, *([] if self.near is None else [self.near])]
+        return max(batch.tokens.shape[1] for batch in (self.target, *(one.batch for one in kept)))
+
+    @property
     def near_untold(self) -> int:
         """Number of near statements of untold heads."""
         return (0 if self.near is None else len(self.near.batch)) - self.near_told

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from knowsub.discovery.reference import ROWS, Recalled
 from knowsub.kg.triple import Fact, Statement
 from knowsub.lm.encode import Batch
+from knowsub.lm.placing import beside
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Its multiples lie evenly in 0..1, whatever stretch of them is taken."""
@@ -52,27 +53,28 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask
         upper: The upper blocks of the original model; only its LM head is used.
         target: The target statements.
         control: The control statements, with their states under the original model.
-        ask: Chooses a control statement for each target statement.
+        ask: Chooses a control statement for each target statement; what it is given, and what
+            it returns, is on the CPU.
 
     Returns:
-        The prior over tails and the standings, at the first tail position; standings are not
+        Where the model is: the prior over tails and the standings, at the first tail position; standings are not
         numbers where there are fewer than `FEWEST` tails.
     """
     head = upper.get_output_embeddings()
     own = target.labels[target.first_reads]
     tails = torch.cat([control.batch.labels[control.batch.first_reads], own]).unique()
-    probability, logits = torch.zeros(()), []
+    probability, logits = torch.zeros((), device=head.weight.device), []
     for part in control.states[:, 0].split(ROWS):
-        some = head(part.to(own.device)).float()
+        some = head(beside(part, head.weight)).float()
         probability = probability + some.double().softmax(dim=-1).sum(dim=0)
-        logits.append(some[:, tails])
+        logits.append(some[:, beside(tails, some)].cpu())
     answers = torch.searchsorted(tails, control.batch.labels[control.batch.first_reads])
     above = _standings(torch.cat(logits), answers)
     targets = own.unique()
-    asked = ask(above[:, torch.searchsorted(tails, own)]).to(above.device)
+    asked = ask(above[:, torch.searchsorted(tails, own)])
     standings = above[:, torch.searchsorted(tails, targets)][asked]
     prior = (probability / len(above)).log().float()
-    return Ignorance(prior, tails, targets, standings)
+    return Ignorance(prior, *(beside(one, prior) for one in (tails, targets, standings)))
 
 
 def _standings(

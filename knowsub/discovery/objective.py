@@ -12,6 +12,7 @@ from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
 from knowsub.discovery.through_head import through_head
 from knowsub.lm.encode import Batch
+from knowsub.lm.placing import beside
 from knowsub.lm.reading import only_read
 from knowsub.lm.trunk import last_hidden
 
@@ -23,8 +24,8 @@ def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "
 
     Args:
         model: The upper blocks.
-        *batches: Sequences with trunk states; shorter ones are padded on the right. One may be
-            empty, not all.
+        *batches: Sequences with trunk states, their positions on the CPU; shorter ones are padded
+            on the right. One may be empty, not all.
 
     Returns:
         One tensor of states per batch.
@@ -36,14 +37,14 @@ def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "
         raise ValueError("a training batch needs its trunk states; push it first")
     width = max(int(batch.lengths.max()) for batch in batches if len(batch)) - 1
     parts = [batch.of_width(width) for batch in batches]
-    hidden = torch.cat(
-        [part.hidden.to(part.tokens.device) for part in parts if part.hidden is not None]
-    )
+    place = next(model.parameters())
+    hidden = torch.cat([beside(part.hidden, place) for part in parts if part.hidden is not None])
     tokens = torch.cat([part.tokens for part in parts])
     reads = torch.cat([part.reads for part in parts])
-    with only_read(model, reads):
-        states = last_hidden(model, Batch(tokens, reads, hidden))[reads]
-    return list(states.split([int(batch.reads.sum()) for batch in batches]))
+    with only_read(model, reads) as read:
+        states = last_hidden(model, Batch(tokens, reads, hidden))
+    told = states.flatten(0, 1).index_select(0, read)
+    return list(told.split([int(batch.reads.sum()) for batch in batches]))
 
 
 def suppression(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -31,8 +31,9 @@ def products(precision: Precision, device: torch.device) -> AbstractContextManag
     Returns:
         The context; with `float32` it changes nothing.
     """
-    low = precision is Precision.BFLOAT16
-    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+    if precision is Precision.FLOAT32:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def head_in(precision: Precision, head: nn.Linear) -> nn.Linear:

@@ -171,8 +171,7 @@ class Preparation:
         return self._pushed(blocks)
 
     def _pushed(self, batch: Batch) -> Batch:
-        there = batch.to(self.model.device)
-        return push(self.model, self.first, there, allocate=self.allocate)
+        return push(self.model, self.first, batch, allocate=self.allocate)
 
 
 def _stated(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.discovery.options import Precision
 from knowsub.discovery.through_head import divergence, mean_divergence
 from knowsub.lm.encode import Batch
+from knowsub.lm.placing import beside, places, rows_of
 from knowsub.lm.trunk import Allocate, in_memory, last_hidden
 
 ROWS = 256
@@ -53,7 +54,7 @@ class Recalled:
         Returns:
             The sum [nats].
         """
-        return divergence(states, head, _flat(self.batch, self.states, rows))
+        return divergence(states, head, _kept(self.batch, self.states, rows, states))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Expected:
         self, head: nn.Linear, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, ""]:
         """Return what `Recalled.divergence` does, without the original's LM head."""
-        answers = _flat(self.batch, self.answers, rows)
+        answers = _kept(self.batch, self.answers, rows, states)
         return mean_divergence(states, head, answers[:, :-1], answers[:, -1])
 
 
@@ -135,8 +136,8 @@ def _remembered(
         if kept is None:
             kept = allocate((len(batch), most, rows.shape[-1]), rows)
         padded = rows.new_zeros(len(part), most, rows.shape[-1])
-        padded[_filled(part, most)] = rows
-        kept[covered] = padded
+        told = beside(_filled(part, most), rows)
+        kept[covered] = padded.flatten(0, 1).index_copy_(0, told, rows).view(padded.shape)
     assert kept is not None, "a batch has at least one sequence"
     return kept
 
@@ -155,15 +156,17 @@ def _expectation(
     return torch.cat(rows)
 
 
-def _flat(
-    batch: Batch, kept: Float[Tensor, "batch read any"], rows: Int[Tensor, " row"]
+def _kept(
+    batch: Batch,
+    kept: Float[Tensor, "batch read any"],
+    rows: Int[Tensor, " row"],
+    states: Float[Tensor, "told hidden"],
 ) -> Float[Tensor, "told any"]:
-    """Return what is kept of some sequences, a row per read position, beside the tokens."""
-    filled = _filled(batch[rows], kept.shape[1])
-    return kept[rows].to(filled.device)[filled]
+    """Return what is kept of some sequences, a row per read position, beside their states."""
+    told = _filled(Batch(batch.tokens[rows], batch.reads[rows]), kept.shape[1])
+    return beside(rows_of(rows_of(kept, rows).flatten(0, 1), told), states)
 
 
-def _filled(batch: Batch, most: int) -> Bool[Tensor, "batch read"]:
-    """Return where a tensor over sequences and their reads is not padding."""
-    count = batch.reads.sum(dim=1)
-    return torch.arange(most, device=count.device) < count[:, None]
+def _filled(batch: Batch, most: int) -> Int[Tensor, " told"]:
+    """Return which rows of a tensor over sequences times their reads are not padding."""
+    return places(torch.arange(most) < batch.reads.sum(dim=1)[:, None])

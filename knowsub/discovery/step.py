@@ -17,12 +17,15 @@ from knowsub.discovery.precision import head_in, library, products, require_exac
 from knowsub.discovery.processes import Processes
 from knowsub.lm.encode import Batch
 from knowsub.lm.fused import fused
+from knowsub.lm.placing import beside, rows_of
 from knowsub.lm.trunk import recomputed
+from knowsub.lm.unmasked import unmasked
 from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import installed
 
-Figures = dict[str, float]
+Terms = dict[str, Float[Tensor, ""]]
+"""Terms by name, where the model is: to look at them is to wait for it."""
 
 
 class StepGradient:
@@ -49,14 +52,15 @@ class StepGradient:
         processes: Processes | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
-        self.upper = recomputed(fused(upper)) if options.recompute else fused(upper)
+        lean = fused(unmasked(upper, data.longest))
+        self.upper = recomputed(lean) if options.recompute else lean
         self.processes = processes or Processes()
         self.processes.require_pieces(options.accumulate)
         require_exact(options.matmul)
         self.head = head_in(options.precision, upper.get_output_embeddings())
         self.buffers = gates.buffers()
 
-    def __call__(self, sample: Sample, drawn: Drawn) -> tuple[Figures, Float[Tensor, " unit"]]:
+    def __call__(self, sample: Sample, drawn: Drawn) -> tuple[Terms, Float[Tensor, " unit"]]:
         """Return every data term, unweighted, and the gradient of their weighted sum.
 
         Args:
@@ -85,13 +89,12 @@ class StepGradient:
                 self.gates.carry(part, sample)
                 if part is not gradient:
                     processes.add(gradient, part)
-        figures = {
-            name: total / positions[name] for name, total in zip(names, sums.tolist(), strict=True)
-        }
+        means = sums / beside(torch.tensor(list(positions.values())), sums)
+        terms = dict(zip(names, means.unbind(), strict=True))
         if expressed is not None:
-            figures["expression"] = expressed[0]
+            terms["expression"] = expressed[0]
             gradient += expressed[1]
-        return figures, gradient
+        return terms, gradient
 
     def _positions(self, drawn: Drawn) -> dict[str, int]:
         """Return over how many positions each term is a mean."""
@@ -107,11 +110,8 @@ class StepGradient:
             reads["trace"] = reads["suppression"]
         return {name: int(read.sum()) for name, read in reads.items()}
 
-    def _backward(self, part: Drawn, positions: dict[str, int]) -> dict[str, Tensor]:
-        """Add the gradient of one piece; return the sum of each term over its positions.
-
-        The sums are looked at by the caller alone: a GPU would have to be waited for here.
-        """
+    def _backward(self, part: Drawn, positions: dict[str, int]) -> Terms:
+        """Add the gradient of one piece; return the sum of each term over its positions."""
         options = self.options
         weights = {
             "suppression": options.suppression_weight,
@@ -132,7 +132,7 @@ class StepGradient:
     def _products(self) -> AbstractContextManager[object]:
         return products(self.options.precision, self.gates.logits.device)
 
-    def _told(self, part: Drawn) -> dict[str, Tensor]:
+    def _told(self, part: Drawn) -> Terms:
         """Return the summed terms of one piece's statements, from one pass."""
         data, target = self.data, self._suppressed(part.target)
         kept = {"maintenance": (data.control, part.control)}
@@ -144,9 +144,10 @@ class StepGradient:
             name: reference.divergence(self.head, states, rows)
             for (name, (reference, rows)), states in zip(kept.items(), others, strict=True)
         }
-        return sums | self._forgotten(target, forgotten, data.ignorance.standings[part.target])
+        standings = rows_of(data.ignorance.standings, part.target)
+        return sums | self._forgotten(target, forgotten, standings)
 
-    def _read(self, part: Drawn) -> dict[str, Tensor]:
+    def _read(self, part: Drawn) -> Terms:
         """Return the summed term of one piece's text; none if the piece has no text."""
         text, rows = self.data.text, part.text
         if not len(rows):
@@ -154,20 +155,20 @@ class StepGradient:
         (states,) = objective.read_states(self.upper, text.batch[rows])
         return {"text": text.divergence(self.head, states, rows)}
 
-    def _forgotten(self, target: Batch, states: Tensor, standings: Tensor) -> dict[str, Tensor]:
+    def _forgotten(self, target: Batch, states: Tensor, standings: Tensor) -> Terms:
         """Return the summed terms that act on the target's tails."""
-        labels, options, known = target.labels[target.reads], self.options, self.data.ignorance
-        kind = options.suppression
+        options, known = self.options, self.data.ignorance
+        kind, labels = options.suppression, beside(target.labels[target.reads], states)
         suppressed = objective.suppression(self.head, states, labels, kind, known, standings)
         if options.trace_weight == 0:
             return {"suppression": suppressed}
         told = objective.trace(self.head, states, labels, known.targets)
         return {"suppression": suppressed, "trace": told}
 
-    def _expression(self, sample: Sample, rows: Int[Tensor, " row"]) -> tuple[float, Tensor]:
+    def _expression(self, sample: Sample, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
         """Return the expression term of the subnetwork alone and its weighted gradient."""
         batch = self.data.target[rows]
-        labels = batch.labels[batch.reads]
+        labels = beside(batch.labels[batch.reads], sample.value)
         self.gates.write(sample.value, self.buffers, keep=True)
         with installed(self.gates.model, self.buffers), library(self.options.matmul):
             with self._products():
@@ -176,7 +177,7 @@ class StepGradient:
             gradient = torch.zeros_like(sample.value)
             with self.gates.gathering(self.buffers, gradient):
                 (self.options.expression_weight * mean).backward()
-        return mean.item(), self.gates.carry(gradient, sample, keep=True)
+        return mean.detach().double(), self.gates.carry(gradient, sample, keep=True)
 
     def _suppressed(self, rows: Int[Tensor, " row"]) -> Batch:
         """Return target statements read where suppression acts.

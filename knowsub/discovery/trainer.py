@@ -21,12 +21,14 @@ from knowsub.discovery.options import TrainOptions
 from knowsub.discovery.processes import Processes
 from knowsub.discovery.schedules import pressure, ramp, rate
 from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
-from knowsub.discovery.step import Figures, StepGradient
+from knowsub.discovery.step import StepGradient
 from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
 from knowsub.masks.noise import Noise
 from knowsub.masks.packing import pack, unpack
 from knowsub.masks.removal import installed
+
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Search:
         self._sample: Sample | None = None
         self.step = 0
         self.best: Candidate | None = None
-        self.best_bits = pack(torch.zeros_like(gates.logits, dtype=torch.bool))
+        self.best_bits = pack(torch.zeros(gates.logits.shape, dtype=torch.bool))
         self.curve: list[Figures] = []
 
     def advance(self) -> Figures:
@@ -129,16 +131,17 @@ class Search:
         pressed = pressure(step, self.curve[-1]["density"] if self.curve else 1.0, options)
         self._sample = gates.sample(self.noise, options.temperature, scale, self._sample)
         seen = self._sample.open_share() if scale < 1 else None
-        figures, gradient = self.gradient(self._sample, draw(self.data, options, self.order))
+        terms, gradient = self.gradient(self._sample, draw(self.data, options, self.order))
+        expected = gates.press(gradient, pressed, options.temperature)
+        terms["density"] = expected if seen is None else seen
+        figures = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         if not all(math.isfinite(value) for value in figures.values()):
             raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
-        expected = gates.press(gradient, pressed, options.temperature)
         gates.logits.grad = gradient
         self.optimizer.param_groups[0]["lr"] = rate(step, options)
         self.optimizer.step()
         self.step += 1
-        state = {"density": expected if seen is None else seen, "noise": scale, "pressure": pressed}
-        return {"step": float(self.step)} | figures | state
+        return {"step": float(self.step)} | figures | {"noise": scale, "pressure": pressed}
 
     def consider(self, validate: Callable[[], Figures]) -> Figures:
         """Validate the deterministic mask of this step; keep it if the rule prefers it.

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from knowsub.kg.triple import Statement
+from knowsub.lm.placing import rows_of
 
 PASS = 1 << 15
 """Tokens of one forward pass without a gradient at most."""
@@ -22,14 +23,19 @@ PASS = 1 << 15
 
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences, padded on the right, and the positions that are read."""
+    """Token sequences, padded on the right, and the positions that are read.
+
+    Tokens and positions are best left on the CPU, where the model is or not: what is looked at to
+    decide what comes next should not have to be waited for.
+    """
 
     tokens: Int[Tensor, "batch position"]
     """Token ids; padding comes after every read position, so no attention mask is needed."""
     reads: Bool[Tensor, "batch position"]
     """True where the logits predict a token that counts."""
     hidden: Float[Tensor, "batch position hidden"] | None = None
-    """Cached states that enter the first masked block, in place of the tokens; see `lm.trunk`."""
+    """Cached states that enter the first masked block, in place of the tokens; see `lm.trunk`.
+    They lie where the model is, or on the CPU."""
 
     def __len__(self) -> int:
         """Return the number of sequences."""
@@ -62,7 +68,7 @@ class Batch:
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
         """Return the chosen sequences as a batch of their own."""
-        hidden = None if self.hidden is None else self.hidden[index]
+        hidden = None if self.hidden is None else rows_of(self.hidden, index)
         return Batch(self.tokens[index], self.reads[index], hidden)
 
     def portions(self, rows: int) -> list[slice]:

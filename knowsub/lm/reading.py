@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.anatomy import Part, family
+from knowsub.lm.placing import beside, places
 
 
 @contextmanager
-def only_read(model: PreTrainedModel, reads: Bool[Tensor, "batch position"]) -> Iterator[None]:
+def only_read(
+    model: PreTrainedModel, reads: Bool[Tensor, "batch position"]
+) -> Iterator[Int[Tensor, " read"]]:
     """Compute the last block's MLP at the read positions alone, within the block.
 
     No other position looks at them: what the model returns there is of no use.
 
     Args:
         model: A Hugging Face decoder of a known family, whole or its upper part.
-        reads: The positions that are read of the batch that runs within the block.
+        reads: The positions that are read of the batch that runs within the block; on the CPU, so
+            that no GPU is waited for.
 
     Yields:
-        Nothing.
+        The read positions, counted through the batch row by row, where the model is.
 
     Raises:
         ValueError: If the architecture is unknown.
     """
-    row, rows = family(model), reads.flatten().nonzero()[:, 0]
+    row, rows = family(model), beside(places(reads), next(model.parameters()))
     last = list(model.get_submodule(row.blocks).children())[-1]
 
     shape = reads.shape
@@ -52,7 +56,7 @@ def only_read(model: PreTrainedModel, reads: Bool[Tensor, "batch position"]) -> 
         elif part is Part.MLP_OUT:
             handles.append(linear.register_forward_hook(widen))
     try:
-        yield
+        yield rows
     finally:
         for handle in handles:
             handle.remove()

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.lm.encode import Batch
+from knowsub.lm.placing import beside
 from knowsub.lm.trunk import last_hidden
 
 HELD = 1 << 24
@@ -61,7 +62,7 @@ def read_logits(
         covered = slice(start, start + rows)
         part = batch[covered]
         states = last_hidden(model, part)[part.reads]
-        yield covered, head(states), part.labels[part.reads]
+        yield covered, head(states), beside(part.labels[part.reads], states)
 
 
 @torch.no_grad()
@@ -80,7 +81,8 @@ def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
     losses, ranks = [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)]
     for covered in batch.portions(rows):
         part = batch[covered]
-        read, labels = last_hidden(model, part)[part.reads], part.labels[part.reads]
+        read = last_hidden(model, part)[part.reads]
+        labels = beside(part.labels[part.reads], read)
         most = max(1, HELD // head.weight.shape[0])
         for states, told in zip(read.split(most), labels.split(most), strict=True):
             logits = head(states).float()

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from knowsub.anatomy import Family, block_count, family
 from knowsub.lm.encode import Batch
+from knowsub.lm.placing import beside
 
 Allocate = Callable[[Sequence[int], Tensor], Tensor]
 """Shape, and a tensor of the dtype and device -> a tensor of that shape to write into."""
@@ -133,15 +134,16 @@ def last_hidden(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch po
 
     Args:
         model: The whole model, or its upper part if the batch carries trunk states.
-        batch: The sequences.
+        batch: The sequences, on any device.
 
     Returns:
-        States that the LM head reads.
+        States that the LM head reads, where the model is.
     """
+    place = next(model.parameters())
     inputs = (
-        {"input_ids": batch.tokens}
+        {"input_ids": beside(batch.tokens, place)}
         if batch.hidden is None
-        else {"inputs_embeds": batch.hidden.to(batch.tokens.device)}
+        else {"inputs_embeds": beside(batch.hidden, place)}
     )
     states: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
     return states

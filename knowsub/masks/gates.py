@@ -36,9 +36,9 @@ class Sample:
     slope: Float[Tensor, " unit"]
     """Derivative of the value by the logit, as the estimator defines it."""
 
-    def open_share(self) -> float:
-        """Return the share of gates that are not 0 [fraction]."""
-        return int(self.value.count_nonzero()) / len(self.value)
+    def open_share(self) -> Float[Tensor, ""]:
+        """Return the share of gates that are not 0 [fraction], where they are."""
+        return self.value.count_nonzero().double() / len(self.value)
 
 
 def logistic(uniform: Float[Tensor, " unit"], scale: float) -> Float[Tensor, " unit"]:

@@ -144,8 +144,8 @@ class Gates:
 
     def press(
         self, gradient: Float[Tensor, " unit"], weight: float, temperature: float = 1.0
-    ) -> float:
-        """Add the weighted gradient of the sparsity term; return the term.
+    ) -> Float[Tensor, ""]:
+        """Add the weighted gradient of the sparsity term; return the term, where the gates are.
 
         Args:
             gradient: Gradient by the logits, added to in place and in closed form.
@@ -161,7 +161,7 @@ class Gates:
             total += chance.sum()
             slope = chance.addcmul_(chance, chance, value=-1)
             gradient[chunk].add_(slope, alpha=weight / len(self.logits))
-        return float(total) / len(self.logits)
+        return total / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Bool[Tensor, " unit"]:
         """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.

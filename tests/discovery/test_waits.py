@@ -1,0 +1,133 @@
+"""A GPU works ahead of the orders it gets, unless it is asked for a value.
+
+There need not be one to count such questions: torch's `meta` device has shapes and no values, so
+that whatever asks for one there is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from knowsub.discovery import trainer
+from knowsub.discovery.data import TrainingData
+from knowsub.discovery.options import Suppression
+from knowsub.discovery.reference import Expected, Recalled, Reference
+from knowsub.discovery.trainer import Search
+from knowsub.lm.placing import beside
+from knowsub.lm.trunk import upper_blocks
+from knowsub.masks.kinds import Estimator
+from knowsub.masks.model import Gates
+from knowsub.masks.noise import Noise
+from tests.architectures import CONFIGS
+from tests.discovery.setting import search
+
+FIRST = 2
+"""The first masked block of the search."""
+
+
+class Questions(TorchDispatchMode):
+    """Notes every call that would wait for the device; a value that is asked for is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), given: Any = None) -> Any:
+        given = given or {}
+        tensors = [each for each in tree_leaves(args) if isinstance(each, torch.Tensor)]
+        there = any(each.is_meta for each in tensors)
+        mixed = there and any(not each.is_meta and each.ndim for each in tensors)
+        place = given.get("device")
+        copied = place is not None and torch.device(place).type != ("meta" if there else "cpu")
+        if mixed or "_local_scalar_dense" in str(call) and there:
+            self.asked.append(str(call))
+            return call(*args, **given) if mixed else 1.0
+        if tensors and copied and not given.get("non_blocking"):
+            self.asked.append(str(call))
+            return (
+                torch.ones(tensors[0].shape, dtype=tensors[0].dtype)
+                if there
+                else call(*args, **given)
+            )
+        return call(*args, **given)
+
+
+def there(made: Search) -> Search:
+    """Return the same search on the device without values, which fused Adam does not know."""
+    data, model = made.data, made.gates.model.to("meta")
+
+    def moved(kept: Any) -> Any:
+        match kept:
+            case Expected():
+                return Expected(moved(kept.batch), kept.answers.to("meta"))
+            case Recalled():
+                return Recalled(moved(kept.batch), kept.states.to("meta"))
+        return kept.with_hidden(kept.hidden.to("meta"))
+
+    known = {name: own.to("meta") for name, own in vars(data.ignorance).items()}
+    near: Reference | None = None if data.near is None else moved(data.near)
+    elsewhere = TrainingData(
+        moved(data.target), moved(data.control), near, data.near_told, moved(data.text),
+        replace(data.ignorance, **known),
+    )  # fmt: skip
+    gates = Gates(model, made.gates.sites, made.options.unit, made.options.estimator)
+    made = Search(gates, upper_blocks(model, FIRST), elsewhere, made.options, 0)
+    made.optimizer = torch.optim.Adam([gates.logits], foreach=False)
+    return made
+
+
+class Silence(Noise):
+    """Noise for a device that torch has no generator for."""
+
+    def __init__(self, seed: int, device: torch.device | str) -> None:
+        super().__init__(seed)
+        self.device = torch.device(device)
+
+    def uniform(self, count: int) -> torch.Tensor:
+        return torch.rand(count, device=self.device)
+
+
+def test_whoever_asks_is_seen() -> None:
+    kept, rows = torch.ones(3, device="meta"), torch.tensor([0, 2])
+    for wait in (
+        lambda: kept.sum().item(),
+        kept.tolist,
+        lambda: bool(kept.any()),
+        lambda: kept[rows],
+        lambda: rows.to("meta"),
+    ):
+        with Questions() as questions:
+            wait()
+        assert len(questions.asked) == 1
+    with Questions() as questions:
+        kept[beside(rows, kept)] *= 2
+    assert questions.asked == []
+    with Questions(), pytest.raises(NotImplementedError):
+        kept[kept > 0]
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {}) for kind in sorted(CONFIGS)),
+    ("gpt2", {"suppression": Suppression.PROFILE, "trace_weight": 0.5}),
+    ("gpt2", {"suppression": Suppression.LEVEL, "accumulate": 3}),
+    ("gpt2", {"expression_weight": 1.0}),
+    ("gpt2", {"estimator": Estimator.HARD_CONCRETE, "noise_begin": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes"), CASES)
+def test_a_step_asks_for_its_figures_once_and_for_nothing_else(
+    kind: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "Noise", Silence)
+    made = there(search(kind=kind, attention="sdpa", **changes))
+    for _ in range(2):
+        with Questions() as questions:
+            made.advance()
+        assert len(questions.asked) == 1
