@@ -10,6 +10,7 @@ from knowsub.anatomy import block_count
 from knowsub.discovery.objective import read_states
 from knowsub.discovery.trainer import Search
 from knowsub.lm.encode import Batch
+from knowsub.lm.placing import beside
 from knowsub.lm.trunk import upper_blocks
 
 
@@ -45,16 +46,22 @@ class Finetune:
         return loss.item()
 
     def _at_reads(self) -> list[Tensor]:
-        *statements, text = self.batches
-        states = [*read_states(self.upper, *statements), *read_states(self.upper, text)]
+        target, control, text = self.batches
+        groups: list[dict[str, Batch]] = [{"target": target, "control": control}, {"text": text}]
         head = self.upper.get_output_embeddings()
         return [
-            functional.cross_entropy(head(read), batch.labels[batch.reads])
-            for read, batch in zip(states, self.batches, strict=True)
+            functional.cross_entropy(head(states), self._labels(group[name]))
+            for group in groups
+            for name, states in read_states(self.upper, group).items()
         ]
+
+    def _labels(self, batch: Batch) -> Tensor:
+        return beside(batch.labels[batch.reads], self.weights[0])
 
     def _own(self, batch: Batch) -> Tensor:
         labels = torch.full_like(batch.tokens, -100)
         labels[:, 1:][batch.reads[:, :-1]] = batch.tokens[:, 1:][batch.reads[:, :-1]]
-        loss: Tensor = self.upper(inputs_embeds=batch.hidden, labels=labels, use_cache=False).loss
+        loss: Tensor = self.upper(
+            inputs_embeds=batch.hidden, labels=beside(labels, self.weights[0]), use_cache=False
+        ).loss
         return loss

@@ -88,9 +88,7 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
     chosen = options(shape, **changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
-    target, control, text = (
-        push(model, blocks.start, batch) for batch in batches(shape, model.device)
-    )
+    target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
     kept = partial(remember, upper, precision=chosen.precision)
     unknown = ignorance(
         upper, target, recall(upper, control), lambda table: torch.arange(len(target))

@@ -25,6 +25,10 @@ class Drawn:
     text: Int[Tensor, " block"]
     """Text blocks."""
 
+    def by_term(self) -> dict[str, Tensor]:
+        """Return the sequences of every term that keeps something, by its name."""
+        return {"maintenance": self.control, "near": self.near, "text": self.text}
+
     def piece(self, index: int, pieces: int) -> Drawn:
         """Return one of several equal pieces of the step's sequences."""
         cut = slice(index, None, pieces)

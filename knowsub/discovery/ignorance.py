@@ -57,8 +57,8 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask
             it returns, is on the CPU.
 
     Returns:
-        Where the model is: the prior over tails and the standings, at the first tail position; standings are not
-        numbers where there are fewer than `FEWEST` tails.
+        Where the model is: the prior over tails and the standings, at the first tail position;
+        standings are not numbers where there are fewer than `FEWEST` tails.
     """
     head = upper.get_output_embeddings()
     own = target.labels[target.first_reads]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,39 +14,52 @@ from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
 from knowsub.discovery.through_head import through_head
 from knowsub.lm.encode import Batch
+from knowsub.lm.packed import last_packed
 from knowsub.lm.placing import beside
 from knowsub.lm.reading import only_read
 from knowsub.lm.trunk import last_hidden
 
 
-def read_states(model: PreTrainedModel, *batches: Batch) -> list[Float[Tensor, "read hidden"]]:
+def read_states(
+    model: PreTrainedModel, *groups: Mapping[str, Batch]
+) -> dict[str, Float[Tensor, "read hidden"]]:
     """Return the final states at the read positions of several batches, in one forward pass.
 
     Positions beyond the last one read are left out.
 
     Args:
-        model: The upper blocks.
-        *batches: Sequences with trunk states, their positions on the CPU; shorter ones are padded
-            on the right. One may be empty, not all.
+        model: The upper blocks; from `packable` if there are several groups.
+        *groups: Batches by name, their positions on the CPU, their sequences with trunk states.
+            Shorter ones are padded on the right to the width of their group. A batch may be empty,
+            a group may not.
 
     Returns:
-        One tensor of states per batch.
+        One tensor of states per batch, by name.
 
     Raises:
         ValueError: If a batch has no trunk states.
     """
+    batches = [batch for group in groups for batch in group.values()]
     if any(batch.hidden is None for batch in batches):
         raise ValueError("a training batch needs its trunk states; push it first")
+    rows = [_joined(list(group.values()), next(model.parameters())) for group in groups]
+    with only_read(model, torch.cat([row.reads.flatten() for row in rows])) as read:
+        states = last_hidden(model, rows[0]) if len(rows) == 1 else last_packed(model, rows)
+    told = states.flatten(0, 1).index_select(0, read)
+    names = [name for group in groups for name in group]
+    counts = [int(batch.reads.sum()) for batch in batches]
+    return dict(zip(names, told.split(counts), strict=True))
+
+
+def _joined(batches: Sequence[Batch], place: Tensor) -> Batch:
+    """Return batches as one, of one width, its states beside a tensor."""
     width = max(int(batch.lengths.max()) for batch in batches if len(batch)) - 1
     parts = [batch.of_width(width) for batch in batches]
-    place = next(model.parameters())
-    hidden = torch.cat([beside(part.hidden, place) for part in parts if part.hidden is not None])
-    tokens = torch.cat([part.tokens for part in parts])
-    reads = torch.cat([part.reads for part in parts])
-    with only_read(model, reads) as read:
-        states = last_hidden(model, Batch(tokens, reads, hidden))
-    told = states.flatten(0, 1).index_select(0, read)
-    return list(told.split([int(batch.reads.sum()) for batch in batches]))
+    return Batch(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.reads for part in parts]),
+        torch.cat([beside(part.hidden, place) for part in parts if part.hidden is not None]),
+    )
 
 
 def suppression(

@@ -15,7 +15,7 @@ from knowsub.lm.placing import beside, places
 
 @contextmanager
 def only_read(
-    model: PreTrainedModel, reads: Bool[Tensor, "batch position"]
+    model: PreTrainedModel, reads: Bool[Tensor, "*position"]
 ) -> Iterator[Int[Tensor, " read"]]:
     """Compute the last block's MLP at the read positions alone, within the block.
 
@@ -23,8 +23,8 @@ def only_read(
 
     Args:
         model: A Hugging Face decoder of a known family, whole or its upper part.
-        reads: The positions that are read of the batch that runs within the block; on the CPU, so
-            that no GPU is waited for.
+        reads: The positions that are read of the sequences that run within the block, in their
+            order, of any shape; on the CPU, so that no GPU is waited for.
 
     Yields:
         The read positions, counted through the batch row by row, where the model is.

@@ -156,3 +156,14 @@ def test_activations_computed_again_give_the_same_gradient_bit_for_bit(kind: str
 def test_activations_are_computed_again_with_bf16_products_too() -> None:
     low = search(precision=Precision.BFLOAT16), search(precision=Precision.BFLOAT16, recompute=True)
     assert torch.equal(fast(low[0], 5), fast(low[1], 5))
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_text_and_statements_in_one_pass_have_the_gradient_of_two(kind: str, pieces: int) -> None:
+    chosen = {"kind": kind, "attention": "sdpa", "accumulate": pieces}
+    apart, together = search(**chosen), search(**chosen)
+    assert not apart.gradient.together
+    together.gradient.together = True
+    one, two = fast(together, 5), fast(apart, 5)
+    assert (one - two).norm() / two.norm() < 1e-5

@@ -45,7 +45,7 @@ class Questions(TorchDispatchMode):
         mixed = there and any(not each.is_meta and each.ndim for each in tensors)
         place = given.get("device")
         copied = place is not None and torch.device(place).type != ("meta" if there else "cpu")
-        if mixed or "_local_scalar_dense" in str(call) and there:
+        if mixed or ("_local_scalar_dense" in str(call) and there):
             self.asked.append(str(call))
             return call(*args, **given) if mixed else 1.0
         if tensors and copied and not given.get("non_blocking"):
