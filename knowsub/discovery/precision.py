@@ -6,11 +6,12 @@ Logits of gates, losses, gradients and the optimiser are float32 whatever is cho
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from knowsub.discovery.options import Matmul, Precision
 
@@ -49,6 +50,31 @@ def head_in(precision: Precision, head: nn.Linear) -> nn.Linear:
     if precision is Precision.FLOAT32:
         return head
     return copy.deepcopy(head).to(torch.bfloat16).requires_grad_(False)
+
+
+def frozen_in(
+    precision: Precision, model: nn.Module, masked: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return the frozen parameters of linear layers for products of a precision, cast but once.
+
+    Args:
+        precision: The precision.
+        model: Blocks of a decoder.
+        masked: Its parameters that are left out.
+
+    Returns:
+        Parameter name -> copy; none with `float32`.
+    """
+    if precision is Precision.FLOAT32:
+        return {}
+    left_out = {id(parameter) for parameter in masked}
+    return {
+        f"{path}.{name}": own.to(torch.bfloat16)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        for name, own in module.named_parameters(recurse=False)
+        if id(own) not in left_out
+    }
 
 
 @contextmanager

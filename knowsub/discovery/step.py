@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -12,17 +13,18 @@ from transformers import PreTrainedModel
 from knowsub.discovery import objective
 from knowsub.discovery.data import TrainingData
 from knowsub.discovery.drawn import Drawn
-from knowsub.discovery.options import TrainOptions
-from knowsub.discovery.precision import head_in, library, products, require_exact
+from knowsub.discovery.options import Precision, TrainOptions
+from knowsub.discovery.precision import frozen_in, head_in, library, products, require_exact
 from knowsub.discovery.processes import Processes
 from knowsub.discovery.terms import DataTerms, Terms
 from knowsub.lm.fused import fused
 from knowsub.lm.packed import packable
 from knowsub.lm.placing import beside
 from knowsub.lm.trunk import recomputed
+from knowsub.masks.buffers import Buffers
 from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
-from knowsub.masks.removal import installed
+from knowsub.masks.removal import Replacement
 
 
 class StepGradient:
@@ -58,7 +60,12 @@ class StepGradient:
         require_exact(options.matmul)
         self.head = head_in(options.precision, upper.get_output_embeddings())
         self.terms = DataTerms(data, options, self.head)
-        self.buffers = gates.buffers()
+        self.low = options.precision is Precision.BFLOAT16
+        self.buffers = gates.buffers(torch.bfloat16 if self.low else None)
+        masked = [gates.model.get_parameter(name) for name in self.buffers.weights]
+        frozen = frozen_in(options.precision, self.upper.base_model, masked)
+        self.frozen = Replacement(self.upper.base_model, frozen)
+        self.once = self.together and options.accumulate == 1 and self.buffers.own_gates
 
     def __call__(self, sample: Sample, drawn: Drawn) -> tuple[Terms, Float[Tensor, " unit"]]:
         """Return every data term, unweighted, and the gradient of their weighted sum.
@@ -69,34 +76,46 @@ class StepGradient:
 
         Returns:
             Mean of each term over its positions [nats], and the gradient by the logits. It is
-            written into the values of the sample, which are of no more use.
+            written into the sample, which is of no more use.
         """
-        pieces, processes = self.options.accumulate, self.processes
         positions = self.terms.positions(drawn)
         expressed = (
             self._expression(sample, drawn.target) if self.options.expression_weight > 0 else None
         )
-        self.gates.write(sample.value, self.buffers)
-        names = list(positions)
-        gradient = sample.value.zero_()
-        sums = torch.zeros(len(names), dtype=torch.float64, device=gradient.device)
-        with installed(self.gates.model, self.buffers), library(self.options.matmul):
-            for index in range(processes.rank, pieces, processes.count):
-                part = gradient if pieces == 1 else torch.zeros_like(gradient)
-                with self.gates.gathering(self.buffers, part):
-                    found = self._backward(drawn.piece(index, pieces), positions)
-                processes.add(sums, torch.stack([found[name] for name in names]).double())
-                self.gates.carry(part, sample)
-                if part is not gradient:
-                    processes.add(gradient, part)
+        self.buffers.write(sample.value)
+        with self._installed():
+            if self.once:
+                sample.drop_value()
+                gradient = sample.slope
+                with self.buffers.gathering(gradient, once=True):
+                    sums = self._backward(drawn, positions)
+            else:
+                gradient = sample.value.zero_()
+                sums = self._in_pieces(drawn, positions, gradient)
+                gradient.mul_(sample.slope)
         means = sums / beside(torch.tensor(list(positions.values())), sums)
-        terms = dict(zip(names, means.unbind(), strict=True))
+        terms = dict(zip(positions, means.unbind(), strict=True))
         if expressed is not None:
             terms["expression"] = expressed[0]
             gradient += expressed[1]
         return terms, gradient
 
-    def _backward(self, part: Drawn, positions: dict[str, int]) -> Terms:
+    def _in_pieces(
+        self, drawn: Drawn, positions: dict[str, int], gradient: Float[Tensor, " unit"]
+    ) -> Float[Tensor, " term"]:
+        """Add the gradient of all pieces by the gates' values; return the sum of each term."""
+        pieces, processes = self.options.accumulate, self.processes
+        sums = gradient.new_zeros(len(positions), dtype=torch.float64)
+        for index in range(processes.rank, pieces, processes.count):
+            part = gradient if pieces == 1 else torch.zeros_like(gradient)
+            with self.buffers.gathering(part):
+                found = self._backward(drawn.piece(index, pieces), positions)
+            processes.add(sums, found)
+            if part is not gradient:
+                processes.add(gradient, part)
+        return sums
+
+    def _backward(self, part: Drawn, positions: dict[str, int]) -> Float[Tensor, " term"]:
         """Add the gradient of one piece; return the sum of each term over its positions."""
         found = dict.fromkeys(positions, torch.zeros((), device=self.gates.logits.device))
         weights, groups = self.terms.weights, self.terms.groups(part)
@@ -107,22 +126,30 @@ class StepGradient:
                 shares = [weights[name] / positions[name] * sums[name] for name in sums]
                 torch.stack(shares).sum().backward()
                 found |= {name: total.detach() for name, total in sums.items()}
-        return found
+        return torch.stack([found[name] for name in positions]).double()
+
+    @contextmanager
+    def _installed(self) -> Iterator[None]:
+        with self.frozen.installed(), self.buffers.installed(), library(self.options.matmul):
+            yield
 
     def _products(self) -> AbstractContextManager[object]:
         return products(self.options.precision, self.gates.logits.device)
+
+    def exact_buffers(self) -> Buffers:
+        """Return buffers in the model's own precision; those of the steps if they are."""
+        return self.gates.buffers() if self.low else self.buffers
 
     def _expression(self, sample: Sample, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
         """Return the expression term of the subnetwork alone and its weighted gradient."""
         batch = self.data.target[rows]
         labels = beside(batch.labels[batch.reads], sample.value)
-        self.gates.write(sample.value, self.buffers, keep=True)
-        with installed(self.gates.model, self.buffers), library(self.options.matmul):
-            with self._products():
-                states = objective.read_states(self.upper, {"expression": batch})
-                total = objective.expression(self.head, states["expression"], labels)
-                mean = total / len(labels)
-            gradient = torch.zeros_like(sample.value)
-            with self.gates.gathering(self.buffers, gradient):
+        self.buffers.write(sample.value, keep=True)
+        gradient = torch.zeros_like(sample.value)
+        with self._installed(), self._products():
+            states = objective.read_states(self.upper, {"expression": batch})
+            total = objective.expression(self.head, states["expression"], labels)
+            mean = total / len(labels)
+            with self.buffers.gathering(gradient):
                 (self.options.expression_weight * mean).backward()
-        return mean.detach().double(), self.gates.carry(gradient, sample, keep=True)
+        return mean.detach().double(), gradient.mul_(sample.slope)

@@ -26,7 +26,6 @@ from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
 from knowsub.masks.noise import Noise
 from knowsub.masks.packing import pack, unpack
-from knowsub.masks.removal import installed
 
 Figures = dict[str, float]
 
@@ -111,7 +110,7 @@ class Search:
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options, processes)
-        self._sample: Sample | None = None
+        self._spare: Sample | None = None
         self.step = 0
         self.best: Candidate | None = None
         self.best_bits = pack(torch.zeros(gates.logits.shape, dtype=torch.bool))
@@ -129,9 +128,9 @@ class Search:
         options, gates, step = self.options, self.gates, self.step
         scale = ramp(step, options.steps, 1.0, options.noise_end, options.noise_begin)
         pressed = pressure(step, self.curve[-1]["density"] if self.curve else 1.0, options)
-        self._sample = gates.sample(self.noise, options.temperature, scale, self._sample)
-        seen = self._sample.open_share() if scale < 1 else None
-        terms, gradient = self.gradient(self._sample, draw(self.data, options, self.order))
+        sample = gates.sample(self.noise, options.temperature, scale, self._spare)
+        seen = sample.open_share() if scale < 1 else None
+        terms, gradient = self.gradient(sample, draw(self.data, options, self.order))
         expected = gates.press(gradient, pressed, options.temperature)
         terms["density"] = expected if seen is None else seen
         figures = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
@@ -140,6 +139,8 @@ class Search:
         gates.logits.grad = gradient
         self.optimizer.param_groups[0]["lr"] = rate(step, options)
         self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._spare = None if self.gradient.once else sample
         self.step += 1
         return {"step": float(self.step)} | figures | {"noise": scale, "pressure": pressed}
 
@@ -154,8 +155,9 @@ class Search:
             that are `undecided`.
         """
         bits = self.gates.open_bits(self.options.max_density)
-        self.gates.write(bits, self.gradient.buffers)
-        with installed(self.gates.model, self.gradient.buffers), torch.no_grad():
+        buffers = self.gradient.exact_buffers()
+        buffers.write(bits)
+        with buffers.installed(), torch.no_grad():
             figures = validate()
         density = int(bits.count_nonzero()) / len(bits)
         candidate = Candidate(step=self.step, density=density, **figures)

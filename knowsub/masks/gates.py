@@ -27,7 +27,7 @@ LARGE_CHUNK = 1 << 24
 """The same on a GPU, so that what lies between takes 64 MiB a tensor at most."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sample:
     """One draw of every gate."""
 
@@ -35,6 +35,10 @@ class Sample:
     """Value of the gate in [0, 1]; 1 = the unit belongs to the critical subnetwork."""
     slope: Float[Tensor, " unit"]
     """Derivative of the value by the logit, as the estimator defines it."""
+
+    def drop_value(self) -> None:
+        """Give back the memory of the values, which are of no more use."""
+        del self.value
 
     def open_share(self) -> Float[Tensor, ""]:
         """Return the share of gates that are not 0 [fraction], where they are."""
@@ -45,13 +49,13 @@ def logistic(uniform: Float[Tensor, " unit"], scale: float) -> Float[Tensor, " u
     """Return logistic noise of a given scale [log-odds] from uniform noise in (0, 1).
 
     Args:
-        uniform: Uniform noise; values at the ends are pulled inside.
+        uniform: Uniform noise; values at the ends are pulled inside. It is written over.
         scale: Factor of the noise; 1 is the standard logistic, 0 is none.
 
     Returns:
         Noise to add to the logits.
     """
-    return torch.logit(uniform, eps=1e-7).mul_(scale)
+    return uniform.logit_(eps=1e-7).mul_(scale)
 
 
 def gumbel_sigmoid(
@@ -67,7 +71,7 @@ def gumbel_sigmoid(
 
     Args:
         logits: Logits of the gates [log-odds].
-        uniform: Uniform noise in (0, 1), both ends excluded.
+        uniform: Uniform noise in (0, 1), both ends excluded; it is written over.
         temperature: Temperature, above 0.
         scale: Factor of the logistic noise, 0 to 1.
         out: Where to write them; None for new tensors.
@@ -81,7 +85,7 @@ def gumbel_sigmoid(
     out = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
     if temperature == 1.0 and scale == 1.0:
         return _standard_gumbel_sigmoid(logits, uniform, out)
-    shifted = (logits + logistic(uniform, scale)).div_(temperature)
+    shifted = logistic(uniform, scale).add_(logits).div_(temperature)
     torch.gt(shifted, 0, out=out.value)
     soft = shifted.sigmoid_()
     torch.addcmul(soft, soft, soft, value=-1, out=out.slope).div_(temperature)
@@ -95,11 +99,12 @@ def _standard_gumbel_sigmoid(
 
     With c = sigmoid(-logit), a = (1 - c) u and b = c (1 - u), the soft sample is a / (a + b).
     """
-    closed = torch.neg(logits).sigmoid_()
-    outside = torch.addcmul(closed, closed, uniform, value=-1)
-    inside = torch.addcmul(uniform, closed, uniform, value=-1, out=closed)
+    closed = torch.neg(logits, out=out.slope).sigmoid_()
+    outside = torch.addcmul(closed, closed, uniform, value=-1, out=out.value)
+    inside = uniform.addcmul_(closed, uniform, value=-1)
+    both = torch.add(outside, inside, out=out.slope)
     torch.gt(inside, outside, out=out.value)
-    soft = inside.div_(outside.add_(inside))
+    soft = inside.div_(both)
     torch.addcmul(soft, soft, soft, value=-1, out=out.slope)
     return out
 
@@ -115,7 +120,7 @@ def hard_concrete(
 
     Args:
         logits: Logits of the gates [log-odds].
-        uniform: Uniform noise in (0, 1).
+        uniform: Uniform noise in (0, 1); it is written over.
         temperature: Temperature, above 0.
         scale: Factor of the logistic noise, 0 to 1.
         out: Where to write them; None for new tensors.
@@ -128,7 +133,7 @@ def hard_concrete(
     """
     out = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
     low, high = STRETCH
-    soft = torch.sigmoid((logits + logistic(uniform, scale)).div_(temperature))
+    soft = logistic(uniform, scale).add_(logits).div_(temperature).sigmoid_()
     stretched = soft * (high - low) + low
     inside = (stretched > 0) & (stretched < 1)
     torch.mul(soft * (1 - soft), (high - low) / temperature, out=out.slope).mul_(inside)
@@ -152,14 +157,10 @@ def expected_open(
     Source:
         Louizos et al. 2018, equation 12, for the hard concrete gate.
     """
-    return torch.sigmoid(logits - _shift(estimator, temperature))
-
-
-def _shift(estimator: Estimator, temperature: float) -> float:
     if estimator is Estimator.GUMBEL_SIGMOID:
-        return 0.0
+        return torch.sigmoid(logits)
     low, high = STRETCH
-    return temperature * math.log(-low / high)
+    return torch.sigmoid(logits - temperature * math.log(-low / high))
 
 
 def chunks(logits: Float[Tensor, " unit"]) -> list[slice]:

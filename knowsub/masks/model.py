@@ -1,21 +1,19 @@
 """Gates over the maskable matrices of any model: sampling them, and their exact gradient.
 
 No layer is replaced. A step writes the remaining model's weights into buffers, which are installed
-for the forward and backward pass; the gradient that arrives at the buffers is carried to the
-logits by hand, matrix by matrix, while the backward pass goes on.
+for the forward and backward pass; the gradient that arrives there, times the slope of the sample,
+is that of the logits.
 """
 
 from __future__ import annotations
-
-from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from knowsub.anatomy import Site
+from knowsub.masks.buffers import Buffers
 from knowsub.masks.gates import SAMPLERS, Sample, chunks, expected_open
-from knowsub.masks.gathering import gathering
 from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.mask import Mask
 from knowsub.masks.noise import Noise
@@ -52,7 +50,6 @@ class Gates:
         device = model.get_parameter(sites[0].parameter).device
         level = torch.logit(torch.tensor(float(initial), dtype=torch.float64)).item()
         self.logits = torch.full((count,), level, dtype=torch.float32, device=device)
-        self._original = {site.parameter: model.get_parameter(site.parameter) for site in sites}
 
     def sample(
         self,
@@ -72,75 +69,23 @@ class Gates:
         Returns:
             Values and slopes of the gates.
         """
-        logits = self.logits
+        logits, draw = self.logits, SAMPLERS[self.estimator]
         sample = out or Sample(torch.empty_like(logits), torch.empty_like(logits))
         for chunk in chunks(self.logits):
             part, here = logits[chunk], Sample(sample.value[chunk], sample.slope[chunk])
-            uniform = noise.uniform(len(part))
-            SAMPLERS[self.estimator](part, uniform, temperature, scale, here)
+            draw(part, noise.uniform(len(part)), temperature, scale, here)
         return sample
 
-    def buffers(self) -> dict[str, Tensor]:
-        """Return new trainable copies of the parameters that hold a site, to write samples into."""
-        return {name: own.detach().clone().requires_grad_() for name, own in self._original.items()}
-
-    @torch.no_grad()
-    def write(
-        self,
-        values: Float[Tensor, " unit"] | Bool[Tensor, " unit"],
-        buffers: dict[str, Tensor],
-        *,
-        keep: bool = False,
-    ) -> None:
-        """Write the weights of the remaining model, or of the subnetwork alone, into the buffers.
+    def buffers(self, dtype: torch.dtype | None = None) -> Buffers:
+        """Return new buffers for the parameters that hold a site, to write samples into.
 
         Args:
-            values: Values of the gates, from a `sample` or `open_bits`.
-            buffers: Tensors from `buffers`.
-            keep: If true, the subnetwork is kept: weights are multiplied by the gate and not by
-                one minus the gate.
-        """
-        for span in self.spans:
-            site = span.site
-            own = site.view(self._original[site.parameter])
-            value, out = span.take(values), site.view(buffers[site.parameter].detach())
-            if keep:
-                torch.mul(own, value, out=out)
-            else:
-                torch.addcmul(own, own, value.to(own.dtype), value=-1.0, out=out)
-
-    def gathering(
-        self, buffers: dict[str, Tensor], total: Float[Tensor, " unit"]
-    ) -> AbstractContextManager[None]:
-        """Return a block in which gradients that arrive at the buffers are added to a vector.
-
-        Args:
-            buffers: The buffers that backward passes within the block reach.
-            total: Gradient of the loss by what `write` multiplies the weights with; added to.
+            dtype: Theirs; None for that of the parameters.
 
         Returns:
-            The context.
+            The buffers.
         """
-        return gathering(self.spans, self._original, buffers, total)
-
-    def carry(
-        self, total: Float[Tensor, " unit"], sample: Sample, *, keep: bool = False
-    ) -> Float[Tensor, " unit"]:
-        """Turn what `gathering` gave into the gradient by the logits, in place.
-
-        Args:
-            total: The gradient by the factors of the weights.
-            sample: The draw that was written.
-            keep: As in `write`.
-
-        Returns:
-            The same tensor: gradient of the data terms; the sparsity term has its own, `press`.
-        """
-        for chunk in chunks(self.logits):
-            part = total[chunk].mul_(sample.slope[chunk])
-            if not keep:
-                part.neg_()
-        return total
+        return Buffers(self.model, self.spans, dtype)
 
     def press(
         self, gradient: Float[Tensor, " unit"], weight: float, temperature: float = 1.0
@@ -161,6 +106,7 @@ class Gates:
             total += chance.sum()
             slope = chance.addcmul_(chance, chance, value=-1)
             gradient[chunk].add_(slope, alpha=weight / len(self.logits))
+            del chance, slope  # before the next ones are made
         return total / len(self.logits)
 
     def open_bits(self, limit: float = 1.0) -> Bool[Tensor, " unit"]:

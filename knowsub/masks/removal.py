@@ -7,7 +7,7 @@ computes with other weights, after it with its own, untouched, whatever happened
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,37 +16,49 @@ from knowsub.anatomy import Site
 from knowsub.masks.mask import Mask
 
 
-@contextmanager
-def installed(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let a model compute with other tensors in place of some parameters, within the block.
-
-    A backward pass through checkpointed activations must run inside the block as well.
+class Replacement:
+    """Tensors that a model computes with in place of some parameters, when it is told to.
 
     Args:
         model: The model; models that share its modules change with it.
         weights: Parameter name -> tensor of the same shape.
 
-    Yields:
-        Nothing.
-
     Raises:
         AttributeError: If the model has no such parameter.
         ValueError: If a shape differs.
     """
-    places: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter]] = []
-    for name, tensor in weights.items():
-        own = model.get_parameter(name)
-        if own.shape != tensor.shape:
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not {tuple(own.shape)}")
-        path, _, leaf = name.rpartition(".")
-        places.append((model.get_submodule(path)._parameters, leaf, own))
-    try:
-        for (store, leaf, _), tensor in zip(places, weights.values(), strict=True):
-            store[leaf] = tensor  # type: ignore[assignment]
-        yield
-    finally:
-        for store, leaf, own in places:
-            store[leaf] = own
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        self._places: list[tuple[dict[str, nn.Parameter | None], str, Tensor]] = []
+        for name, tensor in weights.items():
+            own = model.get_parameter(name)
+            if own.shape != tensor.shape:
+                raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not {tuple(own.shape)}")
+            path, _, leaf = name.rpartition(".")
+            self._places.append((model.get_submodule(path)._parameters, leaf, tensor))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the model compute with the tensors within the block.
+
+        A backward pass through checkpointed activations must run inside the block as well.
+
+        Yields:
+            Nothing.
+        """
+        before = [store[leaf] for store, leaf, _ in self._places]
+        try:
+            for store, leaf, tensor in self._places:
+                store[leaf] = tensor  # type: ignore[assignment]
+            yield
+        finally:
+            for (store, leaf, _), own in zip(self._places, before, strict=True):
+                store[leaf] = own
+
+
+def installed(model: nn.Module, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """Return a block in which a model computes with other tensors; see `Replacement`."""
+    return Replacement(model, weights).installed()
 
 
 def remaining_weights(

@@ -28,17 +28,6 @@ class UnitSpan:
         """Return the site's entries of a flat vector, shaped to broadcast against its weights."""
         return flat[self.start : self.start + self.size].view(self.shape)
 
-    def add_product(self, left: Tensor, right: Tensor, flat: Tensor) -> None:
-        """Add the product of two tensors of `site.shape` to the site's entries of a flat vector.
-
-        Products of weights that share a gate are summed.
-        """
-        total = self.take(flat)
-        if self.shape == self.site.shape and left.dtype == right.dtype == flat.dtype:
-            total.addcmul_(left, right)
-        else:
-            total += (left * right).sum_to_size(self.shape)
-
 
 def unit_shape(site: Site, unit: Unit) -> tuple[int, ...]:
     """Return the shape of a site's gates: its own shape, with 1 on the axes that share a gate.

@@ -27,15 +27,15 @@ def test_the_masked_forward_is_the_forward_of_the_zeroed_model(kind: str, unit: 
     gates = Gates(model, found, unit)
     sample = gates.sample(Noise(0))
     buffers = gates.buffers()
-    gates.write(sample.value, buffers)
+    buffers.write(sample.value)
     mask = gates.mask(sample.value.bool(), "tiny", {})
-    with installed(model, buffers):
+    with buffers.installed():
         masked = model(TOKENS).logits
     with installed(model, remaining_weights(model, found, mask)):
         torch.testing.assert_close(masked, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
-    gates.write(sample.value, buffers, keep=True)
+    buffers.write(sample.value, keep=True)
     for name, weights in remaining_weights(model, found, mask, keep=True).items():
-        assert torch.equal(weights, buffers[name])
+        assert torch.equal(weights, buffers.weights[name])
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -63,13 +63,14 @@ def test_the_gradient_by_hand_is_autograds(kind: str, unit: Unit, keep: bool) ->
         (expected,) = torch.autograd.grad(loss, soft_logits)
     sample = Sample(value.detach(), (soft * (1 - soft)).detach())
     buffers = gates.buffers()
-    gates.write(sample.value, buffers, keep=keep)
-    total = torch.zeros_like(gates.logits)
-    with installed(model, buffers), gates.gathering(buffers, total):
-        model(TOKENS).logits.log_softmax(-1)[..., 3].sum().backward()
-    assert all(buffer.grad is None for buffer in buffers.values())
-    actual = gates.carry(total, sample, keep=keep)
-    torch.testing.assert_close(actual, expected, atol=1e-8, rtol=1e-6)
+    buffers.write(sample.value, keep=keep)
+    for once in (False, True)[: 1 + buffers.own_gates]:
+        into = sample.slope.clone() if once else torch.zeros_like(gates.logits)
+        with buffers.installed(), buffers.gathering(into, once=once):
+            model(TOKENS).logits.log_softmax(-1)[..., 3].sum().backward()
+        assert all(buffer.grad is None for buffer in buffers.weights.values())
+        actual = into if once else into * sample.slope
+        torch.testing.assert_close(actual, expected, atol=1e-8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", list(Estimator))
@@ -107,9 +108,9 @@ def test_parts_outside_the_sites_keep_their_weights() -> None:
     model = tiny("gpt2")
     gates = Gates(model, sites(model, [3], [ATTENTION[0]]))
     buffers = gates.buffers()
-    gates.write(torch.ones_like(gates.logits), buffers)
-    (weights,) = buffers.values()
-    own = model.get_parameter(next(iter(buffers)))
+    buffers.write(torch.ones_like(gates.logits))
+    ((name, weights),) = buffers.weights.items()
+    own = model.get_parameter(name)
     assert not weights[:, :16].any()
     assert torch.equal(weights[:, 16:], own[:, 16:])
 
@@ -145,7 +146,7 @@ def test_weights_of_another_dtype_than_the_gates_are_multiplied_too() -> None:
     model = tiny("gpt2").bfloat16()
     gates = Gates(model, sites(model))
     sample, buffers = gates.sample(Noise(0)), gates.buffers()
-    gates.write(sample.value, buffers)
+    buffers.write(sample.value)
     mask = gates.mask(sample.value.bool(), "tiny", {})
     for name, weights in remaining_weights(model, gates.sites, mask).items():
-        assert torch.equal(weights, buffers[name])
+        assert torch.equal(weights, buffers.weights[name])

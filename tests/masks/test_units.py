@@ -5,6 +5,7 @@ import torch
 
 from knowsub.anatomy import ATTENTION, sites
 from knowsub.masks.kinds import Unit
+from knowsub.masks.patches import Patch
 from knowsub.masks.units import lay_out, unit_shape
 from tests.architectures import CONFIGS, tiny
 
@@ -18,7 +19,7 @@ def test_gates_cover_every_weight_of_their_site_once(kind: str, unit: Unit) -> N
         assert span.start == covered
         covered += span.size
         weights, total = torch.ones(span.site.shape), torch.zeros(covered)
-        span.add_product(weights, 2 * weights, total)
+        Patch((span,)).add_product(weights, 2 * weights, 1.0, total)
         assert total[: span.start].sum() == 0
         assert total[span.start :].sum() == 2 * span.site.size
         assert span.take(torch.arange(covered)).expand(span.site.shape).shape == span.site.shape
