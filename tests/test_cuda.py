@@ -75,12 +75,13 @@ def exactly() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("suppression", [Suppression.UNIFORM, Suppression.PROFILE])
 def test_a_step_has_the_gradient_that_it_has_on_the_cpu(
-    kind: str, suppression: Suppression
+    kind: str, attention: str, suppression: Suppression
 ) -> None:
-    found = gradient(DEVICE, kind=kind, suppression=suppression)
-    expected = gradient("cpu", kind=kind, suppression=suppression)
+    chosen = {"kind": kind, "attention": attention, "suppression": suppression}
+    found, expected = gradient(DEVICE, **chosen), gradient("cpu", **chosen)
     assert (found - expected).norm() / expected.norm() < 1e-4
 
 
@@ -119,6 +120,16 @@ def test_two_searches_with_fused_attention_are_equal(precision: Precision) -> No
 def test_bfloat16_products_there_change_the_gradient_by_their_rounding() -> None:
     low, exact = gradient(DEVICE, precision=Precision.BFLOAT16), gradient(DEVICE)
     assert 0 < (low - exact).norm() / exact.norm() < 0.1
+
+
+def test_a_step_asks_for_its_figures_once() -> None:
+    made = search(device=DEVICE, attention="sdpa")
+    made.advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.gradient(made.gates.sample(made.noise), draw(made.data, made.options, made.order))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_states_that_spill_to_a_file_are_read_from_there(tmp_path: Path) -> None:

@@ -169,4 +169,5 @@ def _kept(
 
 def _filled(batch: Batch, most: int) -> Int[Tensor, " told"]:
     """Return which rows of a tensor over sequences times their reads are not padding."""
-    return places(torch.arange(most) < batch.reads.sum(dim=1)[:, None])
+    count = batch.reads.sum(dim=1, keepdim=True)
+    return places(torch.arange(most, device=count.device) < count)

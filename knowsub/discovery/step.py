@@ -26,6 +26,10 @@ from knowsub.masks.gates import Sample
 from knowsub.masks.model import Gates
 from knowsub.masks.removal import Replacement
 
+TOGETHER = 1 << 11
+"""Tokens of a pass up to which a GPU waits for orders rather than memory: statements and text then
+share one, which takes half the orders and keeps the activations of both."""
+
 
 class StepGradient:
     """The gradient of the data terms by the logits of the gates.
@@ -54,7 +58,8 @@ class StepGradient:
         packed = packable(upper, data.longest)
         lean = fused(packed or upper)
         self.upper = recomputed(lean) if options.recompute else lean
-        self.together = packed is not None and gates.logits.device.type != "cpu"
+        small = _tokens(data, options) <= TOGETHER and gates.logits.device.type != "cpu"
+        self.together = packed is not None and small
         self.processes = processes or Processes()
         self.processes.require_pieces(options.accumulate)
         require_exact(options.matmul)
@@ -153,3 +158,16 @@ class StepGradient:
             with self.buffers.gathering(gradient):
                 (self.options.expression_weight * mean).backward()
         return mean.detach().double(), gradient.mul_(sample.slope)
+
+
+def _tokens(data: TrainingData, options: TrainOptions) -> int:
+    """Return how many tokens the sequences of a piece have at most, padding included."""
+    counts = options.target_batch, options.control_batch, options.near_batch, options.text_batch
+    near = None if data.near is None else data.near.batch
+    batches = data.target, data.control.batch, near, data.text.batch
+    whole = sum(
+        min(count, len(batch)) * batch.tokens.shape[1]
+        for count, batch in zip(counts, batches, strict=True)
+        if batch is not None
+    )
+    return -(-whole // options.accumulate)

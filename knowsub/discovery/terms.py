@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,8 +19,29 @@ from knowsub.lm.placing import beside, rows_of
 
 Terms = dict[str, Float[Tensor, ""]]
 """Terms by name, where the model is: to look at them is to wait for it."""
+Figures = dict[str, float]
+"""Their values."""
 Group = dict[str, Batch]
 """Sequences of about one width, by the term that is read there."""
+
+
+def read(terms: Terms, step: int) -> Figures:
+    """Return the values of a step's terms, in one question to the device.
+
+    Args:
+        terms: The terms, in float64.
+        step: 1-based step.
+
+    Returns:
+        Their values by name.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
+    figures = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+    if not all(math.isfinite(value) for value in figures.values()):
+        raise ValueError(f"step {step}: a term of the objective is not finite: {figures}")
+    return figures
 
 
 class DataTerms:

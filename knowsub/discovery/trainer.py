@@ -5,7 +5,6 @@ The loop knows no files and no tracker: validation, logging and checkpoints come
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -22,12 +21,11 @@ from knowsub.discovery.processes import Processes
 from knowsub.discovery.schedules import pressure, ramp, rate
 from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
 from knowsub.discovery.step import StepGradient
+from knowsub.discovery.terms import Figures, read
 from knowsub.masks.gates import Sample, undecided
 from knowsub.masks.model import Gates
 from knowsub.masks.noise import Noise
 from knowsub.masks.packing import pack, unpack
-
-Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,7 @@ class Search:
         terms, gradient = self.gradient(sample, draw(self.data, options, self.order))
         expected = gates.press(gradient, pressed, options.temperature)
         terms["density"] = expected if seen is None else seen
-        figures = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in figures.values()):
-            raise ValueError(f"step {step + 1}: a term of the objective is not finite: {figures}")
+        figures = read(terms, step + 1)
         gates.logits.grad = gradient
         self.optimizer.param_groups[0]["lr"] = rate(step, options)
         self.optimizer.step()

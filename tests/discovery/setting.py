@@ -72,7 +72,7 @@ def search(
     upper = upper_blocks(model, blocks.start)
 
     def with_trunk(batch: Batch) -> Batch:
-        return push(model, blocks.start, batch.to(device), allocate=allocate)
+        return push(model, blocks.start, batch, allocate=allocate)
 
     target, control = with_trunk(statements(4, 7, 1, tail)), with_trunk(statements(9, 9, 2, tail))
 

@@ -14,14 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from knowsub.discovery import trainer
+from knowsub.discovery import step, trainer
 from knowsub.discovery.data import TrainingData
 from knowsub.discovery.options import Suppression
 from knowsub.discovery.reference import Expected, Recalled, Reference
 from knowsub.discovery.trainer import Search
 from knowsub.lm.placing import beside
 from knowsub.lm.trunk import upper_blocks
-from knowsub.masks.kinds import Estimator
+from knowsub.masks.kinds import Estimator, Unit
 from knowsub.masks.model import Gates
 from knowsub.masks.noise import Noise
 from tests.architectures import CONFIGS
@@ -131,3 +131,33 @@ def test_a_step_asks_for_its_figures_once_and_for_nothing_else(
         with Questions() as questions:
             made.advance()
         assert len(questions.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (True, True)),
+        ({"attention": "eager"}, (False, False)),
+        ({"accumulate": 3}, (True, False)),
+        ({"unit": Unit.OUTPUT}, (True, False)),
+    ],
+)
+def test_statements_and_text_share_a_pass_there_and_nowhere_else(
+    changes: dict[str, Any], expected: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "Noise", Silence)
+    here = search(**({"attention": "sdpa"} | changes))
+    assert not here.gradient.together
+    assert not here.gradient.once
+    made = there(here).gradient
+    assert (made.together, made.once) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(65, True), (64, False)])
+def test_passes_with_more_tokens_are_two(
+    limit: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "Noise", Silence)
+    monkeypatch.setattr(step, "TOGETHER", limit)
+    made = there(search(attention="sdpa", target_batch=2, control_batch=3, near_batch=1))
+    assert made.gradient.together is expected

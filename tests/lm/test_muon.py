@@ -53,5 +53,5 @@ def test_singular_vectors_stay_and_singular_values_come_near_one(
 
 def test_a_matrix_without_a_gradient_stays_as_it_is() -> None:
     own = nn.Parameter(torch.ones(2, 2))
-    Muon([own], lr=1.0).step()
+    Muon([own], lr=1.0, weight_decay=0.1).step()
     assert torch.equal(own, torch.ones(2, 2))
