@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,14 +40,12 @@ class Buffers:
         }
         self._place = Replacement(model, self.weights)
         self.own_gates = all(span.shape == span.site.shape for span in spans)
-        self._patches: list[tuple[Patch, Tensor, Tensor]] = []
-        self._into: Tensor | None = None
-        self._once, self._sign = False, -1.0
+        self._patches: dict[str, list[tuple[Patch, Tensor, Tensor]]] = {}
+        self._sign = -1.0
         for name, weight in self.weights.items():
             held = lay_patches([span for span in spans if span.site.parameter == name])
-            seen = [(patch, patch.view(own[name])) for patch in held]
-            self._patches += [(patch, each, patch.view(weight.detach())) for patch, each in seen]
-            weight.register_post_accumulate_grad_hook(partial(self._arrive, seen))
+            out = weight.detach()
+            self._patches[name] = [(each, each.view(own[name]), each.view(out)) for each in held]
 
     @torch.no_grad()
     def write(
@@ -60,7 +59,7 @@ class Buffers:
                 one minus the gate.
         """
         self._sign = 1.0 if keep else -1.0
-        for patch, own, out in self._patches:
+        for patch, own, out in chain.from_iterable(self._patches.values()):
             value = patch.take(values).to(own.dtype)
             if keep:
                 torch.mul(own, value, out=out)
@@ -83,21 +82,24 @@ class Buffers:
         Yields:
             Nothing.
         """
-        self._into, self._once = into, once
+        hooks = [
+            weight.register_post_accumulate_grad_hook(partial(self._arrive, name, into, once))
+            for name, weight in self.weights.items()
+        ]
         try:
             yield
             if once:
                 into.mul_(self._sign)
         finally:
-            self._into = None
+            for hook in hooks:  # one that stayed would keep the buffers for good
+                hook.remove()
 
     @torch.no_grad()
-    def _arrive(self, held: Sequence[tuple[Patch, Tensor]], buffer: Tensor) -> None:
+    def _arrive(self, name: str, into: Tensor, once: bool, buffer: Tensor) -> None:
         arrived, buffer.grad = buffer.grad, None
-        if self._into is None or arrived is None:
-            return
-        for patch, own in held:
-            if self._once:
-                patch.take(self._into).mul_(patch.view(arrived)).mul_(own)
+        assert arrived is not None, "the hook runs after a gradient has arrived"
+        for patch, own, _ in self._patches[name]:
+            if once:
+                patch.take(into).mul_(patch.view(arrived)).mul_(own)
             else:
-                patch.add_product(patch.view(arrived), own, self._sign, self._into)
+                patch.add_product(patch.view(arrived), own, self._sign, into)

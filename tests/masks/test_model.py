@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -102,6 +105,19 @@ def test_trimming_keeps_the_largest_positive_logits_and_never_pads() -> None:
     assert gates.open_bits(0.5).nonzero()[:, 0].tolist() == list(range(10))
     limit = 4 / len(gates.logits)
     assert gates.open_bits(limit).nonzero()[:, 0].tolist() == [6, 7, 8, 9]
+
+
+def test_buffers_go_with_their_last_user_after_a_gradient_too() -> None:
+    model = tiny("gpt2")
+    gates = Gates(model, sites(model))
+    buffers = gates.buffers()
+    buffers.write(torch.zeros_like(gates.logits))
+    with buffers.installed(), buffers.gathering(torch.zeros_like(gates.logits)):
+        model(TOKENS).logits.sum().backward()
+    weights = [weakref.ref(weight) for weight in buffers.weights.values()]
+    del buffers
+    gc.collect()
+    assert all(weight() is None for weight in weights)
 
 
 def test_parts_outside_the_sites_keep_their_weights() -> None:
