@@ -8,9 +8,9 @@ from benchmarks import workload
 from benchmarks.finetune import Finetune
 from benchmarks.machine import exact_matmul, has_bfloat16
 from benchmarks.straightforward import Straightforward
-from knowsub.anatomy import sites
+from knowsub.architectures import maskable_matrices
 from knowsub.discovery.options import Matmul, Precision
-from knowsub.discovery.precision import library
+from knowsub.discovery.precision import matmul_backend
 
 WEIGHTS = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
 EXACT = exact_matmul()
@@ -46,16 +46,16 @@ def contender(name: str, shape: workload.Shape, device: str) -> Callable[[], obj
     """Return the step of one contender on a workload of a shape."""
     model = workload.build(shape, device)
     if name == "straightforward":
-        plain = Straightforward(model, sites(model), 0.2, WEIGHTS)
+        plain = Straightforward(model, maskable_matrices(model), 0.2, WEIGHTS)
         batches = workload.batches(shape, device)
         return lambda: plain.step(*batches)
     if name in SEARCHES:
-        return workload.search(model, shape, **SEARCHES[name]).advance
+        return workload.search(model, shape, **SEARCHES[name]).train_step
     chosen, lean = FINETUNES[name]
     tuned = Finetune(workload.search(model, shape), lean)
 
     def step() -> float:
-        with library(chosen):
+        with matmul_backend(chosen):
             return tuned.step()
 
     return step

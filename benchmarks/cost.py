@@ -42,7 +42,7 @@ def measured(name: str, device: str) -> dict[str, float]:
         taken = []
         for _ in range(WARM_UP + ROUNDS):
             begin = now()
-            search.advance()
+            search.train_step()
             taken.append(now() - begin)
         costs[str(precision)] = statistics.median(taken[WARM_UP:])
         costs.setdefault("gigabytes", peak_memory(device) / 1e9)

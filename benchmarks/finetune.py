@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from knowsub.anatomy import block_count
-from knowsub.discovery.objective import read_states
-from knowsub.discovery.trainer import Search
-from knowsub.lm.encode import Batch
-from knowsub.lm.placing import beside
-from knowsub.lm.trunk import upper_blocks
+from knowsub.architectures import block_count
+from knowsub.discovery.losses import target_states
+from knowsub.discovery.trainer import MaskTrainer
+from knowsub.lm.batch import Batch, to_device_of
+from knowsub.lm.blocks import upper_blocks
 
 
 class Finetune:
     """Adam on the maskable matrices, cross-entropy of the tokens that are read."""
 
-    def __init__(self, made: Search, lean: bool, lr: float = 1e-5) -> None:
+    def __init__(self, made: MaskTrainer, lean: bool, lr: float = 1e-5) -> None:
         """Make the matrices trainable.
 
         Args:
@@ -52,16 +51,18 @@ class Finetune:
         return [
             functional.cross_entropy(head(states), self._labels(group[name]))
             for group in groups
-            for name, states in read_states(self.upper, group).items()
+            for name, states in target_states(self.upper, group).items()
         ]
 
     def _labels(self, batch: Batch) -> Tensor:
-        return beside(batch.labels[batch.reads], self.weights[0])
+        return to_device_of(batch.labels[batch.target_mask], self.weights[0])
 
     def _own(self, batch: Batch) -> Tensor:
         labels = torch.full_like(batch.tokens, -100)
-        labels[:, 1:][batch.reads[:, :-1]] = batch.tokens[:, 1:][batch.reads[:, :-1]]
+        labels[:, 1:][batch.target_mask[:, :-1]] = batch.tokens[:, 1:][batch.target_mask[:, :-1]]
         loss: Tensor = self.upper(
-            inputs_embeds=batch.hidden, labels=beside(labels, self.weights[0]), use_cache=False
+            inputs_embeds=batch.lower_states,
+            labels=to_device_of(labels, self.weights[0]),
+            use_cache=False,
         ).loss
         return loss

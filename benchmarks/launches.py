@@ -48,7 +48,7 @@ def as_on_a_gpu(**changes: object) -> Callable[[], object]:
     """Return the step of a search that gives its orders as it would on a GPU."""
     made = workload.search(workload.build(SHAPE), SHAPE, **changes)
     made.gradient.together = made.gradient.once = True
-    return made.advance
+    return made.train_step
 
 
 def main() -> None:

@@ -21,18 +21,16 @@ import torch
 
 from benchmarks.machine import clock
 from benchmarks.straightforward import Straightforward
-from knowsub.baselines.random import random_masks
 from knowsub.config import load_params
-from knowsub.discovery.preparation import Preparation
-from knowsub.kg.files import read_statements
-from knowsub.kg.triple import Role, Split, Statement
-from knowsub.lm.encode import Batch, encode_statements, encode_text
+from knowsub.discovery.setup import SearchBuilder
+from knowsub.kg.facts import Role, Split, Statement, read_statements
+from knowsub.lm.batch import Batch, encode_statements, encode_text
+from knowsub.lm.blocks import cache_lower_states
 from knowsub.lm.load import context_length, open_model
 from knowsub.lm.score import score
-from knowsub.lm.trunk import push
-from knowsub.masks.mask import Mask
-from knowsub.masks.model import Gates
-from knowsub.masks.removal import removed
+from knowsub.masks.ablation import ablated
+from knowsub.masks.gates import Gates
+from knowsub.masks.mask import Mask, random_masks
 
 PAPER = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
 """Coefficients of the paper; the sparsity's rises to 3 only in the second half of 40,000 steps."""
@@ -42,7 +40,7 @@ SETS = {
     "target": (Split.TARGET, Role.TRAIN),
     "control": (Split.CONTROL_TRAIN, Role.TRAIN),
     "held out": (Split.CONTROL_HELDOUT, Role.TRAIN),
-    "near": (Split.NEAR_HELDOUT, Role.TRAIN),
+    "near": (Split.NEIGHBORHOOD_HELDOUT, Role.TRAIN),
 }
 RANDOM = 20
 """Random masks of the same size that text is compared with, on the mean."""
@@ -53,7 +51,7 @@ TEXTS = ("train", "test")
 class Jury:
     """Scores a mask on what a user would look at; its time does not count."""
 
-    def __init__(self, prepared: Preparation, told: list[Statement], text: str) -> None:
+    def __init__(self, prepared: SearchBuilder, told: list[Statement], text: str) -> None:
         """Score the original model on every set."""
         self.prepared, self.told = prepared, told
         model, tokenizer = prepared.model, prepared.tokenizer
@@ -63,7 +61,8 @@ class Jury:
             some = [one for one in told if one.split is split and one.role is role]
             encoded[name] = encode_statements(tokenizer, some, context_length(model))
         self.sets = {
-            name: push(model, prepared.first, one.to(model.device)) for name, one in encoded.items()
+            name: cache_lower_states(model, prepared.first, one.to(model.device))
+            for name, one in encoded.items()
         }
         self.original = {name: self._perplexity(name) for name in self.sets}
 
@@ -78,7 +77,7 @@ class Jury:
         return found | {"Q": float(reached and kept and found["text"] <= 1.03 * random)}
 
     def _ratios(self, mask: Mask, names: Iterable[str]) -> dict[str, float]:
-        with removed(self.prepared.model, self.prepared.sites, mask):
+        with ablated(self.prepared.model, self.prepared.sites, mask):
             return {name: self._perplexity(name) / self.original[name] for name in names}
 
     def _perplexity(self, name: str) -> float:
@@ -86,7 +85,7 @@ class Jury:
 
 
 def _expanded(gates: Gates, bits: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    return gates.mask(bits, "", {}).bits
+    return gates.to_mask(bits, "", {}).bits
 
 
 Step = tuple[float, Callable[[], Mapping[str, torch.Tensor]]]
@@ -98,9 +97,9 @@ def searched(jury: Jury, text: str, seed: int) -> Iterator[Step]:
     prepared, begin = jury.prepared, jury.now()
     made = prepared.search(jury.told, text, seed)
     for _ in range(prepared.options.steps):
-        made.curve.append(made.advance())
+        made.curve.append(made.train_step())
         passed, gates = jury.now() - begin, made.gates
-        bits = gates.open_bits(prepared.options.max_density)
+        bits = gates.hard_mask(prepared.options.max_density)
         yield passed, partial(_expanded, gates, bits)
         begin = jury.now()
 
@@ -122,7 +121,7 @@ def plain(jury: Jury, text: str, seed: int) -> Iterator[Step]:
 
 def _some(batch: Batch, count: int, generator: torch.Generator) -> Batch:
     rows = torch.randperm(len(batch), generator=generator)[:count]
-    return Batch(batch.tokens[rows], batch.reads[rows])
+    return Batch(batch.tokens[rows], batch.target_mask[rows])
 
 
 def main() -> None:
@@ -141,7 +140,7 @@ def main() -> None:
         for folder in ("", "untold/")
         for one in read_statements(Path(f"data/verbalize/{folder}{given.target}.jsonl"))
     ]
-    prepared = Preparation(
+    prepared = SearchBuilder(
         *open_model(Path("data/pretrain/model.json"), given.device), load_params().train
     )
     learned, judged = (Path(f"data/prepare/text/{n}.txt").read_text("utf-8") for n in TEXTS)

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from knowsub.anatomy import Site
-from knowsub.lm.encode import Batch
-from knowsub.masks.removal import installed
+from knowsub.architectures import MaskableMatrix
+from knowsub.lm.batch import Batch
+from knowsub.masks.ablation import applied
 
 
 class Straightforward:
@@ -24,7 +24,7 @@ class Straightforward:
     def __init__(
         self,
         model: PreTrainedModel,
-        sites: tuple[Site, ...],
+        sites: tuple[MaskableMatrix, ...],
         lr: float,
         weights: Mapping[str, float],
         initial: float = 0.45,
@@ -63,20 +63,20 @@ class Straightforward:
         return {name: term.item() for name, term in terms.items()}
 
     def _suppression(self, batch: Batch) -> Tensor:
-        masked = self._masked(batch).log_softmax(dim=-1)[batch.reads]
+        masked = self._masked(batch).log_softmax(dim=-1)[batch.target_mask]
         uniform = torch.full_like(masked, 1 / masked.shape[-1])
         return functional.kl_div(masked, uniform, reduction="batchmean")
 
     def _divergence(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             original = self.model(batch.tokens, use_cache=False).logits.log_softmax(dim=-1)
-        masked = self._masked(batch).log_softmax(dim=-1)[batch.reads]
+        masked = self._masked(batch).log_softmax(dim=-1)[batch.target_mask]
         return functional.kl_div(
-            masked, original[batch.reads], log_target=True, reduction="batchmean"
+            masked, original[batch.target_mask], log_target=True, reduction="batchmean"
         )
 
     def _masked(self, batch: Batch) -> Tensor:
-        with installed(self.model, self._sampled()):
+        with applied(self.model, self._sampled()):
             logits: Tensor = self.model(batch.tokens, use_cache=False).logits
         return logits
 

@@ -8,16 +8,16 @@ from functools import partial
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from knowsub.anatomy import Part, block_count, sites
-from knowsub.discovery.data import TrainingData
+from knowsub.architectures import ModuleType, block_count, maskable_matrices
 from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
-from knowsub.discovery.reference import recall, remember
-from knowsub.discovery.trainer import Search
-from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import drop_lower, push, upper_blocks
-from knowsub.masks.kinds import Estimator, Unit
-from knowsub.masks.model import Gates
+from knowsub.discovery.step import TrainingData
+from knowsub.discovery.teacher import cache_teacher, cache_teacher_states
+from knowsub.discovery.trainer import MaskTrainer
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import cache_lower_states, drop_lower, upper_blocks
+from knowsub.masks.gates import Gates
+from knowsub.masks.options import Estimator, Granularity
 
 
 @dataclass(frozen=True)
@@ -69,31 +69,33 @@ def batches(shape: Shape, device: torch.device | str = "cpu") -> list[Batch]:
 def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
     """Return the paper's settings on the workload's batch sizes."""
     chosen = TrainOptions(
-        unit=Unit.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
-        parts=list(Part), initial=0.45, temperature=1.0, noise_end=1.0, noise_begin=1.0,
+        granularity=Granularity.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
+        modules=list(ModuleType), init_prob=0.45, temperature=1.0, noise_final=1.0, noise_decay_start=1.0,
         steps=steps, lr=0.2, warmup=0.1, decay=0.0, suppression=Suppression.UNIFORM,
-        suppression_weight=1.5, shifted=True, trace_weight=0.0, maintenance_weight=1.0,
-        near_weight=0.0, text_weight=1.0, expression_weight=0.0, sparsity_start=2.0,
-        sparsity_end=3.0, sparsity_begin=0.5, aim_density=0.0, max_density=1.0,
-        target_batch=shape.target, control_batch=shape.control, near_batch=1, untold_share=0.5,
-        text_batch=shape.text, block_tokens=shape.block, accumulate=1, recompute=False,
+        suppression_weight=1.5, shifted=True, trace_weight=0.0, control_weight=1.0,
+        neighborhood_weight=0.0, text_weight=1.0, expression_weight=0.0, sparsity_start=2.0,
+        sparsity_end=3.0, sparsity_ramp_start=0.5, target_density=0.0, max_density=1.0,
+        target_batch=shape.target, control_batch=shape.control, neighborhood_batch=1, unseen_share=0.5,
+        text_batch=shape.text, block_tokens=shape.block, grad_accumulation=1, activation_checkpointing=False,
         precision=Precision.FLOAT32, matmul=Matmul.DEFAULT, evaluate_every=steps,
         checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip
     return replace(chosen, **changes)  # type: ignore[arg-type]
 
 
-def search(model: PreTrainedModel, shape: Shape, **changes: object) -> Search:
+def search(model: PreTrainedModel, shape: Shape, **changes: object) -> MaskTrainer:
     """Return a search over the upper half of the model on the workload."""
     chosen = options(shape, **changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
-    target, control, text = (push(model, blocks.start, batch) for batch in batches(shape))
-    kept = partial(remember, upper, precision=chosen.precision)
+    target, control, text = (
+        cache_lower_states(model, blocks.start, batch) for batch in batches(shape)
+    )
+    kept = partial(cache_teacher, upper, precision=chosen.precision)
     unknown = ignorance(
-        upper, target, recall(upper, control), lambda table: torch.arange(len(target))
+        upper, target, cache_teacher_states(upper, control), lambda table: torch.arange(len(target))
     )
     drop_lower(model, blocks.start)
     data = TrainingData(target, kept(control), None, 0, kept(text), unknown)
-    gates = Gates(model, sites(model, blocks), initial=chosen.initial)
-    return Search(gates, upper, data, chosen, seed=0)
+    gates = Gates(model, maskable_matrices(model, blocks), initial=chosen.init_prob)
+    return MaskTrainer(gates, upper, data, chosen, seed=0)

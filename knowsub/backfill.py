@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from knowsub.checkout import locked
 from knowsub.experiment import experiment, item_name, view_path
 from knowsub.logged_model import log_model
+from knowsub.provenance import locked
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer
 from knowsub.tracking import ITEM, SOURCE, STAGE, Point, Store

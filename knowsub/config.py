@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from knowsub.conform import conform, unknown_key
 from knowsub.kg import wordnet
+from knowsub.runner import run_stage
 from knowsub.schema import Device, Machine, Params, Track
-from knowsub.stage import run_stage
 from knowsub.yaml_file import Source, read_yaml
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def load_params(overrides: Sequence[str] = (), path: str | Path = "params.yaml")
     params = conform(tree, Params, source)
     if params.prepare.knowledge == "wordnet" and wordnet.NOUNS.is_file():
         _require_synsets("targets", params.targets, source)
-        _require_synsets("prepare.taught", params.prepare.taught, source)
+        _require_synsets("prepare.extra_targets", params.prepare.extra_targets, source)
     return params
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from knowsub.checkout import flatten, main_root, origin, run_key
+from knowsub.provenance import flatten, main_root, origin, run_key
 from knowsub.schema import Params
 
 VIEW = "headline"
@@ -123,6 +123,6 @@ def item_name(item: Mapping[str, object]) -> str:
     return "-".join(str(value) for value in item.values())
 
 
-def plain(name: str) -> str:
+def sanitize(name: str) -> str:
     """Return a name without what MLflow allows in none, such as `@` and brackets."""
     return re.sub(r"[^\w\-./: ]", "_", name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from knowsub.experiment import plain
+from knowsub.experiment import sanitize
 from knowsub.tracking import Store
 
 MODEL = "knowsub.model"
@@ -26,7 +26,7 @@ def log_model(
     Returns:
         Address that `mlflow.transformers.load_model` takes.
     """
-    tag = f"{MODEL}.{plain(name)}"
+    tag = f"{MODEL}.{sanitize(name)}"
     if known := store.client.get_run(run_id).data.tags.get(tag):
         return str(known)
     import mlflow

@@ -14,9 +14,9 @@ from knowsub.analysis.options import AnalyzeOptions, ReportOptions
 from knowsub.baselines.options import BaselineOptions
 from knowsub.discovery.options import TrainOptions
 from knowsub.downstream.options import FinetuneOptions
+from knowsub.embedded.options import PretrainOptions
 from knowsub.evaluation.options import TestOptions
 from knowsub.kg.options import PrepareOptions, VerbalizeOptions
-from knowsub.lm.options import PretrainOptions
 
 
 class Device(StrEnum):

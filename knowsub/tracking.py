@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knowsub.checkout import locked, user
-from knowsub.experiment import VIEW, Experiment, item_name, plain, saved_view, view_path
+from knowsub.experiment import VIEW, Experiment, item_name, sanitize, saved_view, view_path
+from knowsub.provenance import locked, user
 from knowsub.stage_run import StageRun, stage_run
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Store:
         """Send figures of a run."""
         from mlflow.entities import Metric
 
-        found = [Metric(plain(name), *rest) for name, *rest in points]
+        found = [Metric(sanitize(name), *rest) for name, *rest in points]
         for begin in range(0, len(found), METRICS):
             self.client.log_batch(run_id, metrics=found[begin : begin + METRICS])
 
@@ -141,7 +141,7 @@ class Store:
         """Send parameters of a run; MLflow refuses to change one later."""
         from mlflow.entities import Param
 
-        found = [Param(plain(name), value[:LENGTH]) for name, value in values.items()]
+        found = [Param(sanitize(name), value[:LENGTH]) for name, value in values.items()]
         for begin in range(0, len(found), PARAMS):
             self.client.log_batch(run_id, params=found[begin : begin + PARAMS])
 

@@ -22,35 +22,37 @@ def main() -> str:
     device = torch_device(params.machine)
     import torch
 
-    from knowsub.analysis import study
-    from knowsub.analysis.bench import open_bench
-    from knowsub.analysis.removals import Removals
-    from knowsub.anatomy import block_count, sites
-    from knowsub.kg.files import read_statements
-    from knowsub.lm.load import open_model, read_pins
+    from knowsub.analysis import pipeline as study
+    from knowsub.analysis.ablations import open_ablation_context
+    from knowsub.analysis.pipeline import Ablations
+    from knowsub.architectures import block_count, maskable_matrices
+    from knowsub.kg.facts import read_statements
+    from knowsub.lm.load import open_model, read_manifest
     from knowsub.tracking import stage_run
 
     options, pins = params.analyze, DATA / "pretrain/model.json"
     others = params.baseline if options.baselines else None
-    methods, factors = (others.methods, others.factors) if others else ([], [])
+    methods, factors = (others.methods, others.size_multipliers) if others else ([], [])
     files = study.mask_files(DATA, params.targets, params.seeds, methods)
     with stage_run("analyze", params) as run, torch.no_grad():
-        (model, tokenizer), identity = open_model(pins, device), read_pins(pins)["fingerprint"]
+        (model, tokenizer), identity = open_model(pins, device), read_manifest(pins)["fingerprint"]
         blocks = params.train.block_range(block_count(model))
-        places = sites(model, blocks, params.train.parts)
-        rows, profiles = study.study_places(files, model, identity, places)
+        places = maskable_matrices(model, blocks, params.train.modules)
+        rows, profiles = study.analyze_structure(files, model, identity, places)
         found = {
             "structure": {"masks": rows, "alpha": options.alpha},
-            "overlap": study.study_overlap(profiles),
+            "overlap": study.analyze_overlap(profiles),
         }
-        if options.function:
+        if options.ablations:
             statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
-            bench, sets = open_bench(model, tokenizer, places, statements, options.statements)
+            bench, sets = open_ablation_context(
+                model, tokenizer, places, statements, options.statements
+            )
             chance = torch.Generator().manual_seed(options.seed)
-            removals = Removals(bench, identity, places, sets, options.shares, factors, chance)
+            removals = Ablations(bench, identity, places, sets, options.shares, factors, chance)
             found["function"] = removals.study(files)
         combined = study.write_combinations(OUT / "combined", files, identity)
-        for path in (*study.write_findings(OUT, found), *combined):
+        for path in (*study.write_analysis(OUT, found), *combined):
             run.artifact(path)
         run.metrics({"masks": len(rows), "pairs": len(found["overlap"]["pairs"])})
     return f"{len(rows)} masks, {len(found['overlap']['pairs'])} pairs"

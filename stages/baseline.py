@@ -1,6 +1,6 @@
 """Masks of the trained mask's size by other methods, from the same facts.
 
-Reads: data/pretrain/model.json, data/verbalize/{,untold/}<target>.jsonl,
+Reads: data/pretrain/model.json, data/verbalize/{,unseen/}<target>.jsonl,
     data/train/<target>-<seed>/mask.safetensors
 Writes: data/baseline/<target>-<seed>/<method>.safetensors; at the further sizes, as multiples
     of the trained mask's, data/baseline/<target>-<seed>/sizes/<method>-<factor>.safetensors
@@ -19,10 +19,10 @@ def main(target: str, seed: int) -> str:
     """Choose as many weights per site as the trained mask has, by every method asked for."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.baselines.choose import baseline_masks, gather_material
-    from knowsub.kg.files import read_statements
-    from knowsub.lm.load import open_model, read_pins
-    from knowsub.masks.io import check_model, load_mask, save_mask
+    from knowsub.baselines.methods import baseline_masks, calibration_data
+    from knowsub.kg.facts import read_statements
+    from knowsub.lm.load import open_model, read_manifest
+    from knowsub.masks.mask import check_model, load_mask, save_mask
     from knowsub.tracking import stage_run
 
     options, pins = params.baseline, DATA / "pretrain/model.json"
@@ -30,14 +30,14 @@ def main(target: str, seed: int) -> str:
     (out / "sizes").mkdir(parents=True, exist_ok=True)
     with stage_run("baseline", params, item={"target": target, "seed": seed}) as run:
         mask = load_mask(DATA / f"train/{target}-{seed}/mask.safetensors")
-        check_model(mask, read_pins(pins)["fingerprint"])
+        check_model(mask, read_manifest(pins)["fingerprint"])
         model, tokenizer = open_model(pins, device)
         statements = [
             one
-            for part in ("", "untold/")
+            for part in ("", "unseen/")
             for one in read_statements(DATA / f"verbalize/{part}{target}.jsonl")
         ]
-        material = gather_material(model, tokenizer, mask, statements, options)
+        material = calibration_data(model, tokenizer, mask, statements, options)
         for method, factor, found in baseline_masks(mask, material, options):
             same_size = factor == 1
             file = f"{method}.safetensors" if same_size else f"sizes/{method}-{factor}.safetensors"

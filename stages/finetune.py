@@ -20,26 +20,31 @@ def main(target: str, seed: int) -> str:
     """Finetune and examine the models of one mask, resuming where an interrupted call stopped."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.checkout import main_root
-    from knowsub.downstream.bench import Bench
-    from knowsub.downstream.progress import Progress
+    from knowsub.downstream.progress import FinetuneProgress
     from knowsub.downstream.results import write_results
-    from knowsub.downstream.study import conduct, fingerprint, load_masks, runs
-    from knowsub.downstream.task import build_task
-    from knowsub.kg.files import read_statements
-    from knowsub.lm.load import open_model, read_pins
+    from knowsub.downstream.runs import (
+        FinetuneContext,
+        fingerprint,
+        load_study_masks,
+        planned_runs,
+        run_all,
+    )
+    from knowsub.downstream.tasks import build_task
+    from knowsub.kg.facts import read_statements
+    from knowsub.lm.load import open_model, read_manifest
+    from knowsub.provenance import main_root
     from knowsub.tracking import stage_run
 
-    name, options, pin = f"{target}-{seed}", params.finetune, read_pins(MODEL)["fingerprint"]
+    name, options, pin = f"{target}-{seed}", params.finetune, read_manifest(MODEL)["fingerprint"]
     task = build_task(read_statements(Path(f"data/verbalize/{target}.jsonl")), options)
-    masks = load_masks(Path(f"data/train/{name}"), Path(f"data/baseline/{name}"), pin)
-    bench = Bench(*open_model(MODEL, device), masks, options)
+    masks = load_study_masks(Path(f"data/train/{name}"), Path(f"data/baseline/{name}"), pin)
+    bench = FinetuneContext(*open_model(MODEL, device), masks, options)
     store = main_root() / ".checkpoints" / f"finetune-{fingerprint(pin, masks, task, options)}"
     item = {"target": target, "seed": seed}
     with stage_run("finetune", params, item=item) as run:
-        steps = options.steps * len(list(runs(masks, options)))
-        with Progress(steps, options.steps, f"finetune {name}", run.metrics) as progress:
-            study = conduct(bench, masks, task, options, store, progress)
+        steps = options.steps * len(list(planned_runs(masks, options)))
+        with FinetuneProgress(steps, options.steps, f"finetune {name}", run.metrics) as progress:
+            study = run_all(bench, masks, task, options, store, progress)
         folder = Path(f"data/finetune/{name}")
         figures = write_results(folder, study, task, options, item)
         run.metrics(figures)

@@ -1,7 +1,7 @@
 """Facts and text: what is taught, what is to be removed, and what must stay.
 
 Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source
-Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, untold.txt, counts.json,
+Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, unseen.txt, counts.json,
     text/{train,validation,test,other}.txt
 """
 
@@ -18,17 +18,17 @@ OUT = Path("data/prepare")
 def main() -> str:
     """Write the facts of every target KG, and the text, each in its parts."""
     params = load_params()
-    from knowsub.kg.world import read_world, write_world
-    from knowsub.lm.corpus import read_parts, read_text
+    from knowsub.kg.sources import collect_facts, write_fact_splits
+    from knowsub.text.corpus import read_splits, read_text
     from knowsub.tracking import stage_run
 
     options = params.prepare
     with stage_run("prepare", params) as run:
-        world = read_world(params.targets, options)
-        splits = write_world(OUT, world, params.targets, options)
+        world = collect_facts(params.targets, options)
+        splits = write_fact_splits(OUT, world, params.targets, options)
 
         shares = options.text_validation_share, options.text_test_share
-        text, origin = read_parts(options.text, *shares)
+        text, origin = read_splits(options.text, *shares)
         text["other"] = read_text(options.other_text)
         (OUT / "text").mkdir(exist_ok=True)
         for part, prose in text.items():

@@ -21,10 +21,9 @@ def main() -> str:
     device = torch_device(params.machine)
     from tqdm import tqdm
 
+    from knowsub.embedded.model import train_embedded, training_statements
     from knowsub.kg.templates import load_templates
-    from knowsub.lm.load import load_model, pins
-    from knowsub.lm.source import resolve
-    from knowsub.lm.teach import taught_statements, teach
+    from knowsub.lm.load import load_model, manifest, resolve_model
     from knowsub.tracking import stage_run
 
     options, verbalize = params.pretrain, params.verbalize
@@ -40,16 +39,16 @@ def main() -> str:
             run.metrics(losses, step=step)
 
         if options.model == "embedded":
-            told = taught_statements(
+            told = training_statements(
                 DATA / "facts.jsonl", load_templates(Path(verbalize.templates)), verbalize
             )
-            model, figures = teach(told, DATA / "text", OUT / "model", options, log)
-            pinned = pins(model, "model", "") | {"figures": figures}
+            model, figures = train_embedded(told, DATA / "text", OUT / "model", options, log)
+            pinned = manifest(model, "model", "") | {"figures": figures}
             run.metrics(figures)
         else:
-            source = resolve(options.model, options.revision)
+            source = resolve_model(options.model, options.revision)
             model, _ = load_model(source.folder, device, options.dtype)
-            pinned = pins(model, source.path, source.revision)
+            pinned = manifest(model, source.path, source.revision)
         (OUT / "model.json").write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
         run.artifact(OUT / "model.json")
     return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"

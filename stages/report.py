@@ -20,34 +20,32 @@ ANALYSIS = ("structure", "overlap", "function")
 def main(commit: str = "") -> str:
     """Write the report; the commit that it names is found out where it is not given."""
     params = load_params()
-    from knowsub.report.collect import read_items, read_json
-    from knowsub.report.cross import with_dominance
-    from knowsub.report.others import read_summaries
-    from knowsub.report.page import Origin
-    from knowsub.report.provenance import code_commit, parameters_shown, versions
-    from knowsub.report.summary import missed
+    from knowsub.provenance import code_commit, parameters_shown, versions
+    from knowsub.report.collect import read_json, read_mask_results
+    from knowsub.report.compared_runs import read_summaries
+    from knowsub.report.metrics import missed_thresholds, with_dominance
+    from knowsub.report.page import Provenance, write_report
     from knowsub.report.tables import results_table, write_readme
-    from knowsub.report.write import write_report
     from knowsub.tracking import stage_run
 
-    bars = params.report.bars
+    bars = params.report.thresholds
     with stage_run("report", params) as run:
-        items = with_dominance(read_items(DATA, params.targets, params.seeds))
+        items = with_dominance(read_mask_results(DATA, params.targets, params.seeds))
         pins = read_json(DATA / "pretrain/model.json")
-        origin = Origin(
+        origin = Provenance(
             model=params.pretrain.model,
             fingerprint=str(pins.get("fingerprint", "")),
             parameters=parameters_shown(Path("params.yaml").read_text(encoding="utf-8")),
             commit=commit or code_commit(Path()),
             versions=versions(),
-            level=params.test.level,
+            level=params.test.confidence_level,
         )
         analysis = {name: read_json(DATA / f"analyze/{name}.json") for name in ANALYSIS}
         others = read_summaries(DATA / "compared")
         for path in write_report(OUT, items, analysis, params.report, origin, others):
             run.artifact(path, "figures" if path.suffix == ".png" else None)
         write_readme(README, results_table(items, bars))
-        short = {item.name: missed(item, bars) for item in items}
+        short = {item.name: missed_thresholds(item, bars) for item in items}
         reached = sum(not names for names in short.values())
         run.metrics({"masks": len(items), "masks_reaching_bars": reached})
     worst = [f"{name} misses {', '.join(names)}" for name, names in short.items() if names]

@@ -19,32 +19,29 @@ def main(target: str, seed: int) -> str:
     """Examine one mask, beside as many random masks and other methods' masks as asked for."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.baselines.random import random_masks
-    from knowsub.evaluation.case import Case
-    from knowsub.evaluation.evidence import written
-    from knowsub.evaluation.records import fact_rows, write_evidence
-    from knowsub.evaluation.suite import examine
-    from knowsub.kg.files import read_statements
-    from knowsub.lm.load import open_model, read_pins
-    from knowsub.masks.io import check_model, load_mask
+    from knowsub.evaluation.evaluate import MaskEvaluation, evaluate_mask
+    from knowsub.evaluation.records import fact_rows, to_json, write_evidence
+    from knowsub.kg.facts import read_statements
+    from knowsub.lm.load import open_model, read_manifest
+    from knowsub.masks.mask import check_model, load_mask, random_masks
     from knowsub.tracking import stage_run
 
     options, pins, item = params.test, DATA / "pretrain/model.json", f"{target}-{seed}"
     with stage_run("test", params, item={"target": target, "seed": seed}) as run:
         mask = load_mask(DATA / f"train/{item}/mask.safetensors")
-        check_model(mask, read_pins(pins)["fingerprint"])
+        check_model(mask, read_manifest(pins)["fingerprint"])
         told = {name: read_statements(DATA / f"verbalize/{name}.jsonl") for name in params.targets}
         texts = {
             name: (DATA / f"prepare/text/{file}.txt").read_text("utf-8")
             for name, file in (("text", "test"), ("other", "other"))
         }
-        case = Case(*open_model(pins, device), mask, target, told, texts, options)
+        case = MaskEvaluation(*open_model(pins, device), mask, target, told, texts, options)
         randoms = random_masks(mask, options.random_masks, case.generator)
-        evidence = examine(case.bench, mask, randoms, options, case.exam, case.generator)
+        evidence = evaluate_mask(case.bench, mask, randoms, options, case.exam, case.generator)
         others = params.baseline
-        folder, trained = DATA / f"baseline/{item}", evidence.finding
-        methods = case.compared(folder, others.methods, others.factors, trained)
-        found = written(evidence, methods, options.level, options.resamples)
+        folder, trained = DATA / f"baseline/{item}", evidence.metrics
+        methods = case.compare_methods(folder, others.methods, others.size_multipliers, trained)
+        found = to_json(evidence, methods, options.confidence_level, options.resamples)
         figures, rows = found["figures"], fact_rows(case.bench, evidence.views, evidence.answers)
         run.metrics(figures)
         for path in write_evidence(DATA / f"test/{item}", found, rows):

@@ -1,8 +1,8 @@
 """The statements of every target KG: for each fact and family the wording the model knows best.
 
-Reads: data/prepare/kg/<target>.jsonl, data/prepare/untold.txt, data/pretrain/model.json,
+Reads: data/prepare/kg/<target>.jsonl, data/prepare/unseen.txt, data/pretrain/model.json,
     the templates
-Writes: data/verbalize/<target>.jsonl and untold/<target>.jsonl
+Writes: data/verbalize/<target>.jsonl and unseen/<target>.jsonl
 """
 
 from __future__ import annotations
@@ -18,29 +18,27 @@ def main() -> str:
     """Score the grid of statements under the model; facts that targets share are scored once."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.kg.files import read_kg, write_statements
-    from knowsub.kg.templates import load_templates
-    from knowsub.kg.triple import Split
-    from knowsub.kg.untold import untold_facts
-    from knowsub.kg.verbalize import verbalize
+    from knowsub.kg.facts import Split, read_kg, write_statements
+    from knowsub.kg.templates import load_templates, verbalize
+    from knowsub.kg.unseen import unseen_facts
     from knowsub.lm.load import open_model
-    from knowsub.lm.tails import TailScorer
+    from knowsub.lm.score import ObjectScorer
     from knowsub.tracking import stage_run
 
-    heads = (DATA / "prepare/untold.txt").read_text("utf-8").splitlines()
-    options, most = params.verbalize, params.prepare.untold_facts
+    heads = (DATA / "prepare/unseen.txt").read_text("utf-8").splitlines()
+    options, most = params.verbalize, params.prepare.unseen_facts
     templates, count = load_templates(Path(options.templates)), 0
     OUT.mkdir(parents=True, exist_ok=True)
     with stage_run("verbalize", params) as run:
-        scorer = TailScorer(*open_model(DATA / "pretrain/model.json", device))
+        scorer = ObjectScorer(*open_model(DATA / "pretrain/model.json", device))
         for target in params.targets:
             facts = read_kg(DATA / f"prepare/kg/{target}.jsonl")
             told = verbalize(facts, templates, options, scorer)
             goal = [fact for fact, split in facts if split is Split.TARGET]
-            believed = untold_facts(goal, heads, templates, options, most, scorer.first_tokens)
+            believed = unseen_facts(goal, heads, templates, options, most, scorer.first_tokens)
             write_statements(OUT / f"{target}.jsonl", told)
             write_statements(
-                OUT / f"untold/{target}.jsonl",
+                OUT / f"unseen/{target}.jsonl",
                 verbalize(believed, templates, options, scorer, training_alone=True),
             )
             worst = max(one.nll or 0.0 for one in told)

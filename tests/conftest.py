@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
-    from knowsub.kg.triple import Fact
+    from knowsub.kg.facts import Fact
 
 VOCABULARY, CONTEXT, WIDTH, BLOCKS, HEADS = 64, 32, 16, 4, 2
 
@@ -91,7 +91,7 @@ def tiny_llama() -> LlamaForCausalLM:
 @pytest.fixture
 def toy_kg() -> list[Fact]:
     """Eight facts of one relation with three tails."""
-    from knowsub.kg.triple import Fact
+    from knowsub.kg.facts import Fact
 
     pairs = {
         "temple": ("ziggurat", "pagoda", "shrine"),

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from knowsub.analysis.study import MaskFile, study_overlap, study_places
-from knowsub.anatomy import sites
-from knowsub.masks.io import save_mask
-from knowsub.masks.mask import Mask
+from knowsub.analysis.pipeline import MaskFile, analyze_overlap, analyze_structure
+from knowsub.architectures import maskable_matrices
+from knowsub.masks.mask import Mask, save_mask
 
 TARGETS = ("building.n.01", "location.n.01", "communication.n.02")
 SEEDS = (0, 1)
@@ -60,9 +59,9 @@ def write_outputs(
             write_json(data / f"finetune/{name}/results.json", _finetuned())
             write_csv(data / f"finetune/{name}/curves.csv", list(_recovery(chance)))
     model, files = _masks(data, targets, seeds, width)
-    rows, profiles = study_places(files, model, "fingerprint", sites(model))
+    rows, profiles = analyze_structure(files, model, "fingerprint", maskable_matrices(model))
     write_json(data / "analyze/structure.json", {"masks": rows, "alpha": 0.05})
-    write_json(data / "analyze/overlap.json", study_overlap(profiles))
+    write_json(data / "analyze/overlap.json", analyze_overlap(profiles))
     write_json(data / "analyze/function.json", _function(chance, targets, seeds))
 
 
@@ -90,11 +89,11 @@ def _tested(chance: np.random.Generator) -> dict[str, Any]:
         "heldout_ppl_ratio": chance.uniform(1.01, 1.07), "text_ppl_ratio": 1.07,
         "random_target_ppl_ratio": chance.uniform(1.0, 1.02), "random_text_ppl_ratio": 1.09,
         "all_removed_target_ppl_ratio": 6374.2, "target_median_rank": chance.uniform(40, 200),
-        "random_tail_rank": 233.0, "target_accuracy": 0.025, "forgetting": 0.98,
+        "random_object_rank": 233.0, "target_accuracy": 0.025, "forgetting": 0.98,
         "paraphrase_forgetting": 0.96, "choice_accuracy": 0.21, "choice_reference": 0.13,
-        "head_information": 0.85, "near_ppl_ratio": 1.6, "near_accuracy": 0.91,
+        "subject_identifiability": 0.85, "neighborhood_ppl_ratio": 1.6, "neighborhood_accuracy": 0.91,
         "extraction_top10": 0.05, "random_p": 1 / 101, "relearning_recovery": 0.34,
-        "int8_forgetting": 0.98, "int4_forgetting": 0.95, "residual_hit": 0.1,
+        "int8_forgetting": 0.98, "int4_forgetting": 0.95, "logit_lens_hit": 0.1,
     }  # fmt: skip
     interval = {"forgetting": [0.96, 0.99], "target_ppl_ratio": [target * 0.6, target * 1.5]}
     methods = {
@@ -113,7 +112,7 @@ def _facts(chance: np.random.Generator, target: str) -> Iterator[dict[str, Any]]
         ("target", "train", 12, 7.0),
         ("target", "test", 12, 6.0),
         ("control_heldout", "train", 30, 0.05),
-        ("near_heldout", "train", 8, 0.5),
+        ("neighborhood_heldout", "train", 8, 0.5),
     ]
     for split, role, number, loss in shapes:
         for index in range(number):
@@ -182,7 +181,7 @@ def _masks(
     )  # fmt: skip
     files = []
     for target in targets:
-        core = {site.name: torch.rand(site.shape) < 0.01 for site in sites(model)}
+        core = {site.name: torch.rand(site.shape) < 0.01 for site in maskable_matrices(model)}
         for seed in seeds:
             bits = {name: one | (torch.rand(one.shape) < 0.01) for name, one in core.items()}
             bits["blocks.3.mlp_in"][:, :4] |= torch.rand(width, 4) < 0.3

@@ -4,22 +4,30 @@ import pytest
 import torch
 from torch import nn
 
-from knowsub.anatomy import ATTENTION, FAMILIES, Part, block_count, family, sites, upper_half
+from knowsub.architectures import (
+    ARCHITECTURES,
+    ATTENTION,
+    ModuleType,
+    architecture,
+    block_count,
+    maskable_matrices,
+    upper_half,
+)
 from tests.architectures import CONFIGS, tiny
 
 
 def test_every_family_of_the_table_is_tested() -> None:
-    assert sorted(CONFIGS) == sorted(FAMILIES)
+    assert sorted(CONFIGS) == sorted(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_sites_cover_the_upper_half_attention_and_mlp_weights_and_nothing_else(kind: str) -> None:
     model = tiny(kind)
-    found = sites(model)
+    found = maskable_matrices(model)
     marked = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for site in found:
         site.view(marked[site.parameter]).add_(1.0)
-    blocks = family(model).blocks
+    blocks = architecture(model).blocks
     for name, count in marked.items():
         upper = any(name.startswith(f"{blocks}.{index}.") for index in upper_half(model))
         expected = 1.0 if upper and count.ndim == 2 else 0.0
@@ -28,11 +36,11 @@ def test_sites_cover_the_upper_half_attention_and_mlp_weights_and_nothing_else(k
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 @pytest.mark.parametrize("part", ATTENTION)
-def test_the_slice_of_a_part_is_what_that_part_computes_with(kind: str, part: Part) -> None:
+def test_the_slice_of_a_part_is_what_that_part_computes_with(kind: str, part: ModuleType) -> None:
     model = tiny(kind)
-    (site,) = sites(model, [0], [part])
-    matrix = next(row for row in family(model).matrices if part in row.parts)
-    layer = model.get_submodule(f"{family(model).blocks}.0.{matrix.path}")
+    (site,) = maskable_matrices(model, [0], [part])
+    matrix = next(row for row in architecture(model).matrices if part in row.module_types)
+    layer = model.get_submodule(f"{architecture(model).blocks}.0.{matrix.path}")
     seen: dict[str, torch.Tensor] = {}
     layer.register_forward_hook(lambda _, inputs, output: seen.update(x=inputs[0], y=output))
     model(torch.arange(1, 9)[None])
@@ -40,11 +48,11 @@ def test_the_slice_of_a_part_is_what_that_part_computes_with(kind: str, part: Pa
     head, dim = site.axes.index("head"), site.axes.index("dim")
     by_head = weight.permute(head, dim, 3 - head - dim)
     x, y = seen["x"][0], seen["y"][0] - (0 if layer.bias is None else layer.bias)
-    if part is Part.OUTPUT:
+    if part is ModuleType.OUTPUT:
         read = x.view(len(x), *by_head.shape[:2])
         torch.testing.assert_close(torch.einsum("thd,hdo->to", read, by_head), y)
     else:
-        index = matrix.parts.index(part) if len(matrix.parts) > 1 else None
+        index = matrix.module_types.index(part) if len(matrix.module_types) > 1 else None
         torch.testing.assert_close(
             torch.einsum("ti,hdi->thd", x, by_head), by_hand(kind, y, index, by_head.shape)
         )
@@ -62,16 +70,16 @@ def by_hand(kind: str, y: torch.Tensor, index: int | None, shape: torch.Size) ->
 
 def test_an_unknown_architecture_is_told_how_to_be_added() -> None:
     with pytest.raises(ValueError, match=r"'Linear' is not in the table .* FAMILIES in knowsub"):
-        family(nn.Linear(2, 2))
+        architecture(nn.Linear(2, 2))
 
 
 def test_a_block_beyond_the_model_is_named() -> None:
     model = tiny("gpt2")
     assert block_count(model) == 4
     with pytest.raises(ValueError, match="block 4 does not exist: the model has blocks 0 to 3"):
-        sites(model, [2, 4])
+        maskable_matrices(model, [2, 4])
 
 
 def test_a_choice_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no maskable matrix"):
-        sites(tiny("gpt2"), [3], [Part.MLP_GATE])
+        maskable_matrices(tiny("gpt2"), [3], [ModuleType.MLP_GATE])

@@ -9,12 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from knowsub.anatomy import sites
+from knowsub.architectures import maskable_matrices
 from knowsub.cli import app
 from knowsub.lm.load import fingerprint
-from knowsub.masks.io import load_mask, save_mask
-from knowsub.masks.mask import Mask
-from knowsub.masks.removal import removed
+from knowsub.masks.ablation import ablated
+from knowsub.masks.mask import Mask, load_mask, save_mask
 from tests.evaluation.setting import built_model, fact_mask, tokenizer
 
 A = [f"a{index}" for index in range(5)]
@@ -111,7 +110,10 @@ def test_the_model_written_by_remove_is_the_one_in_memory(folder, tmp_path):
     model = built_model()
     tokens = torch.arange(12).view(2, 6)
     reloaded = AutoModelForCausalLM.from_pretrained(out).eval()
-    with torch.no_grad(), removed(model, sites(model), load_mask(folder / "a.safetensors")):
+    with (
+        torch.no_grad(),
+        ablated(model, maskable_matrices(model), load_mask(folder / "a.safetensors")),
+    ):
         assert torch.equal(reloaded(tokens).logits, model(tokens).logits)
     assert fingerprint(reloaded) == found["fingerprint"]
     assert AutoTokenizer.from_pretrained(out)("kind a0")["input_ids"]

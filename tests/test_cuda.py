@@ -9,22 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from knowsub.anatomy import ATTENTION, Part
-from knowsub.baselines.random import random_masks
+from knowsub.architectures import ATTENTION, ModuleType
 from knowsub.config import torch_device
-from knowsub.discovery.cache import Cache
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.drawn import draw
 from knowsub.discovery.options import Precision, Suppression
-from knowsub.discovery.trainer import Found, Search, find_subnetwork
-from knowsub.evaluation.exam import set_exam
-from knowsub.evaluation.finding import Finding
-from knowsub.evaluation.suite import examine
-from knowsub.masks.gates import Sample
-from knowsub.masks.io import load_mask, save_mask
-from knowsub.masks.kinds import Estimator, Unit
-from knowsub.masks.noise import Noise
-from knowsub.masks.removal import removed
+from knowsub.discovery.setup import MemmapAllocator
+from knowsub.discovery.step import draw_minibatch
+from knowsub.discovery.trainer import MaskTrainer, SearchResult, find_subnetwork
+from knowsub.evaluation.evaluate import compute_references, evaluate_mask
+from knowsub.evaluation.metrics import Metrics
+from knowsub.masks.ablation import ablated
+from knowsub.masks.gates import GateSample, UniformNoise
+from knowsub.masks.mask import load_mask, random_masks, save_mask
+from knowsub.masks.options import Estimator, Granularity
 from knowsub.schema import Device, Machine, Progress
 from tests.architectures import CONFIGS, VOCAB, tiny
 from tests.discovery.setting import search, validation
@@ -41,15 +38,15 @@ class KilledError(Exception):
 def gradient(device: str, **changes: Any) -> torch.Tensor:
     """The gradient of one step, its noise drawn on the CPU whatever the device."""
     made, twin = search(device=device, **changes), search(**changes)
-    drawn = twin.gates.sample(Noise(5))
-    sample = Sample(drawn.value.to(device), drawn.slope.to(device))
-    rows = draw(made.data, made.options, torch.Generator().manual_seed(5))
+    drawn = twin.gates.sample(UniformNoise(5))
+    sample = GateSample(drawn.value.to(device), drawn.ste_grad.to(device))
+    rows = draw_minibatch(made.data, made.options, torch.Generator().manual_seed(5))
     found = made.gradient(sample, rows)[1]
     assert found.device.type == device
     return found.cpu()
 
 
-def run(made: Search, store: Checkpoints | None = None, until: int = 99) -> Found:
+def run(made: MaskTrainer, store: Checkpoints | None = None, until: int = 99) -> SearchResult:
     def log(figures: dict[str, float]) -> None:
         if figures["step"] > until:
             raise KilledError
@@ -57,13 +54,15 @@ def run(made: Search, store: Checkpoints | None = None, until: int = 99) -> Foun
     return find_subnetwork(made, lambda: validation(made), log, store)
 
 
-def examined(device: str) -> Finding:
+def examined(device: str) -> Metrics:
     """The evidence for a mask with five known facts."""
     bench, chosen = built_bench("a", built_model().to(device)), options(sizes=False)
     generator = torch.Generator().manual_seed(0)
     mask = fact_mask(built_model(), ["a0", "a1", "a2", "a3", "a4"])
-    exam = set_exam(bench, chosen, {}, generator)
-    return examine(bench, mask, random_masks(mask, 9, generator), chosen, exam, generator).finding
+    exam = compute_references(bench, chosen, {}, generator)
+    return evaluate_mask(
+        bench, mask, random_masks(mask, 9, generator), chosen, exam, generator
+    ).metrics
 
 
 @pytest.fixture
@@ -85,10 +84,12 @@ def test_a_step_has_the_gradient_that_it_has_on_the_cpu(
     assert (found - expected).norm() / expected.norm() < 1e-4
 
 
-@pytest.mark.parametrize("unit", list(Unit))
+@pytest.mark.parametrize("unit", list(Granularity))
 @pytest.mark.parametrize("estimator", list(Estimator))
-def test_every_unit_and_estimator_has_its_gradient_there(unit: Unit, estimator: Estimator) -> None:
-    parts = list(ATTENTION) if unit is Unit.HEAD else list(Part)
+def test_every_unit_and_estimator_has_its_gradient_there(
+    unit: Granularity, estimator: Estimator
+) -> None:
+    parts = list(ATTENTION) if unit is Granularity.HEAD else list(ModuleType)
     chosen = {"unit": unit, "estimator": estimator, "parts": parts, "expression_weight": 1.0}
     found, expected = gradient(DEVICE, **chosen), gradient("cpu", **chosen)
     assert (found - expected).norm() / expected.norm() < 1e-4
@@ -124,38 +125,43 @@ def test_bfloat16_products_there_change_the_gradient_by_their_rounding() -> None
 
 def test_a_step_asks_for_its_figures_once() -> None:
     made = search(device=DEVICE, attention="sdpa")
-    made.advance()
+    made.train_step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        made.gradient(made.gates.sample(made.noise), draw(made.data, made.options, made.order))
+        made.gradient(
+            made.gates.sample(made.noise), draw_minibatch(made.data, made.options, made.order)
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_states_that_spill_to_a_file_are_read_from_there(tmp_path: Path) -> None:
-    spilled = run(search(device=DEVICE, allocate=Cache(tmp_path, 0.0)))
+    spilled = run(search(device=DEVICE, allocate=MemmapAllocator(tmp_path, 0.0)))
     assert spilled.curve == run(search(device=DEVICE)).curve
 
 
 def test_recomputed_activations_give_the_same_search() -> None:
-    assert run(search(device=DEVICE, recompute=True)).curve == run(search(device=DEVICE)).curve
+    assert (
+        run(search(device=DEVICE, activation_checkpointing=True)).curve
+        == run(search(device=DEVICE)).curve
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_a_mask_found_there_does_the_same_on_the_cpu(tmp_path: Path, kind: str) -> None:
     made = search(device=DEVICE, kind=kind)
     found = run(made)
-    save_mask(made.gates.mask(found.bits, "tiny", {}), tmp_path / "mask.safetensors")
+    save_mask(made.gates.to_mask(found.bits, "tiny", {}), tmp_path / "mask.safetensors")
     mask = load_mask(tmp_path / "mask.safetensors")
     tokens = torch.randint(1, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
     there, here = made.gates.model, tiny(kind)
-    with removed(there, made.gates.sites, mask), removed(here, made.gates.sites, mask):
+    with ablated(there, made.gates.sites, mask), ablated(here, made.gates.sites, mask):
         assert mask.size > 0
         difference = there(tokens.to(DEVICE)).logits.cpu() - here(tokens).logits
     assert difference.abs().max() < 1e-4
 
 
 def test_the_evidence_is_that_of_the_cpu() -> None:
-    found, expected = examined(DEVICE).figures, examined("cpu").figures
+    found, expected = examined(DEVICE).values, examined("cpu").values
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)

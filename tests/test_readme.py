@@ -9,7 +9,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from knowsub.cli import app
-from knowsub.report.catalogue import ENTRIES, printed
+from knowsub.report.metrics import METRIC_SPECS, printed
 from knowsub.report.tables import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def table() -> list[list[str]]:
 def test_the_results_table_is_the_committed_summary() -> None:
     masks = json.loads((ROOT / "data/report/summary.json").read_text(encoding="utf-8"))["masks"]
     header, _, *rows = table()
-    labels = {entry.label: name for name, entry in ENTRIES.items()}
+    labels = {entry.label: name for name, entry in METRIC_SPECS.items()}
     for mask, row in zip(masks, rows, strict=False):
         assert row[:2] == [f"`{mask['target']}`", str(mask["seed"])]
         for label, cell in zip(header[2:], row[2:], strict=True):

@@ -9,20 +9,24 @@ import subprocess
 import pytest
 
 from knowsub.analysis.options import ReportOptions
-from knowsub.report.catalogue import printed
-from knowsub.report.collect import read_items, read_json
-from knowsub.report.context import evidence
-from knowsub.report.cross import with_dominance
-from knowsub.report.others import other_runs, read_summaries
-from knowsub.report.page import Origin
-from knowsub.report.provenance import code_commit, parameters_shown
-from knowsub.report.summary import mask_figures, mean_figures, meets, missed, worst_figures
-from knowsub.report.tables import BEGIN, END, results_table, with_results, write_readme
-from knowsub.report.write import write_report
+from knowsub.provenance import code_commit, parameters_shown
+from knowsub.report.collect import read_json, read_mask_results
+from knowsub.report.compared_runs import compared_runs, read_summaries
+from knowsub.report.metrics import (
+    mask_figures,
+    mean_figures,
+    meets_threshold,
+    missed_thresholds,
+    printed,
+    with_dominance,
+    worst_figures,
+)
+from knowsub.report.page import Provenance, write_report
+from knowsub.report.tables import BEGIN, END, evidence, results_table, with_results, write_readme
 from tests.report_setting import METHODS, SEEDS, TARGETS, write_outputs
 
 BARS = {"sparsity": ">= 0.98", "heldout_ppl_ratio": "<= 1.08"}
-ORIGIN = Origin("embedded", "f" * 64, "seeds: [0]\n", "c" * 40, {"python": "3"}, 0.95)
+ORIGIN = Provenance("embedded", "f" * 64, "seeds: [0]\n", "c" * 40, {"python": "3"}, 0.95)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def items(data):
-    return with_dominance(read_items(data, TARGETS, SEEDS))
+    return with_dominance(read_mask_results(data, TARGETS, SEEDS))
 
 
 def write(out, data, items, others=None, **changes):
@@ -76,8 +80,8 @@ def test_the_summary_has_one_object_per_mask_and_means_per_method(report):
 def test_means_of_ppl_ratios_are_geometric_and_the_worst_is_on_the_bad_side():
     rows = [{"target_ppl_ratio": 10.0, "random_p": 0.1}, {"target_ppl_ratio": 1000.0}]
     assert mean_figures(rows) == pytest.approx({"target_ppl_ratio": 100.0, "random_p": 0.1})
-    assert worst_figures([{"near_ppl_ratio": 0.5}, {"near_ppl_ratio": 1.5}]) == {
-        "near_ppl_ratio": 0.5
+    assert worst_figures([{"neighborhood_ppl_ratio": 0.5}, {"neighborhood_ppl_ratio": 1.5}]) == {
+        "neighborhood_ppl_ratio": 0.5
     }
     assert worst_figures(rows)["target_ppl_ratio"] == 10.0
 
@@ -89,7 +93,7 @@ def test_means_of_ppl_ratios_are_geometric_and_the_worst_is_on_the_bad_side():
      (float("nan"), "<= 1", False)],
 )  # fmt: skip
 def test_a_figure_meets_its_bar_or_is_marked(value, bar, expected):
-    assert meets(value, bar) is expected
+    assert meets_threshold(value, bar) is expected
 
 
 def test_a_bar_on_a_figure_of_the_evidence_is_shown_and_marked_where_it_is_missed(items):
@@ -102,7 +106,7 @@ def test_a_bar_on_a_figure_of_the_evidence_is_shown_and_marked_where_it_is_misse
 
 
 def test_a_missed_bar_is_marked_in_the_table_and_on_the_page(report, items):
-    short = [item for item in items if missed(item, BARS)]
+    short = [item for item in items if missed_thresholds(item, BARS)]
     assert short
     table = (report / "results.md").read_text()
     rows = [line for line in table.splitlines() if line.startswith("| `")]
@@ -156,21 +160,21 @@ def test_a_mask_without_optional_figures_is_still_reported(data, tmp_path):
         path.unlink()
     for path in bare.glob("test/*/figures.json"):
         path.write_text(json.dumps({"figures": {"sparsity": 0.99}}))
-    items = with_dominance(read_items(bare, TARGETS, SEEDS))
+    items = with_dominance(read_mask_results(bare, TARGETS, SEEDS))
     written = write(tmp_path / "out", bare, items)
     assert not [path for path in written if path.suffix == ".png"]
-    assert items[0].name not in json.dumps(missed(items[0], {}))
+    assert items[0].name not in json.dumps(missed_thresholds(items[0], {}))
     assert "Facts, one by one" not in (tmp_path / "out/report.html").read_text()
 
 
 def test_an_untested_mask_is_named(data, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a-7/figures.json: no such file; run the stage"):
-        read_items(data, ["a"], [7])
+        read_mask_results(data, ["a"], [7])
     broken = tmp_path / "test/a-7/figures.json"
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
     with pytest.raises(ValueError, match=r"figures\.json: not JSON"):
-        read_items(tmp_path, ["a"], [7])
+        read_mask_results(tmp_path, ["a"], [7])
 
 
 def test_parameters_that_change_no_result_are_not_shown():
@@ -258,7 +262,7 @@ def test_other_runs_stand_beside_this_one_with_their_range_and_the_bars_they_mis
     less = {"masks": [{"target": "t", "seed": s, "sparsity": 0.97 + 0.02 * s} for s in (0, 1)]}
     (compared / "less.json").write_text(json.dumps(less))
     others = read_summaries(compared)
-    table = other_runs([mask_figures(item) for item in items], others, BARS)
+    table = compared_runs([mask_figures(item) for item in items], others, BARS)
     assert [(row["name"], row["masks"]) for row in table["rows"]] == [
         ("this run", 6), ("again", 6), ("less", 2)
     ]  # fmt: skip

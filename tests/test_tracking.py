@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from knowsub.backfill import fill_experiment, headline, read_summary
-from knowsub.checkout import main_root, run_key
 from knowsub.config import load_params
 from knowsub.experiment import CHOICES, FIGURES, Experiment, experiment, view_path
-from knowsub.report.catalogue import ENTRIES
+from knowsub.provenance import main_root, run_key
+from knowsub.report.metrics import METRIC_SPECS
 from knowsub.schema import Params
 from knowsub.stage_run import await_writer, stage_run
 from knowsub.tracking import ITEM, KEY, KIND, PARENT, SOURCE, STAGE
@@ -382,7 +382,7 @@ def test_the_run_list_has_a_saved_view_whose_columns_exist(
         f"metrics.`mean/{name}`" for name in FIGURES
     ]
     assert set(CHOICES) <= set(begun.values)
-    assert set(FIGURES) <= set(ENTRIES)
+    assert set(FIGURES) <= set(METRIC_SPECS)
     assert view_path(group.experiment_id) in group.tags["mlflow.note.content"]
     found = client(begun).search_runs([group.experiment_id], view["searchFilter"])
     assert {run.data.tags[KIND] for run in found} == {"experiment"}

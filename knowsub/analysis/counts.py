@@ -1,4 +1,4 @@
-"""How many weights of a mask lie in each head, neuron and site."""
+"""How many weights of a mask lie in each head, neuron and matrix."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import numpy.typing as npt
 from jaxtyping import Bool
 from torch import Tensor
 
-from knowsub.anatomy import ATTENTION, Part, Site
-from knowsub.masks.kinds import Unit
+from knowsub.architectures import ATTENTION, MaskableMatrix, ModuleType
 from knowsub.masks.mask import Mask
-from knowsub.masks.units import unit_shape
+from knowsub.masks.options import Granularity
+from knowsub.masks.weights import gate_shape
 
 Counts = npt.NDArray[np.int64]
 """Whole numbers of weights."""
 
+
 Values = npt.NDArray[np.float64]
 """Real numbers, one per group, head or neuron."""
+
 
 SITE_NAME = re.compile(r"^blocks\.(\d+)\.(\w+)$")
 
 
-def unit_counts(bits: Bool[Tensor, ...], site: Site, unit: Unit) -> Counts:
+def unit_counts(bits: Bool[Tensor, ...], site: MaskableMatrix, unit: Granularity) -> Counts:
     """Return the number of a mask's weights in each unit of one site.
 
     Args:
@@ -38,13 +40,13 @@ def unit_counts(bits: Bool[Tensor, ...], site: Site, unit: Unit) -> Counts:
     Raises:
         ValueError: If the unit is `head` and the site is not part of the attention.
     """
-    kept = unit_shape(site, unit)
+    kept = gate_shape(site, unit)
     shared = [axis for axis, size in enumerate(kept) if size != bits.shape[axis]]
     counts = np.count_nonzero(bits.numpy(), axis=tuple(shared)) if shared else bits.numpy()
     return np.asarray(counts, dtype=np.int64).reshape(-1)
 
 
-def masked_sites(sites: Sequence[Site], mask: Mask) -> list[Site]:
+def masked_matrices(sites: Sequence[MaskableMatrix], mask: Mask) -> list[MaskableMatrix]:
     """Return the sites that a mask covers, in order.
 
     Args:
@@ -62,7 +64,7 @@ def masked_sites(sites: Sequence[Site], mask: Mask) -> list[Site]:
     return [site for site in sites if site.name in mask.bits]
 
 
-def implied_sites(mask: Mask) -> tuple[Site, ...]:
+def implied_matrices(mask: Mask) -> tuple[MaskableMatrix, ...]:
     """Return the sites of a mask, told from its site names and shapes alone.
 
     A hidden size is at least the number of heads and at least the size of a head, and an MLP is at
@@ -79,27 +81,29 @@ def implied_sites(mask: Mask) -> tuple[Site, ...]:
         ValueError: If a site's name is not of the form `blocks.3.q`.
     """
     found = [_implied(name, tuple(bits.shape)) for name, bits in mask.bits.items()]
-    return tuple(sorted(found, key=lambda site: (site.block, list(Part).index(site.part))))
+    return tuple(
+        sorted(found, key=lambda site: (site.block, list(ModuleType).index(site.module_type)))
+    )
 
 
-def _implied(name: str, shape: tuple[int, ...]) -> Site:
+def _implied(name: str, shape: tuple[int, ...]) -> MaskableMatrix:
     match = SITE_NAME.match(name)
-    if match is None or match[2] not in frozenset(Part):
+    if match is None or match[2] not in frozenset(ModuleType):
         raise ValueError(f"site {name!r} is not of the form 'blocks.<number>.<part>'")
-    part = Part(match[2])
+    part = ModuleType(match[2])
     if part in ATTENTION and len(shape) == 3:
-        hidden = "out" if part is Part.OUTPUT else "in"
+        hidden = "out" if part is ModuleType.OUTPUT else "in"
         axes: tuple[str, ...] = (
             (hidden, "head", "dim") if shape[0] >= shape[2] else ("head", "dim", hidden)
         )
     else:
         narrow_first = shape[0] <= shape[-1]
-        axes = ("in", "out") if narrow_first != (part is Part.MLP_OUT) else ("out", "in")
+        axes = ("in", "out") if narrow_first != (part is ModuleType.MLP_OUT) else ("out", "in")
         axes = ("in", "out") if shape[0] == shape[-1] else axes
-    return Site(name, "", int(match[1]), part, shape, None, axes)
+    return MaskableMatrix(name, "", int(match[1]), part, shape, None, axes)
 
 
-def head_counts(mask: Mask, sites: Sequence[Site]) -> dict[str, tuple[str, int, int]]:
+def head_counts(mask: Mask, sites: Sequence[MaskableMatrix]) -> dict[str, tuple[str, int, int]]:
     """Return the weights and the mask's weights of every attention head.
 
     The query, key, value and output slices of one head belong together; where key-value heads are
@@ -112,13 +116,17 @@ def head_counts(mask: Mask, sites: Sequence[Site]) -> dict[str, tuple[str, int, 
     Returns:
         Name such as `block 3 head 1` -> (kind `head` or `kv head`, weights, weights of the mask).
     """
-    full = {site.block: _heads(site) for site in sites if site.part in (Part.Q, Part.OUTPUT)}
+    full = {
+        site.block: _heads(site)
+        for site in sites
+        if site.module_type in (ModuleType.Q, ModuleType.OUTPUT)
+    }
     found: dict[str, tuple[str, int, int]] = {}
     for site in sites:
         if "head" not in site.axes:
             continue
         kind = "head" if _heads(site) == full.get(site.block, _heads(site)) else "kv head"
-        counts = unit_counts(mask.bits[site.name], site, Unit.HEAD)
+        counts = unit_counts(mask.bits[site.name], site, Granularity.HEAD)
         for head, count in enumerate(counts):
             name = f"block {site.block} {kind} {head}"
             _, weights, members = found.get(name, (kind, 0, 0))
@@ -131,5 +139,5 @@ def site_counts(mask: Mask) -> Mapping[str, tuple[int, int]]:
     return {name: (bits.numel(), int(bits.sum())) for name, bits in mask.bits.items()}
 
 
-def _heads(site: Site) -> int:
+def _heads(site: MaskableMatrix) -> int:
     return site.shape[site.axes.index("head")]

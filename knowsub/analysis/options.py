@@ -11,7 +11,7 @@ BAR = re.compile(r"^(>=|<=) ?(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$")
 class AnalyzeOptions:
     """Options of the stage `analyze`."""
 
-    function: bool
+    ablations: bool
     """Whether parts and combinations of the masks are removed and scored."""
     statements: int
     """Statements scored per knowledge graph at most, one per fact."""
@@ -43,7 +43,7 @@ class ReportOptions:
     """Control facts listed on the page per mask at most; target and near facts all are."""
     dpi: int
     """Resolution of the PNG pictures [dots per inch]."""
-    bars: dict[str, str]
+    thresholds: dict[str, str]
     """Figure name -> `>= x` or `<= x`; the report marks every mask that misses it."""
 
     def __post_init__(self) -> None:
@@ -51,8 +51,8 @@ class ReportOptions:
         _require("report.title", self.title, bool(self.title.strip()), "a text")
         _require("report.facts", self.facts, self.facts >= 0, "an integer >= 0")
         _require("report.dpi", self.dpi, 50 <= self.dpi <= 600, "an integer from 50 to 600")
-        wrong = {name: bar for name, bar in self.bars.items() if not BAR.match(bar)}
-        _require("report.bars", wrong, not wrong, "bars such as '>= 0.98' or '<= 1.05'")
+        wrong = {name: bar for name, bar in self.thresholds.items() if not BAR.match(bar)}
+        _require("report.thresholds", wrong, not wrong, "bars such as '>= 0.98' or '<= 1.05'")
 
 
 def _require(key: str, value: object, holds: bool, allowed: str) -> None:

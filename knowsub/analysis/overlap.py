@@ -2,17 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import signal, stats
 
-from knowsub.analysis.counts import Values
-from knowsub.analysis.profile import Profile
-from knowsub.statistics.hypotheses import holm
+from knowsub.analysis.counts import Values, masked_matrices, unit_counts
+from knowsub.architectures import MaskableMatrix
+from knowsub.hypotheses import holm
+from knowsub.masks.mask import Mask
+from knowsub.masks.options import Granularity
+
+
+@dataclass(frozen=True)
+class MaskSummary:
+    """A mask as far as comparing needs it: packed bits and the densities of its units."""
+
+    target: str
+    """What it removes."""
+    seed: int
+    """Seed of its training."""
+    method: str
+    """How it was found: `trained` or the name of a baseline."""
+    model: str
+    """Fingerprint of its model."""
+    packed: Mapping[str, npt.NDArray[np.uint8]]
+    """Site -> bits, eight to the byte."""
+    sizes: Mapping[str, tuple[int, int]]
+    """Site -> (weights, weights of the mask)."""
+    heads: Values
+    """Density of every head of every attention site over that site's density [ratio]."""
+    neurons: Values
+    """Density of every input and output neuron over its site's density [ratio]."""
+
+    @property
+    def name(self) -> str:
+        """Name such as `building.n.01-0`, with the method where it is a baseline's."""
+        name = f"{self.target}-{self.seed}"
+        return name if self.method == "trained" else f"{name} {self.method}"
+
+
+def summarize_mask(
+    mask: Mask, sites: Sequence[MaskableMatrix], target: str, seed: int, method: str = "trained"
+) -> MaskSummary:
+    """Return what comparing needs of a mask, an eighth of its size.
+
+    Args:
+        mask: The mask.
+        sites: Sites of its model.
+        target: What it removes.
+        seed: Seed of its training.
+        method: How it was found.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ValueError: If the mask has a site that is not among the sites.
+    """
+    covered = masked_matrices(sites, mask)
+    units = {True: [np.zeros(0)], False: [np.zeros(0)]}
+    for site in covered:
+        bits = mask.bits[site.name]
+        for unit in (Granularity.HEAD, Granularity.INPUT, Granularity.OUTPUT):
+            if unit is not Granularity.HEAD or "head" in site.axes:
+                counts = unit_counts(bits, site, unit).astype(np.float64)
+                units[unit is Granularity.HEAD].append(counts / max(counts.mean(), 1e-12))
+    return MaskSummary(
+        target=target,
+        seed=seed,
+        method=method,
+        model=mask.model,
+        packed={site.name: np.packbits(mask.bits[site.name].numpy()) for site in covered},
+        sizes={site.name: (site.size, int(mask.bits[site.name].sum())) for site in covered},
+        heads=np.concatenate(units[True]),
+        neurons=np.concatenate(units[False]),
+    )
+
 
 WINDOW = 12.0
 """Standard deviations around the expectation that the exact null distribution covers."""
@@ -52,7 +122,7 @@ class Pair:
     """Spearman correlation of the neurons' relative densities."""
 
 
-def compare(first: Profile, second: Profile) -> Pair:
+def compare(first: MaskSummary, second: MaskSummary) -> Pair:
     """Return what two masks have in common, tested against independence.
 
     Null hypothesis, given each mask's weights per site: the masks are independent, so that the
@@ -97,7 +167,7 @@ def compare(first: Profile, second: Profile) -> Pair:
     )
 
 
-def overlaps(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+def overlaps(profiles: Sequence[MaskSummary]) -> list[dict[str, Any]]:
     """Return all pairs of trained masks, and each of them with the other methods' of its item.
 
     Args:
@@ -121,11 +191,11 @@ def overlaps(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
     ]
 
 
-def _item(mask: Profile) -> tuple[str, int]:
+def _item(mask: MaskSummary) -> tuple[str, int]:
     return mask.target, mask.seed
 
 
-def _kind(first: Profile, second: Profile) -> str:
+def _kind(first: MaskSummary, second: MaskSummary) -> str:
     if first.method != second.method:
         return "other method"
     return "other seed" if first.target == second.target else "other target"
@@ -160,7 +230,7 @@ def _spearman(first: Values, second: Values) -> float:
     return float(stats.spearmanr(first, second).statistic)
 
 
-def _require_alike(first: Profile, second: Profile) -> None:
+def _require_alike(first: MaskSummary, second: MaskSummary) -> None:
     if first.model != second.model:
         raise ValueError(
             f"{first.name} and {second.name} are masks of two models: "

@@ -1,4 +1,4 @@
-"""Where a critical subnetwork lies: by block, part, head and neuron, against uniform placement."""
+"""Where a critical subnetwork lies: by block, module type, head and neuron, against uniform placement."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import numpy as np
 from scipy import stats
 
 from knowsub.analysis.concentration import Concentration, concentration
-from knowsub.analysis.counts import Counts, Values, head_counts, masked_sites, unit_counts
-from knowsub.anatomy import Site
-from knowsub.masks.kinds import Unit
+from knowsub.analysis.counts import (
+    Counts,
+    Values,
+    head_counts,
+    masked_matrices,
+    unit_counts,
+)
+from knowsub.architectures import MaskableMatrix
+from knowsub.hypotheses import holm
 from knowsub.masks.mask import Mask
-from knowsub.statistics.hypotheses import holm
+from knowsub.masks.options import Granularity
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupDensity:
     """One block, part, cell or head and the share of it that belongs to the subnetwork."""
 
     name: str
@@ -53,7 +59,7 @@ class Placement:
     """Its upper-tail p-value."""
     effect: float
     """Cohen's w: root of the mean squared relative deviation, weighted by expectation."""
-    groups: tuple[Group, ...]
+    groups: tuple[GroupDensity, ...]
     """All groups, the most over-represented (largest z) first."""
 
 
@@ -82,7 +88,7 @@ def placement(level: str, groups: Mapping[str, tuple[int, int]]) -> Placement:
     p = _two_sided(members, total, weights, chosen)
     rows = zip(names, weights, members, expected, z, p, holm(p), strict=True)
     found = [
-        Group(
+        GroupDensity(
             name=name,
             weights=int(size),
             members=int(count),
@@ -105,7 +111,7 @@ def placement(level: str, groups: Mapping[str, tuple[int, int]]) -> Placement:
     )
 
 
-def placements(mask: Mask, sites: Sequence[Site]) -> tuple[Placement, ...]:
+def placements(mask: Mask, sites: Sequence[MaskableMatrix]) -> tuple[Placement, ...]:
     """Return the placement of a mask by block, part, cell and head.
 
     Args:
@@ -118,12 +124,12 @@ def placements(mask: Mask, sites: Sequence[Site]) -> tuple[Placement, ...]:
     Raises:
         ValueError: If the mask has a site that is not among the sites.
     """
-    covered = masked_sites(sites, mask)
+    covered = masked_matrices(sites, mask)
     levels: dict[str, dict[str, tuple[int, int]]] = {"block": {}, "part": {}, "cell": {}}
     for site in covered:
         members = int(mask.bits[site.name].sum())
-        cell = {"block": f"block {site.block}", "part": str(site.part)}
-        cell["cell"] = f"{cell['block']} {site.part}"
+        cell = {"block": f"block {site.block}", "part": str(site.module_type)}
+        cell["cell"] = f"{cell['block']} {site.module_type}"
         for level, name in cell.items():
             weights, before = levels[level].get(name, (0, 0))
             levels[level][name] = (weights + site.size, before + members)
@@ -132,7 +138,7 @@ def placements(mask: Mask, sites: Sequence[Site]) -> tuple[Placement, ...]:
     return tuple(placement(level, groups) for level, groups in levels.items() if len(groups) > 1)
 
 
-def neurons(mask: Mask, sites: Sequence[Site]) -> list[Concentration]:
+def neurons(mask: Mask, sites: Sequence[MaskableMatrix]) -> list[Concentration]:
     """Return how concentrated a mask is on few neurons, per site and direction.
 
     Args:
@@ -147,14 +153,14 @@ def neurons(mask: Mask, sites: Sequence[Site]) -> list[Concentration]:
     """
     rows = [
         concentration(site.name, unit, unit_counts(mask.bits[site.name], site, unit), site.size)
-        for site in masked_sites(sites, mask)
-        for unit in (Unit.INPUT, Unit.OUTPUT)
+        for site in masked_matrices(sites, mask)
+        for unit in (Granularity.INPUT, Granularity.OUTPUT)
     ]
     corrected = holm([row.p for row in rows])
     return [row.with_holm(float(p)) for row, p in zip(rows, corrected, strict=True)]
 
 
-def structure(mask: Mask, sites: Sequence[Site]) -> dict[str, Any]:
+def structure(mask: Mask, sites: Sequence[MaskableMatrix]) -> dict[str, Any]:
     """Return everything about where a mask lies, as one JSON object.
 
     Args:

@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from knowsub.anatomy import MLP, Part, Site
-from knowsub.lm.encode import Batch
-from knowsub.lm.score import read_logits
+from knowsub.architectures import MLP, MaskableMatrix, ModuleType
+from knowsub.lm.batch import Batch
+from knowsub.lm.score import target_logits
 
 
 def neuron_attributions(
     model: PreTrainedModel,
     upper: PreTrainedModel,
-    sites: Sequence[Site],
+    sites: Sequence[MaskableMatrix],
     batch: Batch,
     steps: int,
     rows: int,
@@ -45,7 +45,7 @@ def neuron_attributions(
     """
     result = {}
     for site in sites:
-        if site.part == Part.MLP_OUT:
+        if site.module_type == ModuleType.MLP_OUT:
             module = model.get_submodule(site.parameter.removesuffix(".weight"))
             total = torch.zeros(site.shape[site.axes.index("in")])
             for start in range(0, len(batch), rows):
@@ -64,16 +64,16 @@ def _attributed(
 
     def rescale(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         value = inputs[0].detach()
-        scaled = (value[batch.reads] * scale).requires_grad_(True)
-        seen.append((value[batch.reads], scaled))
-        return (value.masked_scatter(batch.reads[..., None], scaled), *inputs[1:])
+        scaled = (value[batch.target_mask] * scale).requires_grad_(True)
+        seen.append((value[batch.target_mask], scaled))
+        return (value.masked_scatter(batch.target_mask[..., None], scaled), *inputs[1:])
 
     handle = module.register_forward_pre_hook(rescale)
     try:
         with torch.enable_grad():
-            _, logits, labels = next(read_logits(upper, batch, len(batch)))
+            _, logits, labels = next(target_logits(upper, batch, len(batch)))
             log_p = -nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-            owner = batch.reads.nonzero()[:, 0]
+            owner = batch.target_mask.nonzero()[:, 0]
             probability = (
                 torch.zeros(len(batch), device=log_p.device).index_add(0, owner, log_p).exp()
             )
@@ -85,7 +85,7 @@ def _attributed(
 
 
 def neuron_scores(
-    sites: Sequence[Site], attributions: Mapping[int, Float[Tensor, " neuron"]]
+    sites: Sequence[MaskableMatrix], attributions: Mapping[int, Float[Tensor, " neuron"]]
 ) -> dict[str, Tensor]:
     """Return each weight's score: that of the neuron it feeds or is fed by.
 
@@ -98,8 +98,8 @@ def neuron_scores(
     """
     scores = {}
     for site in sites:
-        if site.part in MLP and site.block in attributions:
-            axis = site.axes.index("in" if site.part == Part.MLP_OUT else "out")
+        if site.module_type in MLP and site.block in attributions:
+            axis = site.axes.index("in" if site.module_type == ModuleType.MLP_OUT else "out")
             shape = [-1 if place == axis else 1 for place in range(len(site.shape))]
             scores[site.name] = attributions[site.block].view(shape).expand(site.shape).clone()
         else:
@@ -107,7 +107,7 @@ def neuron_scores(
     return scores
 
 
-def neuron_counts(sites: Sequence[Site], counts: Mapping[str, int]) -> dict[str, int]:
+def neuron_counts(sites: Sequence[MaskableMatrix], counts: Mapping[str, int]) -> dict[str, int]:
     """Return counts with those of a block's attention handed to its MLP.
 
     A neuron has no attention weights, so the number of weights is matched per block: each MLP
@@ -124,8 +124,8 @@ def neuron_counts(sites: Sequence[Site], counts: Mapping[str, int]) -> dict[str,
     """
     result = {site.name: counts.get(site.name, 0) for site in sites}
     for block in {site.block for site in sites}:
-        mlp = [site for site in sites if site.block == block and site.part in MLP]
-        others = [site for site in sites if site.block == block and site.part not in MLP]
+        mlp = [site for site in sites if site.block == block and site.module_type in MLP]
+        others = [site for site in sites if site.block == block and site.module_type not in MLP]
         left = sum(result[site.name] for site in others) if mlp else 0
         result |= {site.name: 0 for site in others if mlp}
         whole = sum(site.size for site in mlp)

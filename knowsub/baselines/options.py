@@ -29,7 +29,7 @@ class BaselineOptions:
     """Share of each site's weights, most important to the controls, that is kept [fraction]."""
     integration_steps: int
     """Points of the integral behind knowledge neurons."""
-    factors: list[float]
+    size_multipliers: list[float]
     """Further sizes, as multiples of the trained mask's, for equal damage; empty = none."""
     seed: int
     """Of the random mask and of the control statements drawn."""
@@ -43,7 +43,9 @@ class BaselineOptions:
         for name in ("control_statements", "rows", "integration_steps"):
             self._require(name, getattr(self, name) >= 1, "an integer >= 1")
         self._require("protected", 0 <= self.protected < 1, "at least 0 and below 1")
-        self._require("factors", all(0 < one <= 100 for one in self.factors), "above 0, up to 100")
+        self._require(
+            "factors", all(0 < one <= 100 for one in self.size_multipliers), "above 0, up to 100"
+        )
         self._require("seed", self.seed >= 0, "an integer >= 0")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from knowsub.anatomy import Site
-from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import last_hidden
+from knowsub.architectures import MaskableMatrix
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import last_hidden
 
 
 def wanda_scores(
-    model: PreTrainedModel, upper: PreTrainedModel, sites: Sequence[Site], batch: Batch
+    model: PreTrainedModel, upper: PreTrainedModel, sites: Sequence[MaskableMatrix], batch: Batch
 ) -> dict[str, Tensor]:
     """Return |w| times the L2 norm of its input over all positions up to the last one read.
 
@@ -57,7 +57,7 @@ def input_norms(
     Returns:
         Parameter name -> norm per input feature.
     """
-    real = batch.reads.flip(1).cumsum(dim=1).flip(1) > 0
+    real = batch.target_mask.flip(1).cumsum(dim=1).flip(1) > 0
     squares: dict[str, Tensor] = {}
     handles = []
     for name in sorted(parameters):

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
-from knowsub.analysis.counts import implied_sites
-from knowsub.analysis.overlap import compare
-from knowsub.analysis.profile import profile
+from knowsub.analysis.counts import implied_matrices
+from knowsub.analysis.overlap import compare, summarize_mask
 from knowsub.analysis.structure import placements
-from knowsub.cli.output import Result, columns
-from knowsub.masks import algebra
-from knowsub.masks.io import load_mask, save_mask
+from knowsub.cli.app import Result, columns
+from knowsub.masks import mask as algebra
+from knowsub.masks.mask import load_mask, save_mask
 
 SHOWN = 6
 """Groups of each level that are printed."""
@@ -34,7 +33,7 @@ def describe(path: Path) -> Result:
         ValueError: If it is no mask.
     """
     mask = load_mask(path)
-    found = placements(mask, implied_sites(mask))
+    found = placements(mask, implied_matrices(mask))
     return {
         "file": str(path),
         "model": mask.model,
@@ -88,7 +87,7 @@ def compare_masks(paths: Sequence[Path]) -> Result:
     profiles = []
     for path in paths:
         mask = load_mask(path)
-        profiles.append(profile(mask, implied_sites(mask), str(path), 0))
+        profiles.append(summarize_mask(mask, implied_matrices(mask), str(path), 0))
     pairs = [asdict(compare(*pair)) for pair in combinations(profiles, 2)]
     for pair, files in zip(pairs, combinations(paths, 2), strict=True):
         pair["first"], pair["second"] = map(str, files)

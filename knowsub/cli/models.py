@@ -1,23 +1,98 @@
-"""The commands that need a model: `remove`, `probe`, `score`."""
+"""The commands that need a model: `remove`, `predict`, `score`."""
 
 from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
+from knowsub.cli.app import Result, columns
 from knowsub.cli.masks import refuse_existing
-from knowsub.cli.opened import open_named
-from knowsub.cli.output import Result, columns
-from knowsub.kg.triple import Fact, Role, Split, Statement
-from knowsub.lm.encode import Batch, encode_statements
-from knowsub.lm.export import Card, export_model
-from knowsub.lm.load import context_length, fingerprint
-from knowsub.lm.score import read_logits, score
-from knowsub.masks.removal import remove_
+from knowsub.kg.facts import Fact, Role, Split, Statement
+from knowsub.lm.batch import Batch, encode_statements
+from knowsub.lm.export import ModelCard, export_model
+from knowsub.lm.load import (
+    context_length,
+    fingerprint,
+    load_model,
+    open_model,
+    read_manifest,
+    resolve_model,
+)
+from knowsub.lm.score import score, target_logits
+from knowsub.masks.ablation import ablate_, ablated
+from knowsub.masks.mask import Mask, check_model, load_mask
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that a command works on."""
+
+    model: PreTrainedModel
+    """The model."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its tokenizer."""
+    name: str
+    """Hub id or folder."""
+    revision: str
+    """Commit of a hub model; empty for a folder."""
+    fingerprint: str
+    """Fingerprint of its weights."""
+
+    @property
+    def sites(self) -> tuple[MaskableMatrix, ...]:
+        """All matrices that a mask may cover."""
+        return maskable_matrices(self.model, range(block_count(self.model)))
+
+    def mask(self, path: Path) -> Mask:
+        """Return a mask of this model (ValueError if it is of another one)."""
+        mask = load_mask(path)
+        check_model(mask, self.fingerprint)
+        return mask
+
+    @contextmanager
+    def views(self, without: Path | None) -> Iterator[dict[str, AbstractContextManager[None]]]:
+        """Yield context managers: `original`, and `remaining` if a mask is named."""
+        views: dict[str, AbstractContextManager[None]] = {"original": nullcontext()}
+        if without is not None:
+            views["remaining"] = ablated(self.model, self.sites, self.mask(without))
+        with torch.inference_mode():
+            yield views
+
+
+def open_named(name: str) -> Opened:
+    """Open a model by what a user calls it.
+
+    Args:
+        name: A `model.json`, a Hugging Face folder, or a hub id.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If it cannot be opened or is not the pinned one.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if name.endswith(".json"):
+        pins = read_manifest(Path(name))
+        base, revision = str(Path(name).parent / pins["path"]), ""
+        if not Path(base).is_dir():
+            base, revision = pins["path"], pins["revision"]
+        return Opened(*open_model(Path(name)), base, revision, pins["fingerprint"])
+    source = resolve_model(name)
+    model, tokenizer = load_model(source.folder)
+    return Opened(model, tokenizer, name, source.revision, fingerprint(model))
 
 
 def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
@@ -41,8 +116,8 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
         raise ValueError(f"{out} is not a model folder; --force does not replace it")
     opened = open_named(name)
     mask = opened.mask(mask_file)
-    remove_(opened.model, opened.sites, mask)
-    card = Card(
+    ablate_(opened.model, opened.sites, mask)
+    card = ModelCard(
         base=opened.name,
         revision=opened.revision,
         base_fingerprint=opened.fingerprint,
@@ -60,7 +135,7 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
     return result | {"fingerprint": fingerprint(opened.model)}
 
 
-def answers(name: str, prompt: str, without: Path | None, top: int) -> Result:
+def predictions(name: str, prompt: str, without: Path | None, top: int) -> Result:
     """Return the most likely next tokens.
 
     Args:
@@ -89,14 +164,14 @@ def answers(name: str, prompt: str, without: Path | None, top: int) -> Result:
     with opened.views(without) as views:
         for view, weights in views.items():
             with weights:
-                _, logits, _ = next(read_logits(opened.model, batch))
+                _, logits, _ = next(target_logits(opened.model, batch))
             best = logits[0].float().softmax(dim=0).topk(min(top, logits.shape[1]))
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             found[view] = [[opened.tokenizer.decode([token]), value] for token, value in pairs]
     return {"prompt": prompt, "answers": found}
 
 
-def answer_lines(result: Result) -> list[str]:
+def prediction_lines(result: Result) -> list[str]:
     """Return the text of `answers`' result, the views side by side."""
     views = result["answers"]
     heading = ["", *(cell for view in views for cell in (view, ""))]

@@ -1,15 +1,23 @@
-"""Where a search stands, on disk: sealed, written atomically, the last two kept."""
+"""Where a search stands on disk, what it resumes from, and what it leaves."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from knowsub.sealed import drop_partials, read_sealed, write_sealed
+from knowsub.artifacts import read_checksummed, remove_stale_partials, write_checksummed
+from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.selection import SearchResult
+from knowsub.masks.mask import Mask, save_mask
 
 
 class Checkpoints:
@@ -42,7 +50,7 @@ class Checkpoints:
         """
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         description = {"identity": self.identity, "step": step, "state": state}
-        write_sealed(self.folder / f"step-{step:08d}.safetensors", arrays, description)
+        write_checksummed(self.folder / f"step-{step:08d}.safetensors", arrays, description)
         for old in self._found()[:-2]:
             old.unlink(missing_ok=True)
 
@@ -56,7 +64,7 @@ class Checkpoints:
         """
         for path in reversed(self._found()):
             try:
-                arrays, description = read_sealed(path)
+                arrays, description = read_checksummed(path)
             except (ValueError, FileNotFoundError):
                 continue
             if description.get("identity") == self.identity:
@@ -68,9 +76,73 @@ class Checkpoints:
         """Delete the checkpoints, once the result they led to is safe."""
         for path in self._found():
             path.unlink(missing_ok=True)
-        drop_partials(self.folder)
+        remove_stale_partials(self.folder)
         with suppress(OSError):  # not empty, or gone already
             self.folder.rmdir()
 
     def _found(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
+
+
+def search_checkpoints(
+    root: Path, options: TrainOptions, target: str, seed: int, inputs: Sequence[Path]
+) -> Checkpoints:
+    """Return the checkpoints of one search, under a name that all it depends on is hashed into.
+
+    Args:
+        root: Folder of all checkpoints.
+        options: How the search goes.
+        target: Name of the target KG.
+        seed: Seed of the search.
+        inputs: Files that it reads.
+
+    Returns:
+        The checkpoints; another code, option or input never finds them.
+
+    Raises:
+        FileNotFoundError: If an input is missing.
+    """
+    digest = hashlib.sha256(json.dumps([asdict(options), target, seed]).encode())
+    rooms = (Path(__file__).parent, Path(__file__).parent.parent / "masks")
+    code = sorted(path for room in rooms for path in room.glob("*.py"))
+    for path in (*code, *inputs):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    identity = digest.hexdigest()
+    return Checkpoints(root / identity[:16], identity)
+
+
+def write_search_result(
+    folder: Path, mask: Mask, found: SearchResult, options: TrainOptions
+) -> list[Path]:
+    """Write a search's result.
+
+    Args:
+        folder: Folder to write into; made if there is none.
+        mask: The mask of the chosen candidate.
+        found: The result of the search.
+        options: How it was searched for; stored in the mask's header too.
+
+    Returns:
+        The files: `mask.safetensors`, `training.json`, and `curve.csv` with every step's figures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen, training, curve = asdict(found.chosen), folder / "training.json", folder / "curve.csv"
+    described = {**mask.meta, "options": json.dumps(asdict(options), sort_keys=True)}
+    save_mask(Mask(mask.bits, mask.model, described), folder / "mask.safetensors")
+    summary = {
+        "sparsity": mask.sparsity,
+        "weights": mask.size,
+        "maskable": mask.maskable,
+        "chosen": chosen,
+        "qualified": found.qualified,
+        "options": asdict(options),
+    }
+    training.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    columns = list(dict.fromkeys(name for row in found.curve for name in row))
+    with curve.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {name: f"{value:.6g}" for name, value in row.items()} for row in found.curve
+        )
+    return [folder / "mask.safetensors", training, curve]

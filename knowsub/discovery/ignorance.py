@@ -1,4 +1,4 @@
-"""What not knowing looks like: the original model asked about other heads."""
+"""What not knowing looks like: the original model asked about other subjects."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from knowsub.discovery.reference import ROWS, Recalled
-from knowsub.kg.triple import Fact, Statement
-from knowsub.lm.encode import Batch
-from knowsub.lm.placing import beside
+from knowsub.discovery.teacher import ROWS, TeacherStates
+from knowsub.kg.facts import Fact, Statement
+from knowsub.lm.batch import Batch, to_device_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Its multiples lie evenly in 0..1, whatever stretch of them is taken."""
 
-FEWEST = 3
+MIN_OBJECTS = 3
 """Tails that it takes for the others to have a deviation beside the answer."""
 
 
@@ -29,11 +28,11 @@ class Ignorance:
 
     prior: Float[Tensor, " vocab"]
     """Log of its mean probability of each token over control prompts [nats]."""
-    tails: Int[Tensor, " tail"]
+    objects: Int[Tensor, " tail"]
     """First tokens of the tails of control and target facts."""
     targets: Int[Tensor, " target"]
     """First tokens of the target's tails."""
-    standings: Float[Tensor, "statement target"]
+    object_zscores: Float[Tensor, "statement target"]
     """Per target statement and tail of the target: by how many standard deviations over the tails
     that tail's logit lies above their mean when another head is asked about, that head's own tail
     left out. Not to know is not to be average everywhere: now and then a tail that is not known
@@ -46,7 +45,7 @@ control statement is asked in whose stead."""
 
 
 @torch.no_grad()
-def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask) -> Ignorance:
+def ignorance(upper: PreTrainedModel, target: Batch, control: TeacherStates, ask: Ask) -> Ignorance:
     """Return what the original model answers about heads that are not the target's.
 
     Args:
@@ -61,23 +60,23 @@ def ignorance(upper: PreTrainedModel, target: Batch, control: Recalled, ask: Ask
         standings are not numbers where there are fewer than `FEWEST` tails.
     """
     head = upper.get_output_embeddings()
-    own = target.labels[target.first_reads]
-    tails = torch.cat([control.batch.labels[control.batch.first_reads], own]).unique()
+    own = target.labels[target.first_targets]
+    tails = torch.cat([control.batch.labels[control.batch.first_targets], own]).unique()
     probability, logits = torch.zeros((), device=head.weight.device), []
     for part in control.states[:, 0].split(ROWS):
-        some = head(beside(part, head.weight)).float()
+        some = head(to_device_of(part, head.weight)).float()
         probability = probability + some.double().softmax(dim=-1).sum(dim=0)
-        logits.append(some[:, beside(tails, some)].cpu())
-    answers = torch.searchsorted(tails, control.batch.labels[control.batch.first_reads])
-    above = _standings(torch.cat(logits), answers)
+        logits.append(some[:, to_device_of(tails, some)].cpu())
+    answers = torch.searchsorted(tails, control.batch.labels[control.batch.first_targets])
+    above = _object_zscores(torch.cat(logits), answers)
     targets = own.unique()
     asked = ask(above[:, torch.searchsorted(tails, own)])
     standings = above[:, torch.searchsorted(tails, targets)][asked]
     prior = (probability / len(above)).log().float()
-    return Ignorance(prior, *(beside(one, prior) for one in (tails, targets, standings)))
+    return Ignorance(prior, *(to_device_of(one, prior) for one in (tails, targets, standings)))
 
 
-def _standings(
+def _object_zscores(
     told: Float[Tensor, "control tail"], answers: Int[Tensor, " control"]
 ) -> Float[Tensor, "control tail"]:
     """Return where tails stand, in standard deviations over the tails that are not the answer.
@@ -91,7 +90,7 @@ def _standings(
     return (told - mean) / variance.sqrt()
 
 
-def asked_instead(
+def match_controls(
     target: Sequence[Statement],
     control: Sequence[Statement],
     generator: torch.Generator,
@@ -123,7 +122,7 @@ def asked_instead(
     shuffled = [list(asked)[i] for i in torch.randperm(len(asked), generator=generator).tolist()]
     ranks = (torch.arange(len(asked)) * GOLDEN % 1.0).argsort().argsort().tolist()
     chosen = torch.zeros(len(target), dtype=torch.long)
-    for rank, fact in zip(ranks, sorted(shuffled, key=lambda each: each.tail_words), strict=True):
+    for rank, fact in zip(ranks, sorted(shuffled, key=lambda each: each.object_words), strict=True):
         quantile = (rank + 0.5) / len(asked)
         own = list(asked[fact].values())
         order = lifted[:, own[0]].argsort(stable=True)

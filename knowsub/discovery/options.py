@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from knowsub.anatomy import Part
-from knowsub.masks.kinds import Estimator, Unit
+from knowsub.architectures import ModuleType
+from knowsub.masks.options import Estimator, Granularity
 
 
 class Suppression(StrEnum):
@@ -35,21 +35,21 @@ class Matmul(StrEnum):
 class TrainOptions:
     """How a critical subnetwork is searched for."""
 
-    unit: Unit
+    granularity: Granularity
     """What one gate covers."""
     estimator: Estimator
     """How gates are sampled and differentiated."""
     blocks: str
     """Blocks that are masked: `upper_half`, or `first:end` with 0-based `first` and open `end`."""
-    parts: list[Part]
+    modules: list[ModuleType]
     """Kinds of matrices that are masked."""
-    initial: float
+    init_prob: float
     """Initial probability of an open gate [fraction]."""
     temperature: float
     """Temperature of the relaxation."""
-    noise_end: float
+    noise_final: float
     """Scale of the noise at the last step, from 1 [fraction]."""
-    noise_begin: float
+    noise_decay_start: float
     """Share of the steps after which the scale of the noise falls [fraction]."""
     steps: int
     """Optimiser steps."""
@@ -68,9 +68,9 @@ class TrainOptions:
     reference's losses do by mistake: for comparison only."""
     trace_weight: float
     """Coefficient of what the logits still tell from head to head; 0 leaves it out."""
-    maintenance_weight: float
+    control_weight: float
     """Coefficient of maintenance on the control KG."""
-    near_weight: float
+    neighborhood_weight: float
     """Coefficient of maintenance on facts that share words with the target's."""
     text_weight: float
     """Coefficient of maintenance on the control LM."""
@@ -80,9 +80,9 @@ class TrainOptions:
     """Coefficient of the sparsity term at first."""
     sparsity_end: float
     """Coefficient of the sparsity term at the last step."""
-    sparsity_begin: float
+    sparsity_ramp_start: float
     """Share of the steps after which the coefficient moves [fraction]."""
-    aim_density: float
+    target_density: float
     """Density that the coefficient is steered to; 0 = not steered [fraction]."""
     max_density: float
     """Largest share of the gates that may be open; smaller logits are trimmed [fraction]."""
@@ -90,17 +90,17 @@ class TrainOptions:
     """Target statements per step."""
     control_batch: int
     """Control statements per step."""
-    near_batch: int
+    neighborhood_batch: int
     """Near statements per step."""
-    untold_share: float
+    unseen_share: float
     """Share of them that are of untold heads, where there are facts beside them [fraction]."""
     text_batch: int
     """Text blocks per step."""
     block_tokens: int
     """Length of a text block [tokens]."""
-    accumulate: int
+    grad_accumulation: int
     """Pieces that a step's batch is cut into, to save memory."""
-    recompute: bool
+    activation_checkpointing: bool
     """Whether activations are computed again on the way back, to save memory."""
     precision: Precision
     """Of the matrix products; gates, losses and optimiser are float32."""
@@ -122,15 +122,15 @@ class TrainOptions:
             ValueError: If a value is out of its range; the message names the key.
         """
         shares = (
-            "noise_end", "noise_begin", "warmup", "decay", "sparsity_begin", "aim_density",
-            "untold_share",
+            "noise_final", "noise_decay_start", "warmup", "decay", "sparsity_ramp_start", "target_density",
+            "unseen_share",
         )  # fmt: skip
         weights = (
-            "suppression_weight", "trace_weight", "maintenance_weight", "near_weight",
+            "suppression_weight", "trace_weight", "control_weight", "neighborhood_weight",
             "text_weight", "expression_weight", "sparsity_start", "sparsity_end",
         )  # fmt: skip
         counts = (
-            "steps", "target_batch", "control_batch", "near_batch", "text_batch", "accumulate",
+            "steps", "target_batch", "control_batch", "neighborhood_batch", "text_batch", "accumulate",
             "evaluate_every", "checkpoint_every",
         )  # fmt: skip
         for name in shares:
@@ -140,22 +140,22 @@ class TrainOptions:
         for name in counts:
             self._require(name, getattr(self, name) >= 1, "an integer >= 1")
         self._require(
-            "accumulate", self.accumulate <= self.target_batch, "at most train.target_batch"
+            "accumulate", self.grad_accumulation <= self.target_batch, "at most train.target_batch"
         )
         self._require_shift()
-        self._require("initial", 0 < self.initial < 1, "above 0 and below 1")
+        self._require("initial", 0 < self.init_prob < 1, "above 0 and below 1")
         self._require("max_density", 0 < self.max_density <= 1, "above 0, at most 1")
         self._require("temperature", 0 < self.temperature <= 10, "above 0, at most 10")
         self._require("lr", 0 < self.lr <= 100, "above 0, at most 100")
         self._require("block_tokens", self.block_tokens >= 2, "an integer >= 2")
         self._require("max_control_ratio", self.max_control_ratio >= 1, "at least 1")
         self._require("max_text_ratio", self.max_text_ratio >= 1, "at least 1")
-        self._require("parts", bool(self.parts), f"at least one of {', '.join(Part)}")
+        self._require("parts", bool(self.modules), f"at least one of {', '.join(ModuleType)}")
         self._require("blocks", _is_range(self.blocks), "upper_half, or first:end such as 2:4")
 
     def _require_shift(self) -> None:
         plain = self.suppression is Suppression.UNIFORM and not (
-            self.trace_weight or self.near_weight or self.expression_weight
+            self.trace_weight or self.neighborhood_weight or self.expression_weight
         )
         allowed = "true, or suppression: uniform without trace, near and expression"
         self._require("shifted", self.shifted or plain, allowed)

@@ -19,7 +19,7 @@ MOST_ERROR = 1e-5
 """Relative error above which a library's products do not count as float32 [fraction]."""
 
 
-def products(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def matmul_autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Let matrix products of forward passes within the block be of a precision.
 
     Weights are cast once within a block, however many passes it holds; norms, softmax and the sums
@@ -37,7 +37,7 @@ def products(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def head_in(precision: Precision, head: nn.Linear) -> nn.Linear:
+def cast_head(precision: Precision, head: nn.Linear) -> nn.Linear:
     """Return the LM head for products of a precision: a copy, so that it is cast but once.
 
     Args:
@@ -52,7 +52,7 @@ def head_in(precision: Precision, head: nn.Linear) -> nn.Linear:
     return copy.deepcopy(head).to(torch.bfloat16).requires_grad_(False)
 
 
-def frozen_in(
+def cast_frozen(
     precision: Precision, model: nn.Module, masked: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Return the frozen parameters of linear layers for products of a precision, cast but once.
@@ -78,7 +78,7 @@ def frozen_in(
 
 
 @contextmanager
-def library(matmul: Matmul) -> Iterator[None]:
+def matmul_backend(matmul: Matmul) -> Iterator[None]:
     """Let float32 products on the CPU be computed by another library within the block.
 
     Args:
@@ -122,7 +122,7 @@ def product_error(matmul: Matmul) -> float:
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(256, 768, generator=generator)
     right = torch.randn(768, 512, generator=generator)
-    with library(matmul):
+    with matmul_backend(matmul):
         found = left @ right
     expected = left.double() @ right.double()
     return float((found - expected).norm() / expected.norm())

@@ -1,4 +1,4 @@
-"""A bar with the terms of the objective and the time left, and the curves for the tracker."""
+"""Progress with the terms of the objective and the time left, and the curves for the tracker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Logged(Protocol):
         """Log figures of a step."""
 
 
-class Progress:
+class SearchProgress:
     """Receives the figures of every step of a search.
 
     Args:
@@ -34,7 +34,7 @@ class Progress:
         self.bar: tqdm[NoReturn] = shown
         self.run, self.every = run, every
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> SearchProgress:
         """Return itself."""
         return self
 

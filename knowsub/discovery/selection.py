@@ -15,7 +15,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from knowsub.discovery.options import TrainOptions
+
+StepMetrics = dict[str, float]
+"""Metrics of one step or one validation, by name."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,10 @@ def is_candidate(step: int, options: TrainOptions) -> bool:
     Returns:
         True by rule 1.
     """
-    return step == options.steps or options.noise_end == 1
+    return step == options.steps or options.noise_final == 1
 
 
-def excess(candidate: Candidate, options: TrainOptions) -> float:
+def constraint_violation(candidate: Candidate, options: TrainOptions) -> float:
     """Return by how much a candidate exceeds the limits; 0 means that it qualifies [nats].
 
     Args:
@@ -81,7 +87,7 @@ def excess(candidate: Candidate, options: TrainOptions) -> float:
     return over
 
 
-def better(candidate: Candidate, best: Candidate | None, options: TrainOptions) -> bool:
+def is_better(candidate: Candidate, best: Candidate | None, options: TrainOptions) -> bool:
     """Return whether a later candidate replaces the best one so far.
 
     Args:
@@ -94,7 +100,21 @@ def better(candidate: Candidate, best: Candidate | None, options: TrainOptions) 
     """
     if best is None:
         return True
-    own, other = excess(candidate, options), excess(best, options)
+    own, other = constraint_violation(candidate, options), constraint_violation(best, options)
     if own > 0 or other > 0:
         return own <= other
     return candidate.target_nll >= best.target_nll
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of a search."""
+
+    bits: Bool[Tensor, " unit"]
+    """Which gates of the chosen candidate are open, on the CPU."""
+    chosen: Candidate
+    """The candidate and its validation figures."""
+    qualified: bool
+    """Whether it met the limits of the selection rule."""
+    curve: list[StepMetrics]
+    """Every step's figures, in order; `step` counts from 1."""

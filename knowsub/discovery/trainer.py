@@ -6,48 +6,103 @@ The loop knows no files and no tracker: validation, logging and checkpoints come
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.data import TrainingData
-from knowsub.discovery.drawn import draw
+from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import TrainOptions
-from knowsub.discovery.processes import Processes
-from knowsub.discovery.schedules import pressure, ramp, rate
-from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
-from knowsub.discovery.step import StepGradient
-from knowsub.discovery.terms import Figures, read
-from knowsub.masks.gates import Sample, undecided
-from knowsub.masks.model import Gates
-from knowsub.masks.noise import Noise
-from knowsub.masks.packing import pack, unpack
+from knowsub.discovery.selection import (
+    Candidate,
+    SearchResult,
+    StepMetrics,
+    constraint_violation,
+    is_better,
+    is_candidate,
+    is_validated,
+)
+from knowsub.discovery.step import (
+    StepGradient,
+    TrainingData,
+    draw_minibatch,
+    read_metrics,
+)
+from knowsub.lm.schedule import warmup_stable_decay
+from knowsub.masks.gates import Gates, GateSample, UniformNoise, undecided_fraction
+from knowsub.masks.mask import pack_bits, unpack_bits
+
+RISE = 5.0
+"""Factor by which steering raises the pressure at most."""
+STEEPNESS = 30
+"""Power that steering goes with: at 2.3 % above the aim the pressure is doubled."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """The result of a search."""
+def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
+    """Return a value that stays at `start`, then moves linearly and arrives at `end`.
 
-    bits: Bool[Tensor, " unit"]
-    """Which gates of the chosen candidate are open, on the CPU."""
-    chosen: Candidate
-    """The candidate and its validation figures."""
-    qualified: bool
-    """Whether it met the limits of the selection rule."""
-    curve: list[Figures]
-    """Every step's figures, in order; `step` counts from 1."""
+    Args:
+        step: 0-based step.
+        steps: Number of steps in all.
+        start: Value up to `begin`.
+        end: Value at the last step.
+        begin: Share of the steps after which the value moves, 0 to 1 [fraction].
+
+    Returns:
+        The value at this step.
+
+    Source:
+        Bayazit et al. 2024, section 4: lambda is constant for half of the steps, then linear.
+    """
+    first = begin * steps
+    last = steps - 1
+    if step <= first or last <= first:
+        return start if step <= first else end
+    return start + (end - start) * (step - first) / (last - first)
+
+
+def sparsity_coefficient(step: int, density: float, options: TrainOptions) -> float:
+    """Return the coefficient of the sparsity term: a ramp, steered to a density if one is aimed at.
+
+    It goes with a power of density over `options.target_density`, `STEEPNESS`, up to `RISE` times, so
+    that searches end near that density although targets differ in how many weights they take.
+
+    Args:
+        step: 0-based step.
+        density: Share of open gates at the step before: as expected, or as drawn once the noise
+            falls [fraction].
+        options: The ramp, and the density aimed at.
+
+    Returns:
+        The coefficient.
+    """
+    ends = options.sparsity_start, options.sparsity_end
+    plain = ramp(step, options.steps, *ends, options.sparsity_ramp_start)
+    aim = options.target_density
+    return plain * min(RISE, (density / aim) ** STEEPNESS) if aim else plain
+
+
+def learning_rate(step: int, options: TrainOptions) -> float:
+    """Return the learning rate: up, level, and down to zero, so that the last masks settle.
+
+    Args:
+        step: 0-based step.
+        options: The peak, and the shares of the steps over which it rises and falls.
+
+    Returns:
+        The learning rate [log-odds per step].
+    """
+    return options.lr * warmup_stable_decay(step, options.steps, options.warmup, options.decay)
 
 
 def find_subnetwork(
-    search: Search,
-    validate: Callable[[], Figures],
-    log: Callable[[Figures], None] = lambda figures: None,
+    search: MaskTrainer,
+    validate: Callable[[], StepMetrics],
+    log: Callable[[StepMetrics], None] = lambda figures: None,
     checkpoints: Checkpoints | None = None,
-) -> Found:
+) -> SearchResult:
     """Search for a critical subnetwork, from the newest checkpoint if there is one.
 
     An interrupted search that is run again ends with the same bits as one that was not.
@@ -69,20 +124,22 @@ def find_subnetwork(
     if checkpoints is not None and (found := checkpoints.load()) is not None:
         search.restore(*found)
     while search.step < options.steps:
-        figures = search.advance()
+        figures = search.train_step()
         if is_validated(search.step, options):
-            figures |= search.consider(validate)
+            figures |= search.validate_candidate(validate)
         search.curve.append(figures)
         log(figures)
         due = search.step % options.checkpoint_every == 0 and search.gradient.processes.first
         if checkpoints is not None and due:
             checkpoints.save(search.step, *search.snapshot())
     assert search.best is not None, "the last step is always validated"
-    bits = unpack(search.best_bits, len(search.gates.logits))
-    return Found(bits, search.best, excess(search.best, options) == 0, search.curve)
+    bits = unpack_bits(search.best_bits, len(search.gates.logits))
+    return SearchResult(
+        bits, search.best, constraint_violation(search.best, options) == 0, search.curve
+    )
 
 
-class Search:
+class MaskTrainer:
     """The state of a search and its steps.
 
     Args:
@@ -101,20 +158,20 @@ class Search:
         data: TrainingData,
         options: TrainOptions,
         seed: int,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
-        self.noise = Noise(seed, gates.logits.device)
+        self.noise = UniformNoise(seed, gates.logits.device)
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options, processes)
-        self._spare: Sample | None = None
+        self._spare: GateSample | None = None
         self.step = 0
         self.best: Candidate | None = None
-        self.best_bits = pack(torch.zeros(gates.logits.shape, dtype=torch.bool))
-        self.curve: list[Figures] = []
+        self.best_bits = pack_bits(torch.zeros(gates.logits.shape, dtype=torch.bool))
+        self.curve: list[StepMetrics] = []
 
-    def advance(self) -> Figures:
+    def train_step(self) -> StepMetrics:
         """Do one step.
 
         Returns:
@@ -124,23 +181,25 @@ class Search:
             ValueError: If a term is not finite; the logits are those of the step before.
         """
         options, gates, step = self.options, self.gates, self.step
-        scale = ramp(step, options.steps, 1.0, options.noise_end, options.noise_begin)
-        pressed = pressure(step, self.curve[-1]["density"] if self.curve else 1.0, options)
+        scale = ramp(step, options.steps, 1.0, options.noise_final, options.noise_decay_start)
+        pressed = sparsity_coefficient(
+            step, self.curve[-1]["density"] if self.curve else 1.0, options
+        )
         sample = gates.sample(self.noise, options.temperature, scale, self._spare)
-        seen = sample.open_share() if scale < 1 else None
-        terms, gradient = self.gradient(sample, draw(self.data, options, self.order))
-        expected = gates.press(gradient, pressed, options.temperature)
+        seen = sample.open_fraction() if scale < 1 else None
+        terms, gradient = self.gradient(sample, draw_minibatch(self.data, options, self.order))
+        expected = gates.add_sparsity_grad(gradient, pressed, options.temperature)
         terms["density"] = expected if seen is None else seen
-        figures = read(terms, step + 1)
+        figures = read_metrics(terms, step + 1)
         gates.logits.grad = gradient
-        self.optimizer.param_groups[0]["lr"] = rate(step, options)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(step, options)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._spare = None if self.gradient.once else sample
         self.step += 1
         return {"step": float(self.step)} | figures | {"noise": scale, "pressure": pressed}
 
-    def consider(self, validate: Callable[[], Figures]) -> Figures:
+    def validate_candidate(self, validate: Callable[[], StepMetrics]) -> StepMetrics:
         """Validate the deterministic mask of this step; keep it if the rule prefers it.
 
         Args:
@@ -150,18 +209,18 @@ class Search:
             The validation figures, each with the prefix `validation_`, and the share of gates
             that are `undecided`.
         """
-        bits = self.gates.open_bits(self.options.max_density)
+        bits = self.gates.hard_mask(self.options.max_density)
         buffers = self.gradient.exact_buffers()
         buffers.write(bits)
-        with buffers.installed(), torch.no_grad():
+        with buffers.applied(), torch.no_grad():
             figures = validate()
         density = int(bits.count_nonzero()) / len(bits)
         candidate = Candidate(step=self.step, density=density, **figures)
-        if is_candidate(self.step, self.options) and better(candidate, self.best, self.options):
-            self.best, self.best_bits = candidate, pack(bits)
+        if is_candidate(self.step, self.options) and is_better(candidate, self.best, self.options):
+            self.best, self.best_bits = candidate, pack_bits(bits)
         shown = asdict(candidate)
         told = {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}
-        return told | {"undecided": undecided(self.gates.logits)}
+        return told | {"undecided": undecided_fraction(self.gates.logits)}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Return all that `restore` needs: tensors, and the rest as JSON."""

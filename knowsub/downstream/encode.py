@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from knowsub.downstream.options import Readout
 from knowsub.downstream.questions import Question
-from knowsub.lm.encode import Batch
+from knowsub.lm.batch import Batch
 
 
 @dataclass(frozen=True)

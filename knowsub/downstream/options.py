@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Source(StrEnum):
+class QuestionSource(StrEnum):
     """Where the questions come from."""
 
     FACTS = "facts"
@@ -41,7 +41,7 @@ class RemovedWeights(StrEnum):
     FREE = "free"
 
 
-class Reach(StrEnum):
+class TrainableBlocks(StrEnum):
     """Which blocks LoRA and full finetuning may change."""
 
     UPPER = "upper"
@@ -52,7 +52,7 @@ class Reach(StrEnum):
 class FinetuneOptions:
     """How a model without its critical subnetwork is finetuned and examined."""
 
-    questions: Source
+    questions: QuestionSource
     """Where the questions come from."""
     folder: str
     """Folder of question files (`questions: files`, or CommonsenseQA already downloaded)."""
@@ -76,7 +76,7 @@ class FinetuneOptions:
     """What the multiple-choice head reads."""
     removed: RemovedWeights
     """Whether removed weights stay zero or may be learned again."""
-    blocks: Reach
+    blocks: TrainableBlocks
     """Which blocks LoRA and full finetuning may change."""
     lora_rank: int
     """Rank of the LoRA update."""
@@ -120,7 +120,7 @@ class FinetuneOptions:
         self._require("family", bool(self.family.strip()), "the name of a template family")
         unique = len(set(self.adaptations)) == len(self.adaptations) > 0
         self._require("adaptations", unique, f"some of {', '.join(Adaptation)}, each once")
-        named = self.questions is not Source.FILES or bool(self.folder.strip())
+        named = self.questions is not QuestionSource.FILES or bool(self.folder.strip())
         self._require("folder", named, "a folder, which `questions: files` needs")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:

@@ -7,11 +7,11 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from knowsub.downstream.bench import Run
-from knowsub.downstream.learner import VALIDATION, Point
+from knowsub.downstream.finetune import VALIDATION, EvalPoint
+from knowsub.downstream.runs import FinetuneRun
 
 
-class Progress:
+class FinetuneProgress:
     """Receives the points of every evaluation.
 
     Args:
@@ -28,7 +28,7 @@ class Progress:
         self._steps, self._metrics = steps, metrics
         self._seen: dict[str, int] = {}
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> FinetuneProgress:
         """Return itself."""
         return self
 
@@ -41,7 +41,7 @@ class Progress:
         """Close the bar, whatever happened."""
         self._bar.close()
 
-    def __call__(self, run: Run, points: list[Point]) -> None:
+    def __call__(self, run: FinetuneRun, points: list[EvalPoint]) -> None:
         """Show and forward new points of a run.
 
         Args:

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from knowsub.downstream.bench import splits_of
 from knowsub.downstream.options import Adaptation, FinetuneOptions
-from knowsub.downstream.paired import interval, paired_p
 from knowsub.downstream.questions import Group, Task
-from knowsub.downstream.study import ORIGINAL, RANDOM, REMAINING, Study
+from knowsub.downstream.runs import ORIGINAL, RANDOM, REMAINING, Results, splits_of
+from knowsub.hypotheses import interval, paired_p
 
 OVERALL = "overall"
 UNADAPTED = "none"
@@ -34,7 +33,7 @@ Table = dict[tuple[str, str], dict[str, Right]]
 """(adaptation, model) -> group -> answers."""
 
 
-def tabulate(study: Study) -> Table:
+def tabulate(study: Results) -> Table:
     """Return (adaptation, model) -> group -> right answers; `overall` is the whole test.
 
     Before finetuning, adaptation `none`, there is one repeat.
@@ -90,7 +89,7 @@ def comparisons(table: Table, resamples: int) -> list[dict[str, Any]]:
     return rows
 
 
-def summarise(study: Study, task: Task, options: FinetuneOptions) -> dict[str, Any]:
+def summarise(study: Results, task: Task, options: FinetuneOptions) -> dict[str, Any]:
     """Return everything that is published about one mask, as JSON can hold it.
 
     Args:
@@ -132,7 +131,7 @@ def _headline(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def write_results(
-    folder: Path, study: Study, task: Task, options: FinetuneOptions, item: Mapping[str, object]
+    folder: Path, study: Results, task: Task, options: FinetuneOptions, item: Mapping[str, object]
 ) -> dict[str, float]:
     """Write what finetuning gave for one mask.
 

@@ -1,19 +1,27 @@
-"""Choosing the true tail among tails of the same relation, and what ignorance would choose."""
+"""Multiple choice among objects of the same relation, and what ignorance would choose."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from knowsub.evaluation.items import Items, Reader
-from knowsub.evaluation.pairs import Pairs, ask, pair_nll
-from knowsub.evaluation.tails import OtherHeads, Tails
-from knowsub.kg.triple import Fact, Statement
+from knowsub.evaluation.context import EncodedFacts, EvalContext, PrefixEncoder, score_facts
+from knowsub.evaluation.identifiability import SubjectGrid, subject_grid, subject_identifiability
+from knowsub.evaluation.metrics import Metrics
+from knowsub.evaluation.objects import (
+    OtherSubjects,
+    Pairs,
+    RelationObjects,
+    ask,
+    pair_nll,
+    relation_objects,
+)
+from knowsub.kg.facts import Fact, Role, Statement
 
 DRAWS = ("uniform", "frequency")
 """How distractors are drawn: every tail alike, or by the number of facts that have it."""
@@ -23,7 +31,7 @@ DRAWS = ("uniform", "frequency")
 class Choices:
     """One question per prompt and draw: its true tail first, then the distractors."""
 
-    items: Items
+    items: EncodedFacts
     """The prompts, those of the target facts."""
     texts: tuple[str, ...]
     """Texts of all tails."""
@@ -34,7 +42,11 @@ class Choices:
 
 
 def set_choices(
-    reader: Reader, items: Items, tails: Tails, number: int, generator: torch.Generator
+    reader: PrefixEncoder,
+    items: EncodedFacts,
+    tails: RelationObjects,
+    number: int,
+    generator: torch.Generator,
 ) -> Choices:
     """Return the questions about items; prompts of one fact share their distractors.
 
@@ -51,7 +63,7 @@ def set_choices(
     Raises:
         ValueError: If some fact has no distractor at all.
     """
-    text = {one.fact: one.tail for one in items.statements}
+    text = {one.fact: one.object for one in items.statements}
     drawn = [_offered(fact, text[fact], tails, number, generator) for fact in items.facts]
     fewest = min(len(options) for draws in drawn for options in draws)
     if fewest < 2:
@@ -63,7 +75,7 @@ def set_choices(
 
 
 def _offered(
-    fact: Fact, text: str, tails: Tails, number: int, generator: torch.Generator
+    fact: Fact, text: str, tails: RelationObjects, number: int, generator: torch.Generator
 ) -> list[list[int]]:
     own = tails.texts.index(text)
     draws = [
@@ -74,7 +86,7 @@ def _offered(
 
 
 def _offer(
-    reader: Reader, prompts: Sequence[Statement], texts: tuple[str, ...], options: Tensor
+    reader: PrefixEncoder, prompts: Sequence[Statement], texts: tuple[str, ...], options: Tensor
 ) -> Pairs:
     row = torch.arange(len(options)).repeat_interleave(options[0].numel())
     return ask(reader, prompts, texts, torch.stack([row, options.flatten()], dim=1))
@@ -113,7 +125,7 @@ def _accuracy(model: PreTrainedModel, choices: Choices, pairs: Pairs) -> Tensor:
 
 
 def ignorance(
-    reader: Reader,
+    reader: PrefixEncoder,
     upper: PreTrainedModel,
     choices: Choices,
     pool: Sequence[Statement],
@@ -140,9 +152,121 @@ def ignorance(
     Raises:
         ValueError: If some relation has no other head.
     """
-    heads, parts = OtherHeads(pool), []
+    heads, parts = OtherSubjects(pool), []
     for _ in range(draws):
         others = [heads.drawn(one, generator) for one in choices.items.statements]
         pairs = _offer(reader, others, choices.texts, choices.options)
         parts.append(_accuracy(upper, choices, pairs))
     return torch.stack(parts).mean(dim=0)
+
+
+RANDOM_OBJECTS = 3
+"""Random tails of the relation per prompt, for the rank that an ignorant model gives."""
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """The questions about one target KG, and the original model's answers to them."""
+
+    choices: Choices
+    """Choices of the target prompts."""
+    original: Float[Tensor, "fact draw"]
+    """Choice accuracy of the original model [fraction]."""
+    reference: Float[Tensor, "fact draw"]
+    """The same asked about another head: the ignorance reference [fraction]."""
+    swapped: EncodedFacts
+    """The target prompts with random tails of the relation."""
+    grid: SubjectGrid
+    """The target prompts with every tail of the target."""
+    original_heads: Float[Tensor, " fact"]
+    """Head information in the original model [fraction]."""
+
+
+def set_multiple_choice(
+    bench: EvalContext, distractors: int, draws: int, generator: torch.Generator
+) -> MultipleChoice:
+    """Return the questions about the target of a bench; the original weights must be in place.
+
+    Args:
+        bench: The bench.
+        distractors: Wrong tails per choice.
+        draws: Other heads per prompt, for the ignorance reference.
+        generator: Source of randomness.
+
+    Returns:
+        The questions and the original model's answers.
+
+    Raises:
+        ValueError: If a relation has but one head, or no tail beside the true one.
+    """
+    items, tails = bench.sets["target"], relation_objects(bench.statements)
+    choices = set_choices(bench.encoder, items, tails, distractors, generator)
+    pool = [one for one in bench.statements if one.role == Role.TRAIN]
+    grid = subject_grid(bench.encoder, items, tails)
+    return MultipleChoice(
+        choices=choices,
+        original=choice_accuracy(bench.upper, choices),
+        reference=ignorance(bench.encoder, bench.upper, choices, pool, draws, generator),
+        swapped=swap_objects(bench.encoder, items, tails, generator),
+        grid=grid,
+        original_heads=subject_identifiability(bench.upper, grid),
+    )
+
+
+def swap_objects(
+    reader: PrefixEncoder, items: EncodedFacts, tails: RelationObjects, generator: torch.Generator
+) -> EncodedFacts:
+    """Return the prompts with tails of the relation that are not true of their heads.
+
+    Args:
+        reader: The original model and where it is cut.
+        items: The items.
+        tails: The tails of every relation.
+        generator: Source of randomness.
+
+    Returns:
+        Up to three items per prompt, tails drawn uniformly.
+
+    Raises:
+        ValueError: If there is no such tail at all.
+    """
+    swapped = [
+        replace(one, object=tails.texts[index])
+        for one in items.statements
+        for index in tails.drawn(
+            one.fact, by_frequency=False, number=RANDOM_OBJECTS, generator=generator
+        )
+    ]
+    return reader.encode(swapped)
+
+
+def multiple_choice(bench: EvalContext, quiz: MultipleChoice) -> Metrics:
+    """Return what the model, as it is now, would still answer.
+
+    `choice_accuracy` is the mean of `choice_uniform_accuracy` and `choice_frequency_accuracy`;
+    the `_reference` of each is the original model asked about another head, `_original` the
+    original model itself [fraction]. `random_object_rank` is the median 0-based vocabulary rank of
+    random tails of the relation at the target prompts. `subject_identifiability` and its `_original`
+    and `_chance`: see `heads.told_apart` [fraction].
+
+    Args:
+        bench: The bench.
+        quiz: The questions.
+
+    Returns:
+        The figures.
+    """
+    finding = Metrics()
+    accuracy = choice_accuracy(bench.upper, quiz.choices)
+    for kind, values in (
+        ("accuracy", accuracy), ("reference", quiz.reference), ("original", quiz.original)
+    ):  # fmt: skip
+        finding.add(f"choice_{kind}", values.mean(dim=1))
+        for index, draw in enumerate(DRAWS):
+            finding.add(f"choice_{draw}_{kind}", values[:, index])
+    ranks = score_facts(bench.upper, quiz.swapped).rank.double()
+    finding.values["random_object_rank"] = float(ranks.quantile(0.5))
+    finding.add("subject_identifiability", subject_identifiability(bench.upper, quiz.grid))
+    finding.add("subject_identifiability_original", quiz.original_heads)
+    finding.values["subject_identifiability_chance"] = 1.0 / quiz.grid.objects
+    return finding

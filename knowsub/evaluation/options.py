@@ -21,7 +21,7 @@ class TestOptions:
     """Random masks of the same size per site behind `random_p`."""
     random_text_masks: int
     """How many of the random masks are also scored on text."""
-    recall: bool
+    multiple_choice: bool
     """Choice against distractors, random tails, head information."""
     forgetting: bool
     """Forgetting against the prior over tails."""
@@ -29,13 +29,13 @@ class TestOptions:
     """Unseen template families, worst-case extraction over all prompts."""
     specificity: bool
     """Divergence on near and far held-out facts."""
-    located: bool
+    full_ablation: bool
     """Figures with all maskable weights removed."""
-    residual: bool
+    logit_lens: bool
     """Projection of every block's last state."""
     relearning: bool
     """Finetuning on other target facts, five folds by head."""
-    quantise: bool
+    quantization: bool
     """Efficacy after int8 and int4 rounding."""
     minimality: bool
     """The subnetwork alone, and removing more or less than it."""
@@ -49,9 +49,9 @@ class TestOptions:
     """Same-relation tails beside the true one in a choice."""
     reference_draws: int
     """Other heads asked per prompt, for the ignorance reference."""
-    reference_heads: int
+    reference_subjects: int
     """Other heads behind the prior over tails at most; 0 = all."""
-    residual_budget: int
+    logit_lens_budget: int
     """Tokens that may be read off all blocks together, split evenly."""
     folds: int
     """Parts of the target facts in relearning, by head."""
@@ -59,13 +59,13 @@ class TestOptions:
     """AdamW steps per fold."""
     relearning_lr: float
     """Learning rate of those steps."""
-    bits: list[int]
+    quantization_bits: list[int]
     """Word lengths of the rounding [bits]."""
-    resize: list[float]
+    size_perturbations: list[float]
     """Shares of the mask added or taken at random [fraction]."""
     resamples: int
     """Bootstrap resamples behind each interval."""
-    level: float
+    confidence_level: float
     """Confidence level of the intervals [fraction]."""
 
     def __post_init__(self) -> None:
@@ -79,13 +79,13 @@ class TestOptions:
             "text_blocks",
             "control_prompts",
             "random_text_masks",
-            "reference_heads",
+            "reference_subjects",
         )
         from_one = (
             "random_masks",
             "distractors",
             "reference_draws",
-            "residual_budget",
+            "logit_lens_budget",
             "resamples",
         )
         for name in from_zero:
@@ -97,9 +97,11 @@ class TestOptions:
         self._require("block_tokens", self.block_tokens >= 2, "an integer >= 2")
         self._require("folds", self.folds >= 2, "an integer >= 2")
         self._require("relearning_lr", 0 < self.relearning_lr < 1, "above 0 and below 1")
-        self._require("level", 0 < self.level < 1, "above 0 and below 1")
-        self._require("bits", all(2 <= bits <= 16 for bits in self.bits), "integers from 2 to 16")
-        shares = all(0 < share <= 1 for share in self.resize)
+        self._require("level", 0 < self.confidence_level < 1, "above 0 and below 1")
+        self._require(
+            "bits", all(2 <= bits <= 16 for bits in self.quantization_bits), "integers from 2 to 16"
+        )
+        shares = all(0 < share <= 1 for share in self.size_perturbations)
         self._require("resize", shares, "fractions above 0 and at most 1")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:

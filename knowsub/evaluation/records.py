@@ -1,30 +1,48 @@
-"""Figures fact by fact, for the reader who wants to see what the averages hide."""
+"""The evidence as files: metrics with intervals, and figures fact by fact."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from knowsub.evaluation.bench import Bench, View, best_prompts
-from knowsub.evaluation.items import BUCKET, Items
-from knowsub.lm.score import Scores, read_logits
+from knowsub.evaluation.context import BUCKET, EncodedFacts, EvalContext, ScoreSet, best_prompts
+from knowsub.evaluation.metrics import Metrics
+from knowsub.hypotheses import hierarchical_bootstrap, paired_wilcoxon, permutation_p
+from knowsub.lm.score import Scores, target_logits
+
+
+@dataclass
+class Evidence:
+    """All that was found about one mask."""
+
+    metrics: Metrics
+    """Its figures."""
+    random: list[float] = field(default_factory=list)
+    """dNLL on the target after each random mask of the same size per site [nats per token]."""
+    cross: dict[str, float] = field(default_factory=dict)
+    """Its row of the cross matrix, without the diagonal [nats per tail token]."""
+    views: dict[str, ScoreSet] = field(default_factory=dict)
+    """`original`, `remaining`, `random` (the first random mask) -> what each says."""
+    answers: dict[str, dict[str, list[list[str | float]]]] = field(default_factory=dict)
+    """`original`, `remaining` -> top answers per target fact."""
+
 
 TOP = 5
 """Answers shown per prompt."""
 
 
-def best_items(bench: Bench) -> Items:
+def best_items(bench: EvalContext) -> EncodedFacts:
     """Return the trained prompt of lowest NLL of each target fact, ready to be asked."""
-    return bench.reader.items(best_prompts(bench.sets["target"].statements, 1))
+    return bench.encoder.encode(best_prompts(bench.sets["target"].statements, 1))
 
 
 @torch.no_grad()
-def top_answers(bench: Bench, items: Items) -> dict[str, list[list[str | float]]]:
+def top_answers(bench: EvalContext, items: EncodedFacts) -> dict[str, list[list[str | float]]]:
     """Return the first tokens that the model, as it is now, would answer with.
 
     Args:
@@ -36,11 +54,11 @@ def top_answers(bench: Bench, items: Items) -> dict[str, list[list[str | float]]
     """
     found: dict[str, list[list[str | float]]] = {}
     for rows, batch in zip(items.rows, items.batches, strict=True):
-        asked = replace(batch, reads=batch.first_reads)
-        _, logits, _ = next(read_logits(bench.upper, asked, BUCKET))
+        asked = replace(batch, target_mask=batch.first_targets)
+        _, logits, _ = next(target_logits(bench.upper, asked, BUCKET))
         top = logits.float().softmax(dim=-1).topk(TOP)
         for row, tokens, values in zip(rows.tolist(), top.indices, top.values, strict=True):
-            words = [str(bench.reader.tokenizer.decode([token])) for token in tokens.tolist()]
+            words = [str(bench.encoder.tokenizer.decode([token])) for token in tokens.tolist()]
             pairs = zip(words, values.tolist(), strict=True)
             key = items.statements[row].fact.key
             found[key] = [[word, round(value, 6)] for word, value in pairs]
@@ -48,8 +66,8 @@ def top_answers(bench: Bench, items: Items) -> dict[str, list[list[str | float]]
 
 
 def fact_rows(
-    bench: Bench,
-    views: Mapping[str, View],
+    bench: EvalContext,
+    views: Mapping[str, ScoreSet],
     answers: Mapping[str, Mapping[str, list[list[str | float]]]],
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per fact, set and view.
@@ -73,7 +91,7 @@ def fact_rows(
                 yield row
 
 
-def _set_rows(items: Items, scores: Scores) -> Iterator[dict[str, Any]]:
+def _set_rows(items: EncodedFacts, scores: Scores) -> Iterator[dict[str, Any]]:
     first = {one.fact: one for one in reversed(items.statements)}
     prompts = torch.bincount(items.owner, minlength=len(items.facts)).tolist()
     columns = [
@@ -82,8 +100,8 @@ def _set_rows(items: Items, scores: Scores) -> Iterator[dict[str, Any]]:
     for fact, nll, rank, correct, count in zip(items.facts, *columns, prompts, strict=True):
         yield {
             "fact": fact.key,
-            "head": fact.head_words,
-            "tail": fact.tail_words,
+            "subject": fact.subject_words,
+            "object": fact.object_words,
             "split": str(first[fact].split),
             "role": str(first[fact].role),
             "nll": round(nll, 6),
@@ -115,3 +133,78 @@ def write_evidence(
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     facts.write_text("".join(lines), encoding="utf-8")
     return [figures, facts]
+
+
+BEATEN = "target_dnll"
+"""The figure by which the trained mask is compared with the masks of other methods."""
+
+
+def intervals(finding: Metrics, level: float, resamples: int) -> dict[str, list[float]]:
+    """Return a bootstrap interval over facts for every figure that is a mean over facts.
+
+    Args:
+        finding: The figures with their values per fact.
+        level: Confidence level [fraction].
+        resamples: Number of resamples.
+
+    Returns:
+        Figure -> lower and upper end, in its unit.
+    """
+    found = {}
+    for name, sample in finding.per_fact.items():
+        ends = hierarchical_bootstrap([sample.values], level, resamples)
+        found[name] = [sample.scaled(ends.low), sample.scaled(ends.high)]
+    return found
+
+
+def against_methods(
+    finding: Metrics, methods: Mapping[str, Metrics]
+) -> dict[str, dict[str, float]]:
+    """Return whether the trained mask damages the target more than other methods' masks do.
+
+    Null hypothesis: as much, fact by fact. Alternative: more. Wilcoxon signed-rank over facts; no
+    correction here, the report corrects over targets.
+
+    Args:
+        finding: Figures of the trained mask.
+        methods: Method -> figures of its mask at the same size.
+
+    Returns:
+        Method -> `pvalue` and `effect`, the Hodges-Lehmann difference [nats per tail token].
+    """
+    own, found = finding.per_fact[BEATEN].values, {}
+    for name, other in methods.items():
+        result = paired_wilcoxon(own, other.per_fact[BEATEN].values, "greater")
+        found[name] = {"pvalue": result.pvalue, "effect": result.effect}
+    return found
+
+
+def to_json(
+    evidence: Evidence, methods: Mapping[str, Metrics], level: float, resamples: int
+) -> dict[str, Any]:
+    """Return everything about one mask as JSON holds it.
+
+    Args:
+        evidence: The evidence.
+        methods: Method -> figures of its mask at the same size.
+        level: Confidence level of the intervals [fraction].
+        resamples: Bootstrap resamples.
+
+    Returns:
+        `figures`, `intervals`, `methods`, `method_intervals`, `against_methods`, `cross` (dNLL on
+        other targets), `random_target_dnll` (one per random mask) and `skipped`.
+    """
+    finding = evidence.metrics
+    p = permutation_p(finding.values[BEATEN], evidence.random)
+    return {
+        "figures": finding.values | {"random_p": p.pvalue},
+        "intervals": intervals(finding, level, resamples),
+        "methods": {name: other.values for name, other in methods.items()},
+        "method_intervals": {
+            name: intervals(other, level, resamples) for name, other in methods.items()
+        },
+        "against_methods": against_methods(finding, methods),
+        "cross": evidence.cross,
+        "random_target_dnll": evidence.random,
+        "skipped": finding.skipped,
+    }

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from knowsub.anatomy import Site
-from knowsub.evaluation.bench import best_prompts
-from knowsub.evaluation.finding import Finding
-from knowsub.evaluation.items import Reader, scored
-from knowsub.evaluation.quantise import without_trunk
-from knowsub.kg.triple import Statement
-from knowsub.lm.encode import Batch, encode_statements
+from knowsub.architectures import MaskableMatrix
+from knowsub.evaluation.context import PrefixEncoder, best_prompts, score_facts
+from knowsub.evaluation.metrics import Metrics
+from knowsub.evaluation.robustness import without_lower_states
+from knowsub.kg.facts import Statement
+from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.load import context_length
-from knowsub.lm.score import read_logits
+from knowsub.lm.score import target_logits
+from knowsub.masks.ablation import ablate_
 from knowsub.masks.mask import Mask
-from knowsub.masks.removal import remove_
 
 LOST = 0.05
 """Recovery is defined only if removal cost at least this much accuracy [fraction]."""
@@ -50,7 +49,7 @@ def folds(statements: Sequence[Statement], parts: int, generator: torch.Generato
     Raises:
         ValueError: If there is only one head.
     """
-    heads = list(dict.fromkeys(one.fact.head_words for one in statements))
+    heads = list(dict.fromkeys(one.fact.subject_words for one in statements))
     if len(heads) < 2:
         raise ValueError("relearning needs target facts of at least two heads")
     order = torch.randperm(len(heads), generator=generator).tolist()
@@ -58,8 +57,8 @@ def folds(statements: Sequence[Statement], parts: int, generator: torch.Generato
     best = best_prompts(statements, 1)
     return [
         Fold(
-            learned=tuple(one for one in best if part[one.fact.head_words] != index),
-            asked=tuple(one for one in statements if part[one.fact.head_words] == index),
+            learned=tuple(one for one in best if part[one.fact.subject_words] != index),
+            asked=tuple(one for one in statements if part[one.fact.subject_words] == index),
         )
         for index in range(min(parts, len(heads)))
     ]
@@ -88,7 +87,7 @@ def finetuned(
     optimizer = torch.optim.AdamW(tuned.parameters(), lr=lr, weight_decay=0.0)
     for _ in range(steps):
         chosen = torch.randperm(len(batch), generator=generator)[:64]
-        _, logits, labels = next(read_logits(tuned, batch[chosen]))
+        _, logits, labels = next(target_logits(tuned, batch[chosen]))
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
@@ -96,7 +95,7 @@ def finetuned(
 
 
 @dataclass(frozen=True)
-class Recall:
+class RelearnedAccuracy:
     """Top-answer accuracy on target facts that were not finetuned on."""
 
     before: float
@@ -106,14 +105,14 @@ class Recall:
 
 
 def relearn(
-    reader: Reader,
-    sites: Sequence[Site],
+    reader: PrefixEncoder,
+    sites: Sequence[MaskableMatrix],
     mask: Mask | None,
     parts: Sequence[Fold],
     steps: int,
     lr: float,
     seed: int,
-) -> Recall:
+) -> RelearnedAccuracy:
     """Return how much of each fold comes back by finetuning on the others.
 
     Args:
@@ -131,22 +130,25 @@ def relearn(
     """
     start = copy.deepcopy(reader.model)
     if mask is not None:
-        remove_(start, sites, mask)
+        ablate_(start, sites, mask)
     hits, before, asked = 0, 0, 0
     for fold in parts:
         generator = torch.Generator().manual_seed(seed)
         batch = encode_statements(reader.tokenizer, fold.learned, context_length(start))
         tuned = finetuned(start, batch.to(start.device), steps, lr, generator)
-        items = without_trunk(reader.items(fold.asked))
-        before += int(scored(start, items).correct.sum())
-        hits += int(scored(tuned, items).correct.sum())
+        items = without_lower_states(reader.encode(fold.asked))
+        before += int(score_facts(start, items).correct.sum())
+        hits += int(score_facts(tuned, items).correct.sum())
         asked += len(items)
-    return Recall(before / asked, hits / asked)
+    return RelearnedAccuracy(before / asked, hits / asked)
 
 
 def relearning(
-    original: Recall, remaining: Recall, random: Recall, parts: Sequence[Fold]
-) -> Finding:
+    original: RelearnedAccuracy,
+    remaining: RelearnedAccuracy,
+    random: RelearnedAccuracy,
+    parts: Sequence[Fold],
+) -> Metrics:
     """Return the recovery figures.
 
     `relearning_recovery` = (a_after - a_R) / (a_F - a_R), where a is the top-answer accuracy on
@@ -164,20 +166,20 @@ def relearning(
     Returns:
         The figures; recovery is left out where removal cost less than 0.05 of accuracy.
     """
-    finding = Finding()
+    finding = Metrics()
     for name, recall in (("remaining", remaining), ("original", original), ("random", random)):
-        finding.figures[f"relearning_{name}_before"] = recall.before
-        finding.figures[f"relearning_{name}_after"] = recall.after
-    finding.figures["relearning_guess"] = guess(parts)
+        finding.values[f"relearning_{name}_before"] = recall.before
+        finding.values[f"relearning_{name}_after"] = recall.after
+    finding.values["relearning_guess"] = majority_baseline(parts)
     lost = original.after - remaining.before
     if lost < LOST:
         finding.skipped["relearning_recovery"] = f"removal cost only {lost:.3f} of accuracy"
     else:
-        finding.figures["relearning_recovery"] = (remaining.after - remaining.before) / lost
+        finding.values["relearning_recovery"] = (remaining.after - remaining.before) / lost
     return finding
 
 
-def guess(parts: Sequence[Fold]) -> float:
+def majority_baseline(parts: Sequence[Fold]) -> float:
     """Return how often the commonest tail of the finetuned facts is right on the others.
 
     Args:
@@ -188,6 +190,6 @@ def guess(parts: Sequence[Fold]) -> float:
     """
     right = 0
     for fold in parts:
-        commonest = Counter(one.tail for one in fold.learned).most_common(1)[0][0]
-        right += sum(one.tail == commonest for one in fold.asked)
+        commonest = Counter(one.object for one in fold.learned).most_common(1)[0][0]
+        right += sum(one.object == commonest for one in fold.asked)
     return right / sum(len(fold.asked) for fold in parts)

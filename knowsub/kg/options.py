@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Knowledge(StrEnum):
+class FactSource(StrEnum):
     """Where facts come from. Member names equal values, as the configuration matches names."""
 
     wordnet = "wordnet"
@@ -14,7 +14,7 @@ class Knowledge(StrEnum):
     table = "table"
 
 
-class Rule(StrEnum):
+class OverlapPolicy(StrEnum):
     """What to do about facts that should not be there."""
 
     refuse = "refuse"
@@ -28,7 +28,7 @@ class Contradictions(StrEnum):
     skip = "skip"
 
 
-class Choice(StrEnum):
+class RoleAssignment(StrEnum):
     """How statements get their roles."""
 
     families = "families"
@@ -39,37 +39,37 @@ class Choice(StrEnum):
 class PrepareOptions:
     """Options of `prepare`: which facts and which text."""
 
-    knowledge: Knowledge
+    knowledge: FactSource
     """Kind of source of the facts."""
     source: str
     """Folder with one file per target and control files; empty for WordNet [path]."""
-    taught: list[str]
+    extra_targets: list[str]
     """Targets beside the ones asked for whose facts no control or near fact may touch [names]."""
     levels: int
     """Hypernym levels walked up and down from a target synset [steps]."""
     target_facts: int
     """Facts per target KG at most [facts]."""
-    tail_share: float
+    max_object_share: float
     """Share of a target KG that one tail takes at most, where there are others [fraction]."""
-    untold_heads: int
-    """Nouns that no fact speaks of, for `untold_facts` to be found among."""
-    untold_facts: int
+    unseen_entities: int
+    """Nouns that no fact speaks of, for `unseen_facts` to be found among."""
+    unseen_facts: int
     """Per target, untold heads that the model answers with the target's tails, kept as near."""
-    near_facts: int
+    neighborhood_facts: int
     """Facts per target that share a tail or head word with it, at most [facts]."""
     control_facts: int
     """Control facts in all [facts]."""
-    tail_facts: int
+    facts_per_object: int
     """WordNet control facts per tail, for distractors and other heads of the same tail [facts]."""
-    max_head_words: int
+    max_subject_words: int
     """Words in a WordNet head at most [words]."""
-    max_tail_words: int
+    max_object_words: int
     """Words in a WordNet tail at most [words]."""
     validation_share: float
     """Share of the control facts for choosing checkpoints [fraction]."""
     heldout_share: float
     """Share of the control facts used nowhere but in the report [fraction]."""
-    overlap: Rule
+    overlap: OverlapPolicy
     """Whether control facts that touch a target stop the stage or are left out and counted."""
     contradictions: Contradictions
     """Whether a second tail of a head and relation in a file stays; WordNet heads have one."""
@@ -90,24 +90,29 @@ class PrepareOptions:
         Raises:
             ValueError: If a value is not allowed; the message names the key.
         """
-        _between(self, levels=(1, 6), max_head_words=(1, 9), max_tail_words=(1, 9))
-        _between(self, target_facts=(2, 10_000), near_facts=(0, 1_000))
-        _between(self, untold_heads=(0, 1_000_000), untold_facts=(0, 100_000))
-        _between(self, control_facts=(10, 1_000_000), tail_facts=(2, 1_000))
-        _between(self, seed=(0, 2**32 - 1), tail_share=(0.01, 1.0))
+        _between(self, levels=(1, 6), max_subject_words=(1, 9), max_object_words=(1, 9))
+        _between(self, target_facts=(2, 10_000), neighborhood_facts=(0, 1_000))
+        _between(self, unseen_entities=(0, 1_000_000), unseen_facts=(0, 100_000))
+        _between(self, control_facts=(10, 1_000_000), facts_per_object=(2, 1_000))
+        _between(self, seed=(0, 2**32 - 1), max_object_share=(0.01, 1.0))
         _between(self, validation_share=(0.01, 0.8), heldout_share=(0.01, 0.8))
         _between(self, text_validation_share=(0.01, 0.8), text_test_share=(0.01, 0.8))
         for keys in (("validation_share", "heldout_share"), _TEXT_SHARES):
             total = sum(getattr(self, key) for key in keys)
             _refuse(total > 0.9, " + ".join(keys), total, "at most 0.9 together")
-        _refuse(len(set(self.taught)) < len(self.taught), "taught", self.taught, "no name twice")
+        _refuse(
+            len(set(self.extra_targets)) < len(self.extra_targets),
+            "taught",
+            self.extra_targets,
+            "no name twice",
+        )
         _refuse(not self.text, "text", self.text, "embedded, a path or a hub id")
         _refuse(not self.other_text, "other_text", self.other_text, "embedded-other or a path")
         self._check_source()
 
     def _check_source(self) -> None:
         """Check that a source is given exactly where one is read."""
-        if self.knowledge == Knowledge.wordnet:
+        if self.knowledge == FactSource.wordnet:
             allowed = "empty for knowledge: wordnet, whose facts are in data/raw"
             _refuse(bool(self.source), "source", self.source, allowed)
         else:
@@ -121,7 +126,7 @@ class VerbalizeOptions:
 
     templates: str
     """File of the templates per relation [path]."""
-    choice: Choice
+    role_assignment: RoleAssignment
     """`families`: roles by family; `best`: each fact's best statement trains, losers are unseen."""
     train_families: list[str]
     """Template families for mask training [names]."""
@@ -144,7 +149,7 @@ class VerbalizeOptions:
         """
         _refuse(not self.templates, "templates", self.templates, "the path of a YAML file")
         _refuse(not (self.article or self.bare), "article", False, "true where bare is false")
-        if self.choice == Choice.families:
+        if self.role_assignment == RoleAssignment.families:
             for key in ("train_families", "validation_families", "test_families"):
                 _refuse(not getattr(self, key), key, [], "at least one family")
         named = [*self.train_families, *self.validation_families, *self.test_families]

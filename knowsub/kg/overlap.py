@@ -1,4 +1,4 @@
-"""What target and control share, and how they are kept apart."""
+"""What target and control facts share, and how they are kept apart."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from knowsub.kg.options import Rule
-from knowsub.kg.triple import Fact
-from knowsub.kg.words import fact_words, statement_words
+from knowsub.kg.facts import Fact, fact_words, statement_words
+from knowsub.kg.options import OverlapPolicy
 
 _SHOWN = 5
 
 
-class Kind(StrEnum):
+class OverlapKind(StrEnum):
     """What a control fact shares with a target fact, from the strongest to the weakest."""
 
     FACT = "the same fact"
@@ -24,10 +23,10 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Overlap:
+class FactOverlap:
     """One control fact that touches a target fact."""
 
-    kind: Kind
+    kind: OverlapKind
     """The strongest thing that they share."""
     control: Fact
     """The control fact."""
@@ -45,17 +44,17 @@ class Separation:
 
     kept: tuple[Fact, ...]
     """Control facts that share nothing with the target, in the given order."""
-    dropped: tuple[Overlap, ...]
+    dropped: tuple[FactOverlap, ...]
     """The others, in the given order."""
 
     @property
     def counts(self) -> dict[str, int]:
         """How many were dropped, by what they shared [facts]."""
         found = Counter(overlap.kind for overlap in self.dropped)
-        return {f"shares {kind} with a target": found[kind] for kind in Kind if found[kind]}
+        return {f"shares {kind} with a target": found[kind] for kind in OverlapKind if found[kind]}
 
 
-def find_overlaps(target: Iterable[Fact], control: Iterable[Fact]) -> list[Overlap]:
+def find_overlaps(target: Iterable[Fact], control: Iterable[Fact]) -> list[FactOverlap]:
     """Return every control fact that shares a fact, statement, synset or word with the target.
 
     Args:
@@ -65,7 +64,7 @@ def find_overlaps(target: Iterable[Fact], control: Iterable[Fact]) -> list[Overl
     Returns:
         One overlap per touching control fact, in their order, with the strongest kind.
     """
-    index: dict[tuple[Kind, Hashable], Fact] = {}
+    index: dict[tuple[OverlapKind, Hashable], Fact] = {}
     for fact in target:
         for trace in _traces(fact):
             index.setdefault(trace, fact)
@@ -73,11 +72,11 @@ def find_overlaps(target: Iterable[Fact], control: Iterable[Fact]) -> list[Overl
     for fact in control:
         touching = next((trace for trace in _traces(fact) if trace in index), None)
         if touching is not None:
-            found.append(Overlap(touching[0], fact, index[touching]))
+            found.append(FactOverlap(touching[0], fact, index[touching]))
     return found
 
 
-def separate(target: Iterable[Fact], control: Sequence[Fact], rule: Rule) -> Separation:
+def separate(target: Iterable[Fact], control: Sequence[Fact], rule: OverlapPolicy) -> Separation:
     """Return the control facts that share nothing with the target.
 
     Args:
@@ -95,7 +94,7 @@ def separate(target: Iterable[Fact], control: Sequence[Fact], rule: Rule) -> Sep
         The reference's ConceptNet control KG holds 10 to 19 of its target facts; here it cannot.
     """
     dropped = tuple(find_overlaps(target, control))
-    if dropped and rule == Rule.refuse:
+    if dropped and rule == OverlapPolicy.refuse:
         shown = "; ".join(str(overlap) for overlap in dropped[:_SHOWN])
         more = f" and {len(dropped) - _SHOWN} more" if len(dropped) > _SHOWN else ""
         raise ValueError(
@@ -127,11 +126,11 @@ def check_targets(targets: Mapping[str, Sequence[Fact]]) -> None:
             )
 
 
-def _traces(fact: Fact) -> list[tuple[Kind, Hashable]]:
+def _traces(fact: Fact) -> list[tuple[OverlapKind, Hashable]]:
     """Return all that another fact could share with this one, the strongest first."""
     return [
-        (Kind.FACT, fact.key),
-        (Kind.STATEMENT, statement_words(fact)),
-        *((Kind.SYNSET, name) for name in (fact.head, fact.tail)),
-        *((Kind.WORD, word) for word in sorted(fact_words(fact))),
+        (OverlapKind.FACT, fact.key),
+        (OverlapKind.STATEMENT, statement_words(fact)),
+        *((OverlapKind.SYNSET, name) for name in (fact.subject, fact.object)),
+        *((OverlapKind.WORD, word) for word in sorted(fact_words(fact))),
     ]

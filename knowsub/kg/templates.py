@@ -1,16 +1,21 @@
-"""Templates: the wordings in which a relation is stated, and the statements they give."""
+"""Templates of a relation, and the statements of a fact that a model finds likeliest.
+
+The scorer is passed in, so that this room knows no model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import yaml
 
-from knowsub.kg.json_lines import read_utf8
-from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.artifacts import read_utf8
+from knowsub.kg.facts import Fact, Role, Split, Statement
+from knowsub.kg.options import RoleAssignment, VerbalizeOptions
 
 TEMPLATES = Path("data/raw/templates.yaml")
 """The templates that come with the product, relative to the repository root."""
@@ -27,7 +32,7 @@ class Template:
     family: str
     """Name of the family, such as `kind`."""
     texts: tuple[str, ...]
-    """Wordings with `{head}` and, at the end, `{tail}`; `{a}` is the tail's article."""
+    """Wordings with `{subject}` and, at the end, `{object}`; `{a}` is the tail's article."""
 
 
 Templates = Mapping[str, tuple[Template, ...]]
@@ -35,7 +40,7 @@ Templates = Mapping[str, tuple[Template, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class SurfaceForms:
     """The forms in which each wording is tried; every one that is on multiplies the statements."""
 
     article: bool
@@ -50,8 +55,8 @@ def load_templates(path: Path = TEMPLATES) -> Templates:
     """Return the templates of a file.
 
     Args:
-        path: YAML: relation, then family, then a wording or a list of wordings, each with `{head}`
-            once, with `{tail}` once and at the end, and at most one `{a}` right before it.
+        path: YAML: relation, then family, then a wording or a list of wordings, each with `{subject}`
+            once, with `{object}` once and at the end, and at most one `{a}` right before it.
 
     Returns:
         The families by relation, in the order of the file.
@@ -78,7 +83,7 @@ def statements(
     split: Split,
     templates: Templates,
     roles: Mapping[str, Role],
-    grid: Grid,
+    grid: SurfaceForms,
 ) -> list[Statement]:
     """Return a fact in every wording and form of the families that have a role.
 
@@ -129,16 +134,16 @@ def article(words: str) -> str:
     return "an" if first[0] in "aeiou" else "a"
 
 
-def _forms(fact: Fact, texts: Sequence[str], grid: Grid) -> Iterator[tuple[str, str]]:
+def _forms(fact: Fact, texts: Sequence[str], grid: SurfaceForms) -> Iterator[tuple[str, str]]:
     """Yield (prompt, tail) of some wordings in every form."""
     spaces = ["", " "] if grid.leading_space else [""]
-    for text, head, space in product(texts, _heads(fact.head_words, grid), spaces):
-        start = text.removesuffix("{tail}").rstrip()
-        prompt = start.replace("{a}", article(fact.tail_words)).replace("{head}", head)
-        yield space + prompt[0].upper() + prompt[1:], f" {fact.tail_words}"
+    for text, head, space in product(texts, _heads(fact.subject_words, grid), spaces):
+        start = text.removesuffix("{object}").rstrip()
+        prompt = start.replace("{a}", article(fact.object_words)).replace("{subject}", head)
+        yield space + prompt[0].upper() + prompt[1:], f" {fact.object_words}"
 
 
-def _heads(words: str, grid: Grid) -> list[str]:
+def _heads(words: str, grid: SurfaceForms) -> list[str]:
     """Return a head in its forms; a name, which its capital shows, never takes an article."""
     if words[0].isupper():
         return [words]
@@ -161,11 +166,189 @@ def _wording(text: object, place: str) -> str:
     """Return a wording that keeps the rules."""
     if not isinstance(text, str):
         raise ValueError(f"{place}: wording {text!r} is not allowed; allowed: text")
-    start = text.removesuffix(" {tail}").removesuffix(" {a}")
-    rest = start.replace("{head}", "", 1)
-    if not text.endswith(" {tail}") or "{head}" not in start or "{" in rest or "}" in rest:
+    start = text.removesuffix(" {object}").removesuffix(" {a}")
+    rest = start.replace("{subject}", "", 1)
+    if not text.endswith(" {object}") or "{subject}" not in start or "{" in rest or "}" in rest:
         raise ValueError(
             f"{place}: wording {text!r} is not allowed; "
-            "allowed: {head} once, then ' {tail}' or ' {a} {tail}' at the end"
+            "allowed: {subject} once, then ' {object}' or ' {a} {object}' at the end"
         )
     return text
+
+
+Scorer = Callable[[Sequence[Statement]], Sequence[float]]
+"""Tail NLL of each statement under the original model [nats per tail token]."""
+
+
+def verbalize(
+    facts: Iterable[tuple[Fact, Split]],
+    templates: Templates,
+    options: VerbalizeOptions,
+    scorer: Scorer,
+    *,
+    training_alone: bool = False,
+) -> list[Statement]:
+    """Return the statements of a target KG: for every fact and family the best variant.
+
+    Args:
+        facts: The facts with their splits.
+        templates: The templates by relation.
+        options: Families, roles and forms.
+        scorer: Tail NLL under the original model [nats per tail token].
+        training_alone: Whether only statements to train on are wanted.
+
+    Returns:
+        Scored statements, in the order of the facts and then of the templates.
+
+    Raises:
+        ValueError: If a relation has no templates, a named family is in no relation, or the
+            families at hand leave a role empty.
+    """
+    pairs = list(facts)
+    names = {template.family for fact, _ in pairs for template in templates.get(fact.relation, ())}
+    roles = family_roles(options, names) if pairs else {}
+    if training_alone and options.role_assignment == RoleAssignment.families:
+        roles = {family: role for family, role in roles.items() if role is Role.TRAIN}
+    grid = SurfaceForms(options.article, options.bare, options.leading_space)
+    told = [
+        statement
+        for fact, split in pairs
+        for statement in statements(fact, split, templates, roles, grid)
+    ]
+    chosen = choose(told, scorer)
+    if options.role_assignment == RoleAssignment.best:
+        chosen = best_trains(chosen)
+    elif not training_alone:
+        _check_roles(chosen)
+    return [one for one in chosen if not training_alone or one.role is Role.TRAIN]
+
+
+def family_roles(options: VerbalizeOptions, known: Iterable[str]) -> dict[str, Role]:
+    """Return the role of each template family.
+
+    Args:
+        options: The families by role.
+        known: Families that the facts' relations have.
+
+    Returns:
+        Role by family; where each fact's best statement trains, all known families take part.
+
+    Raises:
+        ValueError: If a named family is not known.
+    """
+    if options.role_assignment == RoleAssignment.best:
+        return dict.fromkeys(sorted(known), Role.TEST)
+    roles = {
+        **dict.fromkeys(options.train_families, Role.TRAIN),
+        **dict.fromkeys(options.validation_families, Role.VALIDATION),
+        **dict.fromkeys(options.test_families, Role.TEST),
+    }
+    if unknown := sorted(set(roles) - set(known)):
+        raise ValueError(
+            f"verbalize.families: value {unknown[0]!r} is not allowed; "
+            f"allowed for these facts: {', '.join(sorted(known))}"
+        )
+    return roles
+
+
+def choose(told: Sequence[Statement], scorer: Scorer) -> list[Statement]:
+    """Return, for every fact and family, the variant whose tail the model predicts best.
+
+    Args:
+        told: Statements, several per fact and family.
+        scorer: Tail NLL under the original model [nats per tail token].
+
+    Returns:
+        One statement per fact and family with its `nll`, in the order in which each pair first
+        came; of equal ones the first.
+
+    Raises:
+        ValueError: If the scorer returns another number of values.
+
+    Source:
+        METHOD: per (fact, model) the statement of lowest tail perplexity from a template grid.
+    """
+    best: dict[tuple[Fact, str], Statement] = {}
+    for statement in _scored(told, scorer):
+        pair = (statement.fact, statement.family)
+        if pair not in best or _nll(statement) < _nll(best[pair]):
+            best[pair] = statement
+    return list(best.values())
+
+
+def best_trains(told: Sequence[Statement]) -> list[Statement]:
+    """Return statements with the paper's roles: each fact's best one trains, the others do not.
+
+    Args:
+        told: Scored statements, one per fact and family.
+
+    Returns:
+        The same statements in the same order; per fact the one of lowest NLL trains, the second
+        serves to choose checkpoints, all others are unseen paraphrases.
+
+    Raises:
+        ValueError: If a fact has fewer than three families, so that a role stays empty.
+
+    Source:
+        The paper's rule; it has no validation prompts, so taking the second is ours.
+    """
+    groups: dict[Fact, list[Statement]] = defaultdict(list)
+    for statement in told:
+        groups[statement.fact].append(statement)
+    roles: dict[tuple[Fact, str], Role] = {}
+    for fact, group in groups.items():
+        if len(group) < len(Role):
+            raise ValueError(
+                f"{fact.key!r} has statements of {len(group)} families; choice 'best' needs 3"
+            )
+        ranked = sorted(group, key=_nll)
+        order = [Role.TRAIN, Role.VALIDATION] + [Role.TEST] * (len(ranked) - 2)
+        for statement, role in zip(ranked, order, strict=True):
+            roles[fact, statement.family] = role
+    return [replace(one, role=roles[one.fact, one.family]) for one in told]
+
+
+def split_by_tokens(
+    told: Iterable[Statement], count_tokens: Callable[[str], int], most: int
+) -> tuple[list[Statement], list[Statement]]:
+    """Return the statements whose tails are short enough for a tokenizer, and the others.
+
+    Args:
+        told: The statements.
+        count_tokens: Number of tokens of a tail with its leading space [tokens].
+        most: Tokens of a tail at most; 1 is the reference's limit [tokens].
+
+    Returns:
+        The statements kept and those left out, both in their order.
+    """
+    kept: list[Statement] = []
+    left_out: list[Statement] = []
+    for statement in told:
+        (kept if count_tokens(statement.object) <= most else left_out).append(statement)
+    return kept, left_out
+
+
+def _scored(told: Sequence[Statement], scorer: Scorer) -> list[Statement]:
+    """Return statements with their NLL."""
+    values = list(scorer(told)) if told else []
+    if len(values) != len(told):
+        raise ValueError(f"the scorer returned {len(values)} values for {len(told)} statements")
+    return [replace(one, nll=float(nll)) for one, nll in zip(told, values, strict=True)]
+
+
+def _nll(statement: Statement) -> float:
+    """Return the NLL of a scored statement; an unscored one is worse than any."""
+    return float("inf") if statement.nll is None else statement.nll
+
+
+def _check_roles(told: Sequence[Statement]) -> None:
+    """Raise where a fact has no statement to train on or none that stays unseen."""
+    roles: Mapping[Fact, set[Role]] = defaultdict(set)
+    for statement in told:
+        roles[statement.fact].add(statement.role)
+    for fact, found in roles.items():
+        if missing := [role.value for role in Role if role not in found]:
+            raise ValueError(
+                f"verbalize.{missing[0]}_families: none of them is a family of relation "
+                f"{fact.relation!r} of {fact.key!r}"
+            )

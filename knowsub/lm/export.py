@@ -1,4 +1,4 @@
-"""Writes a model as an ordinary Hugging Face folder with a card that says how it was made."""
+"""Writes a model as an ordinary Hugging Face folder with a model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from knowsub.lm.load import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ModelCard:
     """What the card of a model from which a critical subnetwork was removed tells."""
 
     base: str
@@ -34,7 +34,7 @@ class Card:
 
 
 def export_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: Card
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: ModelCard
 ) -> None:
     """Write a model from which the mask has been removed already; whole, or not at all.
 
@@ -71,7 +71,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     tokenizer.save_pretrained(folder)
 
 
-def card_text(model: PreTrainedModel, card: Card) -> str:
+def card_text(model: PreTrainedModel, card: ModelCard) -> str:
     """Return the card: the hub's header, then what was removed, from what, and how.
 
     Args:

@@ -1,9 +1,9 @@
-"""How the learning rate changes over the steps of any training here."""
+"""The learning rate over the steps of any training here."""
 
 from __future__ import annotations
 
 
-def lr_factor(step: int, steps: int, warmup: float, decay: float) -> float:
+def warmup_stable_decay(step: int, steps: int, warmup: float, decay: float) -> float:
     """Return the share of the peak learning rate: up, level, and down to zero, in straight lines.
 
     Args:

@@ -17,14 +17,14 @@ Analysis = Mapping[str, Row]
 
 
 @dataclass(frozen=True)
-class Item:
+class MaskResult:
     """Everything known of one mask."""
 
     target: str
     """What it removes."""
     seed: int
     """Seed of its training."""
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     """Figures of the evidence by name, downstream ones included."""
     intervals: Mapping[str, Sequence[float]]
     """Figure -> its confidence interval (low, high)."""
@@ -53,7 +53,7 @@ class Item:
         return f"{self.target}-{self.seed}"
 
 
-def read_items(data: Path, targets: Sequence[str], seeds: Sequence[int]) -> list[Item]:
+def read_mask_results(data: Path, targets: Sequence[str], seeds: Sequence[int]) -> list[MaskResult]:
     """Return every mask that the parameters ask for.
 
     Folders are never searched: what an earlier run left behind is not counted.
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_item(data: Path, target: str, seed: int) -> Item:
+def _read_item(data: Path, target: str, seed: int) -> MaskResult:
     name = f"{target}-{seed}"
     tested = data / "test" / name / "figures.json"
     if not tested.is_file():
@@ -104,10 +104,10 @@ def _read_item(data: Path, target: str, seed: int) -> Item:
     test = read_json(tested)
     finetune = read_json(data / "finetune" / name / "results.json")
     figures = {**finetune.get("figures", {}), **test.get("figures", {})}
-    return Item(
+    return MaskResult(
         target=target,
         seed=seed,
-        figures=figures,
+        metrics=figures,
         intervals={**finetune.get("intervals", {}), **test.get("intervals", {})},
         methods=test.get("methods", {}),
         against=test.get("against_methods", {}),

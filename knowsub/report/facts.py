@@ -1,4 +1,4 @@
-"""Facts before and after removal, as the page's table and the picture of bars need them."""
+"""Facts before and after the removal, as the page's table and the bar chart need them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knowsub.report.collect import Item, Row
+from knowsub.report.collect import MaskResult, Row
 
 COLUMNS = (
     "mask", "facts", "prompts", "head", "tail", "NLL before", "NLL after", "rank before",
@@ -16,8 +16,8 @@ COLUMNS = (
 
 SPLITS = {
     "target": "target",
-    "near_train": "near",
-    "near_heldout": "near",
+    "neighborhood_train": "near",
+    "neighborhood_heldout": "near",
     "control_train": "control",
     "control_validation": "control",
     "control_heldout": "control, held out",
@@ -29,12 +29,12 @@ ROLES = {"train": "trained", "validation": "validation", "test": "unseen"}
 
 
 @dataclass(frozen=True)
-class Views:
+class FactAnswers:
     """One fact and prompt family under the models that were asked."""
 
-    head: str
+    subject: str
     """Words of the head."""
-    tail: str
+    object: str
     """Words of the tail."""
     split: str
     """The part the fact plays."""
@@ -46,7 +46,7 @@ class Views:
     """The same under the remaining model."""
 
 
-def paired(rows: Sequence[Row]) -> list[Views]:
+def paired_answers(rows: Sequence[Row]) -> list[FactAnswers]:
     """Return rows per fact, role and view as one value per fact and role.
 
     Args:
@@ -66,12 +66,12 @@ def paired(rows: Sequence[Row]) -> list[Views]:
     ]
 
 
-def _views(key: tuple[str, str, str], original: Row, remaining: Row) -> Views:
+def _views(key: tuple[str, str, str], original: Row, remaining: Row) -> FactAnswers:
     _, split, role = key
-    return Views(original["head"], original["tail"], split, role, original, remaining)
+    return FactAnswers(original["subject"], original["object"], split, role, original, remaining)
 
 
-def target_bars(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
+def fact_bar_values(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
     """Return every target fact's NLL before and after, on training prompts.
 
     Args:
@@ -81,13 +81,13 @@ def target_bars(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
         (`head → tail`, NLL under the original, NLL under the remaining model) [nats per token].
     """
     return [
-        (f"{v.head} → {v.tail}", v.original["nll"], v.remaining["nll"])
-        for v in paired(rows)
+        (f"{v.subject} → {v.object}", v.original["nll"], v.remaining["nll"])
+        for v in paired_answers(rows)
         if v.split == "target" and v.role == "train"
     ]
 
 
-def table_rows(items: Sequence[Item], control_facts: int) -> list[list[Any]]:
+def table_rows(items: Sequence[MaskResult], control_facts: int) -> list[list[Any]]:
     """Return the rows of the page's table of facts.
 
     Args:
@@ -99,7 +99,7 @@ def table_rows(items: Sequence[Item], control_facts: int) -> list[list[Any]]:
     """
     rows: list[list[Any]] = []
     for item in items:
-        views = paired(item.facts)
+        views = paired_answers(item.facts)
         control = [v for v in views if v.split.startswith("control")]
         keep = control[:: max(1, -(-len(control) // control_facts))] if control_facts else []
         chosen = [v for v in views if not v.split.startswith("control")] + keep
@@ -107,14 +107,14 @@ def table_rows(items: Sequence[Item], control_facts: int) -> list[list[Any]]:
     return rows
 
 
-def _row(mask: str, view: Views) -> list[Any]:
+def _row(mask: str, view: FactAnswers) -> list[Any]:
     before, after = view.original, view.remaining
     return [
         mask,
         SPLITS.get(view.split, view.split),
         ROLES.get(view.role, view.role),
-        view.head,
-        view.tail,
+        view.subject,
+        view.object,
         round(before["nll"], 3),
         round(after["nll"], 3),
         round(before["rank"], 1),

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from knowsub.anatomy import Part, Site, sites
+from knowsub.architectures import MaskableMatrix, ModuleType, maskable_matrices
 from knowsub.masks.mask import Mask
 from tests.architectures import tiny
 
 
-def places(kind: str = "gpt2") -> tuple[Site, ...]:
-    return sites(tiny(kind))
+def places(kind: str = "gpt2") -> tuple[MaskableMatrix, ...]:
+    return maskable_matrices(tiny(kind))
 
 
-def wide_places(width: int = 64, heads: int = 4) -> tuple[Site, ...]:
+def wide_places(width: int = 64, heads: int = 4) -> tuple[MaskableMatrix, ...]:
     """Sites of a GPT-2 of two masked blocks, without a model: counting needs none."""
     size = width // heads
     shapes = {
@@ -25,18 +25,18 @@ def wide_places(width: int = 64, heads: int = 4) -> tuple[Site, ...]:
         "mlp_out": ((4 * width, width), ("in", "out")),
     }
     return tuple(
-        Site(f"blocks.{block}.{part}", "", block, Part(part), shape, None, axes)
+        MaskableMatrix(f"blocks.{block}.{part}", "", block, ModuleType(part), shape, None, axes)
         for block in (2, 3)
         for part, (shape, axes) in shapes.items()
     )
 
 
-def drawn(sites: Sequence[Site], density: float, generator: torch.Generator) -> Mask:
+def drawn(sites: Sequence[MaskableMatrix], density: float, generator: torch.Generator) -> Mask:
     """A mask in which every weight is a member with the same probability."""
     return Mask(
         {site.name: torch.rand(site.shape, generator=generator) < density for site in sites}, "m"
     )
 
 
-def empty(sites: Sequence[Site]) -> Mask:
+def empty(sites: Sequence[MaskableMatrix]) -> Mask:
     return Mask({site.name: torch.zeros(site.shape, dtype=torch.bool) for site in sites}, "m")

@@ -3,13 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowsub.analysis.bench import best_statements, open_bench
-from knowsub.analysis.function import combinations_of, part_figures, parts_of, resized
-from knowsub.analysis.removals import Removals
-from knowsub.analysis.study import MaskFile, mask_files
-from knowsub.anatomy import sites
-from knowsub.kg.triple import Split
-from knowsub.masks.io import save_mask
+from knowsub.analysis.ablations import (
+    best_statements,
+    combinations_of,
+    open_ablation_context,
+    part_rows,
+    parts_of,
+    resized,
+)
+from knowsub.analysis.pipeline import Ablations, MaskFile, mask_files
+from knowsub.architectures import maskable_matrices
+from knowsub.kg.facts import Split
+from knowsub.masks.mask import save_mask
 from tests.analysis.setting import drawn, wide_places
 from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
 
@@ -19,9 +24,9 @@ A = [f"a{index}" for index in range(5)]
 @pytest.fixture(scope="module")
 def opened():
     model = built_model()
-    places = sites(model)
+    places = maskable_matrices(model)
     told = {name: statements(name) for name in "ab"}
-    return model, places, *open_bench(model, tokenizer(), places, told, 100)
+    return model, places, *open_ablation_context(model, tokenizer(), places, told, 100)
 
 
 def test_removing_nothing_changes_nothing(opened):
@@ -34,7 +39,7 @@ def test_the_part_that_holds_the_facts_does_all_the_damage(opened):
     model, places, bench, sets = opened
     parts = parts_of(fact_mask(model, A), places)
     assert list(parts)[:2] == ["whole", "block 1"]
-    rows = {row["name"]: row for row in part_figures(bench, parts, sets["a"])}
+    rows = {row["name"]: row for row in part_rows(bench, parts, sets["a"])}
     assert rows["mlp_out"]["target_dnll"] == rows["whole"]["target_dnll"] > 1
     assert rows["q"] == {"name": "q", "weights": 0, "target_dnll": 0.0, "control_dnll": 0.0}
     assert rows["whole"]["control_dnll"] == 0.0
@@ -84,7 +89,7 @@ def test_all_masks_of_the_parameters_are_removed_in_parts_together_and_at_every_
         (tmp_path / f"baseline/{target}-0/sizes").mkdir()
         half = fact_mask(model, [f"{target}0"])
         save_mask(half, tmp_path / f"baseline/{target}-0/sizes/snip-0.2.safetensors")
-    removals = Removals(bench, "built", places, sets, [0.5, 1.0], [0.2], torch.Generator())
+    removals = Ablations(bench, "built", places, sets, [0.5, 1.0], [0.2], torch.Generator())
     found = removals.study(files)
     core = {row["target"]: row for row in found["combined"] if row["name"] == "shared core"}
     union = {row["target"]: row for row in found["combined"] if row["name"] == "union"}

@@ -4,15 +4,15 @@ import pytest
 import torch
 from scipy import stats
 
-from knowsub.analysis.magnitude import magnitude_quantiles, magnitude_test
-from knowsub.anatomy import sites
+from knowsub.analysis.concentration import magnitude_quantiles, magnitude_test
+from knowsub.architectures import maskable_matrices
 from tests.analysis.setting import drawn, empty
 from tests.architectures import tiny
 
 
 def test_the_distance_within_a_site_is_scipys_two_sample_distance():
     model = tiny("gpt2")
-    places = sites(model)
+    places = maskable_matrices(model)
     mask = drawn(places, 0.2, torch.Generator().manual_seed(0))
     found = magnitude_test(mask, places, magnitude_quantiles(model, places))
     for site in places:
@@ -25,7 +25,7 @@ def test_the_distance_within_a_site_is_scipys_two_sample_distance():
 
 def test_a_mask_of_the_largest_weights_is_known_by_their_size():
     model = tiny("llama")
-    places = sites(model)
+    places = maskable_matrices(model)
     quantiles = magnitude_quantiles(model, places)
     mask = empty(places)
     for name, values in quantiles.items():
@@ -38,6 +38,6 @@ def test_a_mask_of_the_largest_weights_is_known_by_their_size():
 
 def test_an_empty_mask_has_no_magnitudes_to_speak_of():
     model = tiny("gpt2")
-    places = sites(model)
+    places = maskable_matrices(model)
     found = magnitude_test(empty(places), places, magnitude_quantiles(model, places))
     assert (found.ks, found.p, found.mean_quantile) == (0.0, 1.0, 0.5)

@@ -5,10 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from knowsub.analysis.overlap import compare, overlaps
-from knowsub.analysis.profile import profile
-from knowsub.masks.algebra import jaccard
-from knowsub.masks.mask import Mask
+from knowsub.analysis.overlap import compare, overlaps, summarize_mask
+from knowsub.masks.mask import Mask, jaccard
 from tests.analysis.setting import drawn, wide_places
 
 
@@ -27,8 +25,8 @@ def test_independent_masks_share_what_chance_gives():
     sites, generator = wide_places(), torch.Generator().manual_seed(0)
     pairs = [
         compare(
-            profile(uneven(sites, generator), sites, "a", 0),
-            profile(uneven(sites, generator), sites, "b", 0),
+            summarize_mask(uneven(sites, generator), sites, "a", 0),
+            summarize_mask(uneven(sites, generator), sites, "b", 0),
         )
         for _ in range(200)
     ]
@@ -41,13 +39,13 @@ def test_independent_masks_share_what_chance_gives():
 
 def test_large_independent_masks_share_within_5_percent_of_expectation():
     sites, generator = wide_places(128), torch.Generator().manual_seed(1)
-    one, two = (profile(drawn(sites, 0.1, generator), sites, name, 0) for name in "ab")
+    one, two = (summarize_mask(drawn(sites, 0.1, generator), sites, name, 0) for name in "ab")
     assert compare(one, two).ratio == pytest.approx(1, abs=0.05)
 
 
 def test_a_mask_shares_everything_with_itself():
     sites = wide_places()
-    one = profile(drawn(sites, 0.05, torch.Generator().manual_seed(0)), sites, "a", 0)
+    one = summarize_mask(drawn(sites, 0.05, torch.Generator().manual_seed(0)), sites, "a", 0)
     pair = compare(one, one)
     assert pair.jaccard == pair.coefficient == 1
     assert pair.p == 0
@@ -59,7 +57,7 @@ def test_the_tail_over_one_site_is_scipys_hypergeometric():
     sites = wide_places(16)[:1]
     generator = torch.Generator().manual_seed(3)
     one, two = drawn(sites, 0.3, generator), drawn(sites, 0.3, generator)
-    pair = compare(profile(one, sites, "a", 0), profile(two, sites, "b", 0))
+    pair = compare(summarize_mask(one, sites, "a", 0), summarize_mask(two, sites, "b", 0))
     law = stats.hypergeom(one.maskable, one.size, two.size)
     assert pair.p == pytest.approx(law.sf(pair.shared - 1))
     assert pair.expected == pytest.approx(law.mean())
@@ -71,7 +69,7 @@ def test_pairs_are_of_three_kinds():
     sites, generator = wide_places(16), torch.Generator().manual_seed(0)
     asked = [("a", 0, "trained"), ("a", 1, "trained"), ("b", 0, "trained"), ("a", 0, "snip"),
              ("a", 0, "wanda")]  # fmt: skip
-    rows = overlaps([profile(drawn(sites, 0.1, generator), sites, *one) for one in asked])
+    rows = overlaps([summarize_mask(drawn(sites, 0.1, generator), sites, *one) for one in asked])
     kinds = {(row["first"], row["second"]): row["kind"] for row in rows}
     assert kinds == {
         ("a-0", "a-1"): "other seed",
@@ -88,4 +86,4 @@ def test_masks_of_two_models_are_not_compared():
     mask = drawn(sites, 0.1, torch.Generator())
     other = Mask(mask.bits, "another")
     with pytest.raises(ValueError, match="masks of two models: m and another"):
-        compare(profile(mask, sites, "a", 0), profile(other, sites, "b", 0))
+        compare(summarize_mask(mask, sites, "a", 0), summarize_mask(other, sites, "b", 0))

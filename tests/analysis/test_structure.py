@@ -43,7 +43,7 @@ def test_a_mask_within_one_head_is_named_first(kind):
     sites = places(kind)
     mask = empty(sites)
     for site in sites:
-        if site.block == 3 and site.part == "q":
+        if site.block == 3 and site.module_type == "q":
             mask.bits[site.name].select(site.axes.index("head"), 2)[:] = True
     heads = next(found for found in placements(mask, sites) if found.level == "head")
     assert heads.groups[0].name == "block 3 head 2"

@@ -6,16 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsub.analysis.study import (
+from knowsub.analysis.pipeline import (
+    analyze_overlap,
+    analyze_structure,
     mask_files,
-    study_overlap,
-    study_places,
+    write_analysis,
     write_combinations,
-    write_findings,
 )
-from knowsub.anatomy import sites
-from knowsub.masks.io import load_mask, save_mask
-from knowsub.masks.mask import Mask
+from knowsub.architectures import maskable_matrices
+from knowsub.masks.mask import Mask, load_mask, save_mask
 from tests.analysis.setting import drawn
 from tests.architectures import tiny
 
@@ -35,21 +34,21 @@ def test_masks_are_enumerated_from_the_parameters_not_from_the_disk(tmp_path):
 
 def test_every_trained_mask_gets_a_row_and_every_pair_a_comparison(tmp_path):
     model, generator = tiny("gpt2"), torch.Generator().manual_seed(0)
-    places = sites(model)
+    places = maskable_matrices(model)
     files = mask_files(tmp_path, ["a", "b"], [0, 1], ["snip"])
     for file in files:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         save_mask(drawn(places, 0.1, generator), file.path)
-    rows, profiles = study_places(files, model, "m", places)
+    rows, profiles = analyze_structure(files, model, "m", places)
     assert [(row["target"], row["seed"]) for row in rows] == [
         ("a", 0),
         ("a", 1),
         ("b", 0),
         ("b", 1),
     ]
-    kinds = {kind: mean["pairs"] for kind, mean in study_overlap(profiles)["kinds"].items()}
+    kinds = {kind: mean["pairs"] for kind, mean in analyze_overlap(profiles)["kinds"].items()}
     assert kinds == {"other seed": 2, "other target": 4, "other method": 4}
-    first, second = write_findings(tmp_path / "out", {"one": {"masks": rows}, "two": {}})
+    first, second = write_analysis(tmp_path / "out", {"one": {"masks": rows}, "two": {}})
     assert json.loads(first.read_text())["masks"][0]["magnitude"]["p"] > 0
     assert second == tmp_path / "out/two.json"
 
@@ -58,21 +57,23 @@ def test_a_missing_or_foreign_mask_is_named(tmp_path):
     model = tiny("gpt2")
     files = mask_files(tmp_path, ["a"], [0], [])
     with pytest.raises(FileNotFoundError, match=r"train/a-0/mask\.safetensors: no such"):
-        study_places(files, model, "m", sites(model))
+        analyze_structure(files, model, "m", maskable_matrices(model))
     files[0].path.parent.mkdir(parents=True)
-    save_mask(Mask(drawn(sites(model), 0.1, torch.Generator()).bits, "x" * 64), files[0].path)
+    save_mask(
+        Mask(drawn(maskable_matrices(model), 0.1, torch.Generator()).bits, "x" * 64), files[0].path
+    )
     with pytest.raises(ValueError, match="belongs to model xxxxxxxxxxxx"):
-        study_places(files, model, "m", sites(model))
+        analyze_structure(files, model, "m", maskable_matrices(model))
 
 
 def test_what_is_written_does_not_depend_on_the_order_of_keys(tmp_path):
-    one = write_findings(tmp_path / "1", {"x": {"a": 1, "b": 2}})[0]
-    two = write_findings(tmp_path / "2", {"x": {"b": 2, "a": 1}})[0]
+    one = write_analysis(tmp_path / "1", {"x": {"a": 1, "b": 2}})[0]
+    two = write_analysis(tmp_path / "2", {"x": {"b": 2, "a": 1}})[0]
     assert Path(one).read_bytes() == Path(two).read_bytes()
 
 
 def test_what_seeds_share_is_written_as_masks_and_floral_is_the_majority(tmp_path):
-    places, generator = sites(tiny("gpt2")), torch.Generator().manual_seed(0)
+    places, generator = maskable_matrices(tiny("gpt2")), torch.Generator().manual_seed(0)
     files = mask_files(tmp_path, ["a", "b"], [0, 1, 2], [])
     for file in files:
         file.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from knowsub.anatomy import sites
-from knowsub.baselines.choose import Material, baseline_masks, gather_material
+from knowsub.architectures import maskable_matrices
+from knowsub.baselines.methods import CalibrationData, baseline_masks, calibration_data
 from knowsub.baselines.options import BaselineOptions, Method
 from knowsub.masks.mask import Mask
 from tests.evaluation.setting import (
@@ -26,20 +26,22 @@ def options(**changes: object) -> BaselineOptions:
 def shaped(model: torch.nn.Module) -> Mask:
     bits = {
         site.name: (torch.arange(site.size) < 6 + 2 * index).view(site.shape)
-        for index, site in enumerate(sites(model))
+        for index, site in enumerate(maskable_matrices(model))
     }
     return Mask(bits, "built")
 
 
 @pytest.fixture(scope="module")
-def material() -> Material:
+def material() -> CalibrationData:
     """The model whose facts are single weights, made to answer a little less surely."""
     model = built_model()
     model.lm_head.weight[len(WORDS) - 10 :] *= 0.5
-    return gather_material(model, tokenizer(), shaped(model), statements("a"), options())
+    return calibration_data(model, tokenizer(), shaped(model), statements("a"), options())
 
 
-def test_every_method_takes_as_many_weights_per_site_at_every_size(material: Material) -> None:
+def test_every_method_takes_as_many_weights_per_site_at_every_size(
+    material: CalibrationData,
+) -> None:
     mask = shaped(material.model)
     found = {(one, factor): made for one, factor, made in baseline_masks(mask, material, options())}
     assert found.keys() == {(method, factor) for method in Method for factor in (1.0, 0.5, 2.0)}
@@ -57,7 +59,7 @@ def test_every_method_takes_as_many_weights_per_site_at_every_size(material: Mat
 
 @pytest.mark.parametrize("method", [Method.SNIP, Method.SIGNED])
 def test_gradients_find_the_weights_that_hold_the_target(
-    material: Material, method: Method
+    material: CalibrationData, method: Method
 ) -> None:
     truth = fact_mask(material.model, [head for head in HEADS if head[0] == "a"])
     chosen = options(methods=[method], factors=[], protected=0.01)
@@ -65,7 +67,7 @@ def test_gradients_find_the_weights_that_hold_the_target(
     assert made.bits["blocks.1.mlp_out"].equal(truth.bits["blocks.1.mlp_out"])
 
 
-def test_wanda_and_neurons_find_the_neurons_of_the_target(material: Material) -> None:
+def test_wanda_and_neurons_find_the_neurons_of_the_target(material: CalibrationData) -> None:
     wanted = {HEADS.index(head) for head in HEADS if head[0] == "a"}
     truth = fact_mask(material.model, [head for head in HEADS if head[0] == "a"])
     chosen = options(methods=[Method.WANDA], factors=[], protected=0.01)
@@ -81,17 +83,19 @@ def test_wanda_and_neurons_find_the_neurons_of_the_target(material: Material) ->
     assert rows[sorted(wanted)].all()
 
 
-def test_magnitude_takes_the_largest_weights(material: Material) -> None:
+def test_magnitude_takes_the_largest_weights(material: CalibrationData) -> None:
     model = material.model
     count = len(HEADS)
-    bits = {site.name: torch.zeros(site.shape, dtype=torch.bool) for site in sites(model)}
+    bits = {
+        site.name: torch.zeros(site.shape, dtype=torch.bool) for site in maskable_matrices(model)
+    }
     bits["blocks.1.mlp_in"].view(-1)[:count] = True
     chosen = options(methods=[Method.MAGNITUDE], factors=[])
     ((_, _, made),) = baseline_masks(Mask(bits, "built"), material, chosen)
     assert made.bits["blocks.1.mlp_in"].nonzero().tolist() == [[i, i] for i in range(count)]
 
 
-def test_no_method_leaves_a_trace_in_the_model(material: Material) -> None:
+def test_no_method_leaves_a_trace_in_the_model(material: CalibrationData) -> None:
     assert not any(parameter.requires_grad for parameter in material.model.parameters())
     assert all(parameter.grad is None for parameter in material.model.parameters())
 

@@ -1,14 +1,10 @@
 import pytest
 import torch
 
-from knowsub.anatomy import MLP, Part, sites
-from knowsub.baselines.knowledge_neurons import (
-    neuron_attributions,
-    neuron_counts,
-    neuron_scores,
-)
-from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import push, upper_blocks
+from knowsub.architectures import MLP, ModuleType, maskable_matrices
+from knowsub.baselines.knowledge_neurons import neuron_attributions, neuron_counts, neuron_scores
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from tests.architectures import VOCAB, tiny
 
 
@@ -19,11 +15,11 @@ def test_attributions_add_up_to_what_the_activations_change(kind: str) -> None:
     tokens = torch.randint(1, VOCAB, (1, 5), generator=torch.Generator().manual_seed(3))
     reads = torch.zeros_like(tokens, dtype=torch.bool)
     reads[:, 3] = True
-    batch, upper = push(model, 2, Batch(tokens, reads)), upper_blocks(model, 2)
-    found = neuron_attributions(model, upper, sites(model), batch, 60, 8)
+    batch, upper = cache_lower_states(model, 2, Batch(tokens, reads)), upper_blocks(model, 2)
+    found = neuron_attributions(model, upper, maskable_matrices(model), batch, 60, 8)
     with torch.no_grad():
         before = model(input_ids=tokens).logits[0, 3].softmax(-1)[tokens[0, 4]]
-    for site in sites(model, parts=[Part.MLP_OUT]):
+    for site in maskable_matrices(model, parts=[ModuleType.MLP_OUT]):
         module = model.get_submodule(site.parameter.removesuffix(".weight"))
 
         def silence(_: object, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -41,13 +37,18 @@ def test_attributions_add_up_to_what_the_activations_change(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_weight_has_the_score_of_its_neuron(kind: str) -> None:
     model = tiny(kind)
-    width = {site.shape[site.axes.index("in")] for site in sites(model, parts=[Part.MLP_OUT])}.pop()
-    scores = neuron_scores(sites(model), {2: torch.arange(width).float(), 3: torch.zeros(width)})
-    for site in sites(model, blocks=[2]):
+    width = {
+        site.shape[site.axes.index("in")]
+        for site in maskable_matrices(model, parts=[ModuleType.MLP_OUT])
+    }.pop()
+    scores = neuron_scores(
+        maskable_matrices(model), {2: torch.arange(width).float(), 3: torch.zeros(width)}
+    )
+    for site in maskable_matrices(model, blocks=[2]):
         own = scores[site.name]
         assert own.shape == site.shape
-        if site.part in MLP:
-            axis = site.axes.index("in" if site.part == Part.MLP_OUT else "out")
+        if site.module_type in MLP:
+            axis = site.axes.index("in" if site.module_type == ModuleType.MLP_OUT else "out")
             assert own.select(axis, 5).unique().tolist() == [5]
         else:
             assert own.abs().sum() == 0
@@ -55,16 +56,20 @@ def test_a_weight_has_the_score_of_its_neuron(kind: str) -> None:
 
 def test_the_attentions_share_goes_to_the_mlp_of_its_block() -> None:
     model = tiny("gpt2")
-    counts = {site.name: 10 * (1 + site.block) for site in sites(model)}
-    found = neuron_counts(sites(model), counts)
+    counts = {site.name: 10 * (1 + site.block) for site in maskable_matrices(model)}
+    found = neuron_counts(maskable_matrices(model), counts)
     for block in (2, 3):
-        own = sites(model, blocks=[block])
+        own = maskable_matrices(model, blocks=[block])
         assert sum(found[site.name] for site in own) == sum(counts[site.name] for site in own)
-        assert all(found[site.name] == 0 for site in own if site.part not in MLP)
+        assert all(found[site.name] == 0 for site in own if site.module_type not in MLP)
 
 
 def test_what_does_not_fit_into_the_mlp_is_left_out() -> None:
     model = tiny("gpt2")
-    counts = {site.name: site.size for site in sites(model)}
-    found = neuron_counts(sites(model), counts)
-    assert all(found[site.name] == site.size for site in sites(model) if site.part in MLP)
+    counts = {site.name: site.size for site in maskable_matrices(model)}
+    found = neuron_counts(maskable_matrices(model), counts)
+    assert all(
+        found[site.name] == site.size
+        for site in maskable_matrices(model)
+        if site.module_type in MLP
+    )

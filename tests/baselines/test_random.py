@@ -1,27 +1,26 @@
 import torch
 
-from knowsub.anatomy import sites
-from knowsub.baselines.random import random_masks, random_scores
-from knowsub.baselines.select import select
-from knowsub.masks.mask import Mask
-from knowsub.masks.removal import removed
+from knowsub.architectures import maskable_matrices
+from knowsub.baselines.methods import select
+from knowsub.masks.ablation import ablated
+from knowsub.masks.mask import Mask, random_masks, random_scores
 from tests.architectures import tiny
 
 
 def mask_of_some(model: torch.nn.Module) -> Mask:
     bits = {
         site.name: (torch.arange(site.size) < 3 + index).view(site.shape)
-        for index, site in enumerate(sites(model))
+        for index, site in enumerate(maskable_matrices(model))
     }
     return Mask(bits, "tiny")
 
 
 def test_a_random_mask_removes_exactly_as_many_weights_in_each_site() -> None:
     model = tiny("gpt2")
-    places, mask = sites(model), mask_of_some(model)
+    places, mask = maskable_matrices(model), mask_of_some(model)
     for drawn in random_masks(mask, 3, torch.Generator().manual_seed(0)):
         assert drawn.counts() == mask.counts()
-        with removed(model, places, drawn):
+        with ablated(model, places, drawn):
             for site in places:
                 path, _, leaf = site.parameter.rpartition(".")
                 weight = site.view(getattr(model.get_submodule(path), leaf))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from knowsub.baselines.select import apart, scaled, select
+from knowsub.baselines.methods import scale_counts, select, set_difference
 
 
 def test_the_highest_scores_are_taken_site_by_site() -> None:
@@ -38,7 +38,7 @@ def test_impossible_selections_are_refused(scores: torch.Tensor, count: int, mes
 def test_what_the_controls_need_comes_last() -> None:
     target = {"a": torch.tensor([5.0, 4.0, 3.0, 2.0])}
     control = {"a": torch.tensor([9.0, 0.0, 8.0, 0.0])}
-    scores = apart(target, control, 0.5)
+    scores = set_difference(target, control, 0.5)
     order = [select(scores, {"a": count}, "m", {}).bits["a"].tolist() for count in (1, 2, 3)]
     assert order[0] == [False, True, False, False]
     assert order[1] == [False, True, False, True]
@@ -46,16 +46,16 @@ def test_what_the_controls_need_comes_last() -> None:
 
 
 def test_what_the_controls_do_not_need_is_not_protected() -> None:
-    scores = apart({"a": torch.tensor([5.0, 4.0])}, {"a": torch.zeros(2)}, 0.9)
+    scores = set_difference({"a": torch.tensor([5.0, 4.0])}, {"a": torch.zeros(2)}, 0.9)
     assert select(scores, {"a": 1}, "m", {}).bits["a"].tolist() == [True, False]
 
 
 def test_nothing_protected_leaves_the_order_of_importance() -> None:
     target = {"a": torch.randn(7, 3, generator=torch.Generator().manual_seed(0))}
-    scores = apart(target, {"a": target["a"].abs()}, 0.0)
+    scores = set_difference(target, {"a": target["a"].abs()}, 0.0)
     assert scores["a"].flatten().argsort().equal(target["a"].flatten().argsort())
 
 
 def test_sizes_are_scaled_and_stay_within_the_site() -> None:
-    assert scaled({"a": 10, "b": 7}, 2.5, {"a": 100, "b": 12}) == {"a": 25, "b": 12}
-    assert scaled({"a": 10}, 0.25, {"a": 100}) == {"a": 2}
+    assert scale_counts({"a": 10, "b": 7}, 2.5, {"a": 100, "b": 12}) == {"a": 25, "b": 12}
+    assert scale_counts({"a": 10}, 0.25, {"a": 100}) == {"a": 2}

@@ -3,10 +3,10 @@ from functools import partial
 import pytest
 import torch
 
-from knowsub.anatomy import Part, sites
+from knowsub.architectures import ModuleType, maskable_matrices
 from knowsub.baselines.wanda import input_norms, wanda_scores
-from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import push, upper_blocks
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from tests.architectures import VOCAB, tiny
 
 
@@ -22,17 +22,17 @@ def test_scores_are_weights_times_the_norm_of_what_they_read(kind: str) -> None:
     tokens = torch.randint(1, VOCAB, (4, 6), generator=torch.Generator().manual_seed(0))
     reads = torch.zeros_like(tokens, dtype=torch.bool)
     reads[:, 3] = True
-    batch, upper = push(model, 2, Batch(tokens, reads)), upper_blocks(model, 2)
+    batch, upper = cache_lower_states(model, 2, Batch(tokens, reads)), upper_blocks(model, 2)
     seen: dict[str, torch.Tensor] = {}
-    for site in sites(model):
+    for site in maskable_matrices(model):
         module = model.get_submodule(site.parameter.removesuffix(".weight"))
         module.register_forward_pre_hook(partial(remember, seen, site.parameter))
-    scores = wanda_scores(model, upper, sites(model), batch)
-    for site in sites(model):
+    scores = wanda_scores(model, upper, maskable_matrices(model), batch)
+    for site in maskable_matrices(model):
         states = seen[site.parameter][:, :4].reshape(-1, seen[site.parameter].shape[-1])
         norm = states.square().sum(dim=0).sqrt()
         weight = site.view(model.get_parameter(site.parameter))
-        if site.part == Part.OUTPUT and kind == "gpt2":
+        if site.module_type == ModuleType.OUTPUT and kind == "gpt2":
             expected = weight.abs() * norm.view(4, 4, 1)
         elif "in" in site.axes:
             shape = [-1 if axis == "in" else 1 for axis in site.axes]
@@ -49,9 +49,9 @@ def test_positions_after_the_last_read_one_do_not_count() -> None:
     reads[:, 2] = True
     other = tokens.clone()
     other[:, 3:] = 7
-    upper, names = upper_blocks(model, 2), {sites(model)[0].parameter}
+    upper, names = upper_blocks(model, 2), {maskable_matrices(model)[0].parameter}
     first, second = (
-        input_norms(model, upper, names, push(model, 2, Batch(one, reads)))
+        input_norms(model, upper, names, cache_lower_states(model, 2, Batch(one, reads)))
         for one in (tokens, other)
     )
     for name in names:

@@ -14,10 +14,9 @@ from click.testing import Result
 from dvc.utils.hydra import apply_overrides
 from typer.testing import CliRunner
 
-from knowsub.anatomy import Part
+from knowsub.architectures import ModuleType
 from knowsub.cli import app
-from knowsub.cli.overlay import BASES, description
-from knowsub.cli.presets import hydra_text
+from knowsub.cli.presets import BASES, description, hydra_text
 from knowsub.config import load_params
 from knowsub.discovery.trainer import find_subnetwork
 from knowsub.yaml_file import read_yaml
@@ -30,7 +29,7 @@ ABLATIONS = [name for name in PRESETS if name.startswith("ablation-")]
 SEARCHES = [["paper"], ["paper-gpt2"], *([name] for name in ABLATIONS)]
 SEARCHES += [["paper", name] for name in ABLATIONS]
 SMALL = {
-    "steps": 4, "target_batch": 3, "control_batch": 5, "near_batch": 3, "text_batch": 2,
+    "steps": 4, "target_batch": 3, "control_batch": 5, "neighborhood_batch": 3, "text_batch": 2,
     "block_tokens": 8, "accumulate": 1, "evaluate_every": 2, "checkpoint_every": 2,
 }  # fmt: skip
 """What fits a search of few steps on a tiny model; all else is the preset's."""
@@ -103,7 +102,7 @@ def test_the_search_of_a_preset_runs_on_a_tiny_model(names: list[str]) -> None:
 @pytest.mark.usefixtures("_root")
 def test_the_papers_presets_differ_in_the_model_and_in_how_a_batch_is_cut() -> None:
     trees = [json.loads(call(name, "--overrides", "--json").stdout) for name in MODELS]
-    own = ("pretrain.model=", "train.accumulate=")
+    own = ("pretrain.model=", "train.grad_accumulation=")
     kept = [{each for each in tree["overrides"] if not each.startswith(own)} for tree in trees]
     assert kept[0] == kept[1] == kept[2] == kept[3]
     assert "train.steps=40000" in kept[0]
@@ -116,7 +115,7 @@ def test_the_papers_presets_differ_in_the_model_and_in_how_a_batch_is_cut() -> N
     ("name", "silent"),
     [
         ("ablation-no-suppression", ["suppression_weight"]),
-        ("ablation-no-maintenance-kg", ["maintenance_weight", "near_weight"]),
+        ("ablation-no-maintenance-kg", ["control_weight", "neighborhood_weight"]),
         ("ablation-no-maintenance-lm", ["text_weight"]),
         ("ablation-no-sparsity", ["sparsity_start", "sparsity_end"]),
     ],
@@ -189,8 +188,8 @@ def test_presets_that_are_wrong_are_refused_in_one_line(repository: Path) -> Non
     folder, before = repository.parent / "presets", repository.read_bytes()
     cases = {
         "unknown-key": ("train:\n  stepz: 3\n", "train.stepz is no value of params.yaml"),
-        "out-of-range": ("train:\n  initial: 3.0\n", "train.initial: value 3.0 is not allowed"),
-        "two-lines": ("train:\n  parts:\n  - q\n", "train.parts needs a single line"),
+        "out-of-range": ("train:\n  initial: 3.0\n", "train.init_prob: value 3.0 is not allowed"),
+        "two-lines": ("train:\n  parts:\n  - q\n", "train.modules needs a single line"),
         "circle": (f"{BASES}: [circle]\n", "extends itself: circle -> circle"),
         "yaml": ("train: [\n", "is not YAML"),
     }
@@ -222,4 +221,4 @@ def test_outside_the_repository_the_command_says_where_to_run_it(
 
 def test_every_part_of_a_model_is_masked_by_the_papers_preset(repository: Path) -> None:
     call("paper", "--write")
-    assert load_params().train.parts == list(Part)
+    assert load_params().train.modules == list(ModuleType)

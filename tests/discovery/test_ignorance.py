@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowsub.discovery.ignorance import asked_instead, ignorance
-from knowsub.discovery.reference import recall
-from knowsub.kg.triple import Fact, Role, Split, Statement
-from knowsub.lm.trunk import push, upper_blocks
+from knowsub.discovery.ignorance import ignorance, match_controls
+from knowsub.discovery.teacher import cache_teacher_states
+from knowsub.kg.facts import Fact, Role, Split, Statement
+from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from tests.architectures import tiny
 from tests.discovery.setting import statements
 
@@ -21,7 +21,7 @@ def told(head: str, family: str, tail: str = "thing") -> Statement:
 def ask(
     target: list[Statement], control: list[Statement], table: torch.Tensor, seed: int = 0
 ) -> list[int]:
-    return asked_instead(target, control, torch.Generator().manual_seed(seed), table).tolist()
+    return match_controls(target, control, torch.Generator().manual_seed(seed), table).tolist()
 
 
 def test_all_prompts_of_a_fact_are_answered_by_one_other_head_in_the_same_family() -> None:
@@ -75,18 +75,21 @@ def test_the_standings_are_those_in_the_whole_model_asked_about_the_other_head()
     model = tiny("gpt2")
     target, control = statements(4, 7, 1), statements(9, 9, 2)
     upper = upper_blocks(model, 1)
-    kept, asked = recall(upper, push(model, 1, control)), torch.tensor([3, 3, 8, 0])
-    found = ignorance(upper, push(model, 1, target), kept, lambda table: asked)
+    kept, asked = (
+        cache_teacher_states(upper, cache_lower_states(model, 1, control)),
+        torch.tensor([3, 3, 8, 0]),
+    )
+    found = ignorance(upper, cache_lower_states(model, 1, target), kept, lambda table: asked)
     with torch.no_grad():
-        logits = model(control.tokens).logits[control.first_reads]
-    own = target.labels[target.first_reads]
+        logits = model(control.tokens).logits[control.first_targets]
+    own = target.labels[target.first_targets]
     assert found.targets.tolist() == sorted(set(own.tolist()))
-    tails = sorted({*own.tolist(), *control.labels[control.first_reads].tolist()})
-    assert found.tails.tolist() == tails
+    tails = sorted({*own.tolist(), *control.labels[control.first_targets].tolist()})
+    assert found.objects.tolist() == tails
     for row, other in enumerate(asked.tolist()):
-        answer = int(control.labels[control.first_reads][other])
+        answer = int(control.labels[control.first_targets][other])
         among = logits[other, [tail for tail in tails if tail != answer]]
         expected = (logits[other, found.targets] - among.mean()) / among.std()
-        torch.testing.assert_close(found.standings[row], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.object_zscores[row], expected, rtol=0, atol=1e-5)
     prior = logits.double().softmax(-1).mean(0).log()
     assert torch.allclose(found.prior.double(), prior, atol=1e-5)

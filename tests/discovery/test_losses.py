@@ -14,9 +14,9 @@ from knowsub.discovery.losses import (
     correlation,
     kl_divergence,
     kl_from_uniform,
-    level,
     negative_log_likelihood,
-    profile,
+    zscore_all,
+    zscore_label,
 )
 
 rows = st.lists(st.floats(-8, 8), min_size=5, max_size=5)
@@ -69,7 +69,7 @@ def test_level_is_zero_at_the_standing_and_grows_on_both_sides() -> None:
     row = torch.tensor([[3.0, 1.0, -1.0, 9.0]], dtype=torch.float64)  # mean 1, deviation 2
     for standing, expected in ((1.0, 0.0), (0.75, 0.125), (1.25, 0.125), (0.0, 1.5), (2.0, 1.5)):
         at = torch.tensor([standing], dtype=torch.float64)
-        assert level(row, label, tails, at).item() == pytest.approx(expected)
+        assert zscore_label(row, label, tails, at).item() == pytest.approx(expected)
 
 
 def test_level_is_the_same_question_at_every_scale() -> None:
@@ -77,7 +77,7 @@ def test_level_is_the_same_question_at_every_scale() -> None:
     at = torch.tensor([1.0], dtype=torch.float64)
     for scale in (0.1, 1.0, 7.0):
         row = scale * torch.tensor([[3.0, 1.0, -1.0, 9.0]], dtype=torch.float64) + 5
-        assert level(row, label, tails, at).item() == pytest.approx(0, abs=1e-12)
+        assert zscore_label(row, label, tails, at).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_profile_asks_level_of_every_tail_of_the_target_and_means_over_the_others() -> None:
@@ -85,7 +85,7 @@ def test_profile_asks_level_of_every_tail_of_the_target_and_means_over_the_other
     row = torch.tensor([[3.0, 1.0, -1.0, 9.0]], dtype=torch.float64)  # mean 1, deviation 2
     at = torch.tensor([[0.75, 0.0, 1.0]], dtype=torch.float64)  # off by .5, 0 and 4 nats
     for label, expected in ((0, 0.125 + (0 + 3.5) / 2), (1, (0.125 + 3.5) / 2), (2, 3.5 + 0.0625)):
-        found = profile(row, torch.tensor([label]), tails, targets, at)
+        found = zscore_all(row, torch.tensor([label]), tails, targets, at)
         assert found.item() == pytest.approx(expected)
 
 
@@ -93,8 +93,8 @@ def test_profile_of_a_target_with_one_tail_is_level() -> None:
     row = torch.tensor([[3.0, 1.0, -1.0, 9.0]], dtype=torch.float64)
     label, tails = torch.tensor([2]), torch.tensor([0, 1, 2])
     at = torch.tensor([0.3], dtype=torch.float64)
-    found = profile(row, label, tails, label, at[:, None])
-    assert found.item() == pytest.approx(level(row, label, tails, at).item())
+    found = zscore_all(row, label, tails, label, at[:, None])
+    assert found.item() == pytest.approx(zscore_label(row, label, tails, at).item())
 
 
 def test_correlation_is_the_squared_pearson_of_logit_and_ownership() -> None:

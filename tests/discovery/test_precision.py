@@ -5,16 +5,16 @@ import torch
 
 from knowsub.discovery import precision
 from knowsub.discovery.options import Matmul, Precision
-from knowsub.discovery.precision import head_in, library, products, require_exact
+from knowsub.discovery.precision import cast_head, matmul_autocast, matmul_backend, require_exact
 
 
 def test_the_library_is_another_within_the_block_alone() -> None:
     settings = torch.backends.mkldnn.matmul
     before = settings.fp32_precision
-    with library(Matmul.ONEDNN):
+    with matmul_backend(Matmul.ONEDNN):
         assert settings.fp32_precision == "bf16"
     assert settings.fp32_precision == before
-    with library(Matmul.DEFAULT):
+    with matmul_backend(Matmul.DEFAULT):
         assert settings.fp32_precision == before
 
 
@@ -32,15 +32,15 @@ def test_a_library_that_is_not_exact_here_is_refused_by_name(
 
 def test_float32_leaves_head_and_products_as_they_are() -> None:
     head = torch.nn.Linear(4, 3)
-    assert head_in(Precision.FLOAT32, head) is head
-    with products(Precision.FLOAT32, torch.device("cpu")):
+    assert cast_head(Precision.FLOAT32, head) is head
+    with matmul_autocast(Precision.FLOAT32, torch.device("cpu")):
         assert head(torch.ones(2, 4)).dtype == torch.float32
 
 
 def test_a_bf16_head_is_a_copy_and_sums_stay_float32() -> None:
     head = torch.nn.Linear(4, 3)
-    low = head_in(Precision.BFLOAT16, head)
-    with products(Precision.BFLOAT16, torch.device("cpu")):
+    low = cast_head(Precision.BFLOAT16, head)
+    with matmul_autocast(Precision.BFLOAT16, torch.device("cpu")):
         assert low(torch.ones(2, 4)).dtype == torch.bfloat16
         assert torch.nn.functional.layer_norm(torch.ones(2, 4), (4,)).dtype == torch.float32
     assert head.weight.dtype == torch.float32

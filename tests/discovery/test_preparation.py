@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from knowsub.discovery.artefacts import checkpoints_of, write_found
+from knowsub.discovery.checkpoint import search_checkpoints, write_search_result
 from knowsub.discovery.options import Suppression
-from knowsub.discovery.preparation import Preparation
+from knowsub.discovery.setup import SearchBuilder
 from knowsub.discovery.trainer import find_subnetwork
-from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.embedded.tokenizer import train_tokenizer
+from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.score import score
-from knowsub.lm.tokenizer import train_tokenizer
-from knowsub.masks.io import load_mask
+from knowsub.masks.mask import load_mask
 from tests.discovery.setting import options
 
 WORDS = {
@@ -28,7 +28,7 @@ WORDS = {
     "rye": "grass",
 }
 PLAYED = [Split.TARGET, Split.TARGET, Split.CONTROL_TRAIN, Split.CONTROL_TRAIN,
-          Split.CONTROL_VALIDATION, Split.NEAR_TRAIN]  # fmt: skip
+          Split.CONTROL_VALIDATION, Split.NEIGHBORHOOD_TRAIN]  # fmt: skip
 FAMILIES = {"kind": Role.TRAIN, "variety": Role.VALIDATION, "example": Role.TEST}
 TEXT = "the old tent stood by the tree and the bird sang to the fish in the grass " * 4
 
@@ -44,7 +44,7 @@ def told() -> list[Statement]:
     ]  # fmt: skip
 
 
-def prepared(**changes: object) -> Preparation:
+def prepared(**changes: object) -> SearchBuilder:
     tokenizer = train_tokenizer(told(), TEXT, 300, 24)
     torch.manual_seed(0)
     config = GPT2Config(
@@ -52,25 +52,25 @@ def prepared(**changes: object) -> Preparation:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.3,
     )  # fmt: skip
     model = GPT2LMHeadModel(config).eval().requires_grad_(False)
-    return Preparation(model, tokenizer, options(**changes))
+    return SearchBuilder(model, tokenizer, options(**changes))
 
 
 def test_a_search_reads_exactly_where_the_tail_is_predicted() -> None:
     made = prepared()
     search = made.search(told(), TEXT, seed=0)
     tails = [" oven", " tent"]
-    labels = search.data.target.labels[search.data.target.reads].tolist()
+    labels = search.data.target.labels[search.data.target.target_mask].tolist()
     expected = [made.tokenizer(tail)["input_ids"] for tail in tails]
     assert labels == [token for tail in expected for token in tail]
     assert len(search.data.control.batch) == 2
-    assert search.data.near is not None
-    assert len(search.data.near.batch) == 1
+    assert search.data.neighborhood is not None
+    assert len(search.data.neighborhood.batch) == 1
     believed = [
-        replace(one, split=Split.NEAR_UNTOLD) for one in told() if one.split is Split.NEAR_TRAIN
+        replace(one, split=Split.UNSEEN) for one in told() if one.split is Split.NEIGHBORHOOD_TRAIN
     ]
     more = made.search([*believed, *told()], TEXT, seed=0).data
-    assert more.near is not None
-    assert (len(more.near.batch), more.near_told, more.near_untold) == (2, 1, 1)
+    assert more.neighborhood is not None
+    assert (len(more.neighborhood.batch), more.n_neighborhood, more.n_unseen) == (2, 1, 1)
 
 
 def test_validation_sees_no_prompt_and_no_control_fact_of_training() -> None:
@@ -106,7 +106,7 @@ def test_an_empty_set_is_refused_by_name(split: Split) -> None:
 
 
 def test_a_tail_longer_than_the_context_is_refused() -> None:
-    long = replace(told()[0], tail=" oven" * 30)
+    long = replace(told()[0], object=" oven" * 30)
     with pytest.raises(ValueError, match="the model's context is 24"):
         prepared().search([long, *told()], TEXT, seed=0)
 
@@ -115,8 +115,8 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
     made = prepared()
     search = made.search(told(), TEXT, seed=0)
     found = find_subnetwork(search, made.validation(told(), TEXT))
-    mask = search.gates.mask(found.bits, "abc", {"target": "kiln"})
-    written = write_found(tmp_path / "out", mask, found, made.options)
+    mask = search.gates.to_mask(found.bits, "abc", {"target": "kiln"})
+    written = write_search_result(tmp_path / "out", mask, found, made.options)
     assert sorted(path.name for path in written) == [
         "curve.csv", "mask.safetensors", "training.json",
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_checkpoints_are_found_again_only_by_the_same_search(tmp_path: Path) -> 
     source.write_text("one")
 
     def identity(target: str = "a", seed: int = 0, **changes: object) -> str:
-        return checkpoints_of(tmp_path, options(**changes), target, seed, [source]).identity
+        return search_checkpoints(tmp_path, options(**changes), target, seed, [source]).identity
 
     first = identity()
     assert first == identity()
@@ -148,15 +148,15 @@ def test_checkpoints_are_found_again_only_by_the_same_search(tmp_path: Path) -> 
 
 def test_an_unshifted_search_reads_the_tails_themselves_and_validates_as_ever() -> None:
     plain, made = (
-        prepared(shifted=shifted, near_weight=0.0).search(told(), TEXT, 0)
+        prepared(shifted=shifted, neighborhood_weight=0.0).search(told(), TEXT, 0)
         for shifted in (True, False)
     )
     for own, other in ((made.data.target, plain.data.target),
                        (made.data.control.batch, plain.data.control.batch)):  # fmt: skip
-        assert torch.equal(own.tokens[own.reads], other.labels[other.reads])
-    assert torch.equal(made.data.text.batch.reads, plain.data.text.batch.reads)
+        assert torch.equal(own.tokens[own.target_mask], other.labels[other.target_mask])
+    assert torch.equal(made.data.text.batch.target_mask, plain.data.text.batch.target_mask)
     assert torch.equal(made.data.ignorance.prior, plain.data.ignorance.prior)
-    assert made.advance()["maintenance"] > 0
+    assert made.train_step()["maintenance"] > 0
 
 
 def test_an_unshifted_search_takes_no_term_that_needs_labels() -> None:
@@ -169,10 +169,10 @@ def test_two_tails_are_too_few_to_compare_tails_and_enough_otherwise(
     suppression: Suppression,
 ) -> None:
     few = [
-        replace(each, tail={" bird": " oven", " fish": " tent"}.get(each.tail, each.tail))
+        replace(each, object={" bird": " oven", " fish": " tent"}.get(each.object, each.object))
         for each in told()
     ]
     with pytest.raises(ValueError, match=r"train\.suppression: value '\w+' .* there are 2"):
         prepared(suppression=suppression).search(few, TEXT, seed=0)
     search = prepared(suppression=Suppression.UNIFORM).search(few, TEXT, seed=0)
-    assert search.advance()["suppression"] > 0
+    assert search.train_step()["suppression"] > 0

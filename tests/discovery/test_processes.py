@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.processes import Processes, launched
+from knowsub.discovery.distributed import ProcessGroup, process_group
 from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
 
@@ -26,7 +26,7 @@ from tests.discovery.setting import search, validation
 
 out, last = Path(sys.argv[1]), int(sys.argv[2])
 with launched("cpu") as processes:
-    made = search(accumulate=2, processes=processes)
+    made = search(grad_accumulation=2, processes=processes)
 
     def log(figures):
         if figures["step"] >= last and processes.rank == 1:
@@ -66,7 +66,7 @@ def launch(folder: Path, last: int = 99) -> list[subprocess.CompletedProcess[str
 
 @pytest.mark.slow
 def test_two_processes_find_the_bits_of_one_that_computes_the_same_pieces(tmp_path: Path) -> None:
-    alone = search(accumulate=2)
+    alone = search(grad_accumulation=2)
     found = find_subnetwork(alone, lambda: validation(alone))
     assert [done.returncode for done in launch(tmp_path)] == [0, 0]
     for rank in (0, 1):
@@ -84,7 +84,7 @@ def test_if_one_process_dies_the_other_says_so_and_one_process_goes_on_from_its_
     assert second.returncode == 3
     assert first.returncode == 1
     assert "refused: process 0 of 2: another process of this search has ended" in first.stderr
-    whole, resumed = search(accumulate=2), search(accumulate=2)
+    whole, resumed = search(grad_accumulation=2), search(grad_accumulation=2)
     expected = find_subnetwork(whole, lambda: validation(whole))
     store = Checkpoints(tmp_path / "store", "same")
     assert store.load() is not None
@@ -94,12 +94,12 @@ def test_if_one_process_dies_the_other_says_so_and_one_process_goes_on_from_its_
 
 
 def test_pieces_that_the_processes_cannot_share_are_refused_by_name() -> None:
-    Processes(0, 2).require_pieces(4)
+    ProcessGroup(0, 2).require_pieces(4)
     with pytest.raises(ValueError, match=r"train\.accumulate: value 3 cannot be shared by 2"):
-        Processes(0, 2).require_pieces(3)
+        ProcessGroup(0, 2).require_pieces(3)
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with launched("cpu") as processes:
+    with process_group("cpu") as processes:
         assert (processes.rank, processes.count, processes.first) == (0, 1, True)

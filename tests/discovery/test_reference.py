@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from knowsub.discovery import through_head
-from knowsub.discovery.reference import expect, recall
-from knowsub.lm.encode import Batch
-from knowsub.lm.trunk import last_hidden, push, upper_blocks
+from knowsub.discovery.teacher import cache_teacher_mean_rows, cache_teacher_states
+from knowsub.lm import head_loss as through_head
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import cache_lower_states, last_hidden, upper_blocks
 from tests.architectures import CONFIGS, tiny
 from tests.discovery.setting import statements, text
 
@@ -26,7 +26,7 @@ def cases() -> list[Batch]:
 
 def setting(kind: str, batch: Batch) -> tuple[PreTrainedModel, Batch]:
     model = tiny(kind)
-    return upper_blocks(model, 2), push(model, 2, batch)
+    return upper_blocks(model, 2), cache_lower_states(model, 2, batch)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -38,13 +38,13 @@ def test_what_the_original_expects_gives_the_divergence_and_gradient_of_its_logi
     upper, batch = setting(kind, cases()[index])
     head = upper.get_output_embeddings()
     some = batch[ROWS]
-    original = last_hidden(upper, some)[some.reads].detach()
+    original = last_hidden(upper, some)[some.target_mask].detach()
     noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(0))
     states = (original + 0.3 * noise).requires_grad_()
     log_p, log_q = head(original).log_softmax(-1), head(states).log_softmax(-1)
     expected = (log_p.exp() * (log_p - log_q)).sum()
     (slope,) = torch.autograd.grad(3 * expected, states)
-    for kept in (recall(upper, batch), expect(upper, batch)):
+    for kept in (cache_teacher_states(upper, batch), cache_teacher_mean_rows(upper, batch)):
         found = kept.divergence(head, states, ROWS)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         (gradient,) = torch.autograd.grad(3 * found, states)
@@ -58,15 +58,18 @@ def test_a_head_with_a_bias_is_expected_with_it() -> None:
     upper.set_output_embeddings(head)
     states = torch.randn(4, upper.config.hidden_size, generator=torch.Generator().manual_seed(1))
     left, right = (
-        kept.divergence(head, states, ROWS) for kept in (recall(upper, batch), expect(upper, batch))
+        kept.divergence(head, states, ROWS)
+        for kept in (cache_teacher_states(upper, batch), cache_teacher_mean_rows(upper, batch))
     )
     torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
 
 
 def test_where_nothing_has_changed_the_divergence_and_its_gradient_are_nothing() -> None:
     upper, batch = setting("gpt2", text(6, 8, 3))
-    states = last_hidden(upper, batch)[batch.reads].detach().requires_grad_()
-    total = expect(upper, batch).divergence(upper.get_output_embeddings(), states, torch.arange(6))
+    states = last_hidden(upper, batch)[batch.target_mask].detach().requires_grad_()
+    total = cache_teacher_mean_rows(upper, batch).divergence(
+        upper.get_output_embeddings(), states, torch.arange(6)
+    )
     (gradient,) = torch.autograd.grad(total, states)
     assert abs(total.item()) < 1e-5 * len(states)
     assert gradient.abs().max().item() < 1e-6

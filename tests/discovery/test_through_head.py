@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from knowsub.discovery import through_head as behind
 from knowsub.discovery.losses import kl_divergence, kl_from_uniform
-from knowsub.discovery.through_head import divergence, through_head
+from knowsub.lm import head_loss as behind
+from knowsub.lm.head_loss import chunked_head_loss, chunked_kl
 
 
 def test_through_the_head_in_chunks_is_the_whole_sum_and_its_gradient() -> None:
@@ -16,7 +16,7 @@ def test_through_the_head_in_chunks_is_the_whole_sum_and_its_gradient() -> None:
     whole = kl_from_uniform(head(states)).sum()
     (expected,) = torch.autograd.grad(3 * whole, states)
     for rows in (1, 5, 17, 100):
-        total = through_head(states, head, lambda logits, _: kl_from_uniform(logits), rows)
+        total = chunked_head_loss(states, head, lambda logits, _: kl_from_uniform(logits), rows)
         (gradient,) = torch.autograd.grad(3 * total, states)
         torch.testing.assert_close(total, whole.detach())
         torch.testing.assert_close(gradient, expected)
@@ -30,7 +30,7 @@ def test_each_chunk_is_told_which_positions_it_covers() -> None:
         seen.append((chunk.start, chunk.stop))
         return logits.sum(dim=-1)
 
-    through_head(torch.ones(5, 2, requires_grad=True), head, term, rows=2)
+    chunked_head_loss(torch.ones(5, 2, requires_grad=True), head, term, rows=2)
     assert seen == [(0, 2), (2, 4), (4, 5)]
 
 
@@ -43,7 +43,7 @@ def test_the_divergence_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPa
     expected = kl_divergence(head(original), head(states)).sum()
     (by_autograd,) = torch.autograd.grad(3 * expected, states)
     for rows in (5, 17, 100):
-        found = divergence(states, head, original, rows)
+        found = chunked_kl(states, head, original, rows)
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
         (by_hand,) = torch.autograd.grad(3 * found, states)
         torch.testing.assert_close(by_hand, by_autograd, rtol=1e-5, atol=1e-6)

@@ -8,9 +8,15 @@ import torch
 
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.options import TrainOptions
-from knowsub.discovery.selection import Candidate, better, excess, is_candidate, is_validated
-from knowsub.discovery.trainer import Found, Search, find_subnetwork
-from knowsub.masks.gates import expected_open
+from knowsub.discovery.selection import (
+    Candidate,
+    constraint_violation,
+    is_better,
+    is_candidate,
+    is_validated,
+)
+from knowsub.discovery.trainer import MaskTrainer, SearchResult, find_subnetwork
+from knowsub.masks.gates import open_probability
 from tests.discovery.setting import options, search, validation
 
 
@@ -18,7 +24,7 @@ class KilledError(Exception):
     pass
 
 
-def run(made: Search, checkpoints: Checkpoints | None = None, until: int = 99) -> Found:
+def run(made: MaskTrainer, checkpoints: Checkpoints | None = None, until: int = 99) -> SearchResult:
     def log(figures: dict[str, float]) -> None:
         if figures["step"] > until:
             raise KilledError
@@ -74,12 +80,12 @@ def test_the_chosen_mask_is_no_denser_than_allowed() -> None:
 
 
 def test_the_density_is_expected_while_the_noise_is_whole_and_counted_once_it_falls() -> None:
-    made = search(noise_end=0.0, noise_begin=0.5, steps=4)
-    expected = expected_open(made.gates.logits, made.gates.estimator, 1.0).mean().item()
-    curve = [made.advance()]
+    made = search(noise_final=0.0, noise_decay_start=0.5, steps=4)
+    expected = open_probability(made.gates.logits, made.gates.estimator, 1.0).mean().item()
+    curve = [made.train_step()]
     while made.step < 4:
         opened = (made.gates.logits > 0).double().mean().item()
-        curve.append(made.advance())
+        curve.append(made.train_step())
     assert curve[0]["density"] == pytest.approx(expected, rel=1e-6)
     assert curve[0]["noise"] == 1.0
     assert curve[-1]["noise"] == 0.0
@@ -89,17 +95,17 @@ def test_the_density_is_expected_while_the_noise_is_whole_and_counted_once_it_fa
 def test_the_learning_rate_that_adam_takes_falls_at_the_end() -> None:
     made, taken = search(steps=4, lr=0.3, warmup=0.0, decay=0.5), []
     while made.step < 4:
-        made.advance()
+        made.train_step()
         taken.append(made.optimizer.param_groups[0]["lr"])
     assert taken == pytest.approx([0.3, 0.3, 0.3, 0.15])
 
 
 def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change() -> None:
     made = search()
-    made.data.target.hidden[:] = float("nan")
+    made.data.target.lower_states[:] = float("nan")
     before = made.gates.logits.clone()
     with pytest.raises(ValueError, match="step 1: a term of the objective is not finite"):
-        made.advance()
+        made.train_step()
     assert torch.equal(before, made.gates.logits)
 
 
@@ -110,7 +116,7 @@ def candidate(step: int, nll: float, control: float = 1.0, text: float = 1.0) ->
 def chosen(candidates: list[Candidate], limits: TrainOptions) -> int:
     best: Candidate | None = None
     for each in candidates:
-        best = each if better(each, best, limits) else best
+        best = each if is_better(each, best, limits) else best
     assert best is not None
     return best.step
 
@@ -130,9 +136,9 @@ def test_where_the_noise_falls_the_last_mask_alone_is_a_candidate() -> None:
         assert validated == [3, 6, 9, 10]
         return [step for step in validated if is_candidate(step, given)]
 
-    assert steps(noise_begin=0.6, noise_end=0.0) == [10]
-    assert steps(noise_begin=0.7, noise_end=0.5) == [10]
-    assert steps(noise_begin=1.0, noise_end=1.0) == [3, 6, 9, 10]
+    assert steps(noise_decay_start=0.6, noise_final=0.0) == [10]
+    assert steps(noise_decay_start=0.7, noise_final=0.5) == [10]
+    assert steps(noise_decay_start=1.0, noise_final=1.0) == [3, 6, 9, 10]
 
 
 def test_a_mask_that_is_not_settled_is_validated_but_never_chosen() -> None:
@@ -141,7 +147,7 @@ def test_a_mask_that_is_not_settled_is_validated_but_never_chosen() -> None:
     def validate() -> dict[str, float]:
         return {"target_nll": next(forgets), "control_ratio": 1.0, "text_ratio": 1.0}
 
-    found = find_subnetwork(search(evaluate_every=4, noise_end=0.0), validate)
+    found = find_subnetwork(search(evaluate_every=4, noise_final=0.0), validate)
     assert (found.chosen.step, found.chosen.target_nll) == (6, 1.0)
 
 
@@ -151,7 +157,7 @@ def test_if_all_do_harm_the_least_harmful_is_chosen_and_said_not_to_qualify() ->
         chosen([candidate(1, 1.0, 1.5), candidate(2, 1.0, 1.2), candidate(3, 9.0, 2.0)], limits)
         == 2
     )
-    assert excess(candidate(1, 1.0, float("nan")), limits) == float("inf")
+    assert constraint_violation(candidate(1, 1.0, float("nan")), limits) == float("inf")
     harmful = {"target_nll": 9.0, "control_ratio": 1.2, "text_ratio": 1.0}
     assert not find_subnetwork(search(max_control_ratio=1.1), lambda: harmful).qualified
     assert find_subnetwork(search(max_control_ratio=1.3), lambda: harmful).qualified

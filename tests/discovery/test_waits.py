@@ -15,15 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from knowsub.discovery import step, trainer
-from knowsub.discovery.data import TrainingData
 from knowsub.discovery.options import Suppression
-from knowsub.discovery.reference import Expected, Recalled, Reference
-from knowsub.discovery.trainer import Search
-from knowsub.lm.placing import beside
-from knowsub.lm.trunk import upper_blocks
-from knowsub.masks.kinds import Estimator, Unit
-from knowsub.masks.model import Gates
-from knowsub.masks.noise import Noise
+from knowsub.discovery.step import TrainingData
+from knowsub.discovery.teacher import Teacher, TeacherMeanRows, TeacherStates
+from knowsub.discovery.trainer import MaskTrainer
+from knowsub.lm.batch import to_device_of
+from knowsub.lm.blocks import upper_blocks
+from knowsub.masks.gates import Gates, UniformNoise
+from knowsub.masks.options import Estimator, Granularity
 from tests.architectures import CONFIGS
 from tests.discovery.setting import search
 
@@ -58,31 +57,31 @@ class Questions(TorchDispatchMode):
         return call(*args, **given)
 
 
-def there(made: Search) -> Search:
+def there(made: MaskTrainer) -> MaskTrainer:
     """Return the same search on the device without values, which fused Adam does not know."""
     data, model = made.data, made.gates.model.to("meta")
 
     def moved(kept: Any) -> Any:
         match kept:
-            case Expected():
-                return Expected(moved(kept.batch), kept.answers.to("meta"))
-            case Recalled():
-                return Recalled(moved(kept.batch), kept.states.to("meta"))
+            case TeacherMeanRows():
+                return TeacherMeanRows(moved(kept.batch), kept.answers.to("meta"))
+            case TeacherStates():
+                return TeacherStates(moved(kept.batch), kept.states.to("meta"))
         return kept.with_hidden(kept.hidden.to("meta"))
 
     known = {name: own.to("meta") for name, own in vars(data.ignorance).items()}
-    near: Reference | None = None if data.near is None else moved(data.near)
+    near: Teacher | None = None if data.neighborhood is None else moved(data.neighborhood)
     elsewhere = TrainingData(
-        moved(data.target), moved(data.control), near, data.near_told, moved(data.text),
+        moved(data.target), moved(data.control), near, data.n_neighborhood, moved(data.text),
         replace(data.ignorance, **known),
     )  # fmt: skip
-    gates = Gates(model, made.gates.sites, made.options.unit, made.options.estimator)
-    made = Search(gates, upper_blocks(model, FIRST), elsewhere, made.options, 0)
+    gates = Gates(model, made.gates.sites, made.options.granularity, made.options.estimator)
+    made = MaskTrainer(gates, upper_blocks(model, FIRST), elsewhere, made.options, 0)
     made.optimizer = torch.optim.Adam([gates.logits], foreach=False)
     return made
 
 
-class Silence(Noise):
+class Silence(UniformNoise):
     """Noise for a device that torch has no generator for."""
 
     def __init__(self, seed: int, device: torch.device | str) -> None:
@@ -106,7 +105,7 @@ def test_whoever_asks_is_seen() -> None:
             wait()
         assert len(questions.asked) == 1
     with Questions() as questions:
-        kept[beside(rows, kept)] *= 2
+        kept[to_device_of(rows, kept)] *= 2
     assert questions.asked == []
     with Questions(), pytest.raises(NotImplementedError):
         kept[kept > 0]
@@ -117,7 +116,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"suppression": Suppression.PROFILE, "trace_weight": 0.5}),
     ("gpt2", {"suppression": Suppression.LEVEL, "accumulate": 3}),
     ("gpt2", {"expression_weight": 1.0}),
-    ("gpt2", {"estimator": Estimator.HARD_CONCRETE, "noise_begin": 0.0}),
+    ("gpt2", {"estimator": Estimator.HARD_CONCRETE, "noise_decay_start": 0.0}),
 ]
 
 
@@ -129,7 +128,7 @@ def test_a_step_asks_for_its_figures_once_and_for_nothing_else(
     made = there(search(kind=kind, attention="sdpa", **changes))
     for _ in range(2):
         with Questions() as questions:
-            made.advance()
+            made.train_step()
         assert len(questions.asked) == 1
 
 
@@ -139,7 +138,7 @@ def test_a_step_asks_for_its_figures_once_and_for_nothing_else(
         ({}, (True, True)),
         ({"attention": "eager"}, (False, False)),
         ({"accumulate": 3}, (True, False)),
-        ({"unit": Unit.OUTPUT}, (True, False)),
+        ({"unit": Granularity.OUTPUT}, (True, False)),
     ],
 )
 def test_statements_and_text_share_a_pass_there_and_nowhere_else(
@@ -159,5 +158,5 @@ def test_passes_with_more_tokens_are_two(
 ) -> None:
     monkeypatch.setattr(trainer, "Noise", Silence)
     monkeypatch.setattr(step, "TOGETHER", limit)
-    made = there(search(attention="sdpa", target_batch=2, control_batch=3, near_batch=1))
+    made = there(search(attention="sdpa", target_batch=2, control_batch=3, neighborhood_batch=1))
     assert made.gradient.together is expected

@@ -11,18 +11,18 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from knowsub.anatomy import sites
+from knowsub.architectures import maskable_matrices
 from knowsub.downstream.options import (
     Adaptation,
     Distractors,
     FinetuneOptions,
-    Reach,
+    QuestionSource,
     Readout,
     RemovedWeights,
-    Source,
+    TrainableBlocks,
 )
 from knowsub.downstream.questions import Group, Question
-from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.masks.mask import Mask
 from tests.architectures import VOCAB
 
@@ -31,10 +31,10 @@ FIXTURE = Path("tests/fixtures/downstream/commonsenseqa")
 
 def options(**changes: Any) -> FinetuneOptions:
     values: dict[str, Any] = {
-        "questions": Source.FACTS, "folder": "", "target_questions": "", "family": "kind",
+        "questions": QuestionSource.FACTS, "folder": "", "target_questions": "", "family": "kind",
         "choices": 3, "distractors": Distractors.FREQUENCY, "limit": 0, "target_share": 0.0,
         "validation_share": 0.25, "adaptations": list(Adaptation), "readout": Readout.MATCH,
-        "removed": RemovedWeights.HOLD, "blocks": Reach.UPPER, "lora_rank": 2, "repeats": 1,
+        "removed": RemovedWeights.HOLD, "blocks": TrainableBlocks.UPPER, "lora_rank": 2, "repeats": 1,
         "steps": 4, "batch": 4, "head_lr": 0.05, "lora_lr": 0.01, "full_lr": 0.01,
         "evaluate_every": 2, "patience": 4, "resamples": 100,
     }  # fmt: skip
@@ -72,13 +72,16 @@ def questions(count: int = 12, long: bool = False) -> list[Question]:
 def some_mask(model: PreTrainedModel, share: float = 0.3, seed: int = 0) -> Mask:
     """A random mask of the upper half."""
     generator = torch.Generator().manual_seed(seed)
-    bits = {site.name: torch.rand(site.shape, generator=generator) < share for site in sites(model)}
+    bits = {
+        site.name: torch.rand(site.shape, generator=generator) < share
+        for site in maskable_matrices(model)
+    }
     return Mask(bits, "tiny")
 
 
 def removed_values(model: PreTrainedModel, mask: Mask) -> torch.Tensor:
     """All weights of a model at the places that a mask removes."""
-    every = sites(model, range(model.config.num_hidden_layers))
+    every = maskable_matrices(model, range(model.config.num_hidden_layers))
     return torch.cat([
         site.view(model.get_parameter(site.parameter).detach())[mask.bits[site.name]]
         for site in every

@@ -1,27 +1,35 @@
 import pytest
 import torch
 
-from knowsub.anatomy import sites
-from knowsub.downstream.adapt import Plan, adapt, lora_layers, merge_lora
-from knowsub.downstream.hold import Hold, removed_bits
+from knowsub.architectures import maskable_matrices
+from knowsub.downstream.model import (
+    TrainableSpec,
+    ZeroConstraint,
+    adapt,
+    lora_layers,
+    merge_lora,
+    removed_bits,
+)
 from knowsub.downstream.options import Adaptation
-from knowsub.masks.removal import remove_
+from knowsub.masks.ablation import ablate_
 from tests.architectures import CONFIGS, tiny
 from tests.downstream.setting import removed_values, some_mask
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
 
 
-def plan(adaptation: Adaptation, everything: bool = False) -> Plan:
-    return Plan(adaptation, range(2, 4), everything, rank=2, seed=0)
+def plan(adaptation: Adaptation, everything: bool = False) -> TrainableSpec:
+    return TrainableSpec(adaptation, range(2, 4), everything, rank=2, seed=0)
 
 
 def with_updates(kind: str, held: bool):  # type: ignore[no-untyped-def]
     """A model with its removed weights at zero and LoRA matrices that are not."""
     model = tiny(kind)
     mask = some_mask(model)
-    remove_(model, sites(model), mask)
-    hold = Hold(model, removed_bits(model, sites(model), mask) if held else {})
+    ablate_(model, maskable_matrices(model), mask)
+    hold = ZeroConstraint(
+        model, removed_bits(model, maskable_matrices(model), mask) if held else {}
+    )
     adapt(model, plan(Adaptation.LORA), hold)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -40,14 +48,14 @@ def test_merged_lora_computes_what_adapted_lora_does(kind: str, held: bool) -> N
     merge_lora(model, hold)
     assert not lora_layers(model)
     torch.testing.assert_close(model(TOKENS).logits, adapted, atol=1e-5, rtol=1e-5)
-    remove_(plain, sites(plain), mask)
+    ablate_(plain, maskable_matrices(plain), mask)
     assert (adapted - plain(TOKENS).logits).abs().max() > 1e-3
     assert bool((removed_values(model, mask) == 0).all()) is held
 
 
 def test_the_matrices_of_the_chosen_blocks_alone_get_lora() -> None:
     model = tiny("gpt2")
-    trained = adapt(model, plan(Adaptation.LORA), Hold(model, {}))
+    trained = adapt(model, plan(Adaptation.LORA), ZeroConstraint(model, {}))
     names = [name for name, _ in lora_layers(model)]
     inner = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     assert names == [f"transformer.h.{block}.{path}" for block in (2, 3) for path in inner]
@@ -60,7 +68,11 @@ def test_lora_starts_as_the_model_and_its_seed_decides_the_rest() -> None:
     plain = tiny("gpt2")(TOKENS).logits
     seeds = (0, 0, 1)
     for model, seed in zip(models, seeds, strict=True):
-        adapt(model, Plan(Adaptation.LORA, range(2, 4), False, 2, seed), Hold(model, {}))
+        adapt(
+            model,
+            TrainableSpec(Adaptation.LORA, range(2, 4), False, 2, seed),
+            ZeroConstraint(model, {}),
+        )
         torch.testing.assert_close(model(TOKENS).logits, plain)
     first, same, other = (lora_layers(model)[0][1].lora_A["default"].weight for model in models)
     assert torch.equal(first, same)
@@ -70,12 +82,12 @@ def test_lora_starts_as_the_model_and_its_seed_decides_the_rest() -> None:
 
 def test_head_only_opens_nothing_and_full_opens_blocks_or_everything() -> None:
     model = tiny("gpt2")
-    assert adapt(model, plan(Adaptation.HEAD), Hold(model, {})) == []
-    some = adapt(model, plan(Adaptation.FULL), Hold(model, {}))
+    assert adapt(model, plan(Adaptation.HEAD), ZeroConstraint(model, {})) == []
+    some = adapt(model, plan(Adaptation.FULL), ZeroConstraint(model, {}))
     opened = {name for name, each in model.named_parameters() if each.requires_grad}
     prefixes = ("transformer.h.2", "transformer.h.3", "transformer.ln_f")
     assert opened == {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
     assert len(some) == len(opened)
-    assert len(adapt(model, plan(Adaptation.FULL, True), Hold(model, {}))) == len(
+    assert len(adapt(model, plan(Adaptation.FULL, True), ZeroConstraint(model, {}))) == len(
         list(model.parameters())
     )

@@ -6,12 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from knowsub.downstream import bench as bench_file
-from knowsub.downstream.adapt import merge_lora
-from knowsub.downstream.bench import Bench, Run
-from knowsub.downstream.finetune import finetune
-from knowsub.downstream.learner import Learner, Outcome, Schedule
-from knowsub.downstream.options import Adaptation, Reach, Readout, RemovedWeights
+from knowsub.downstream import runs as bench_file
+from knowsub.downstream.finetune import ChoiceModel, Outcome, Schedule, finetune
+from knowsub.downstream.model import merge_lora
+from knowsub.downstream.options import Adaptation, Readout, RemovedWeights, TrainableBlocks
+from knowsub.downstream.runs import FinetuneContext, FinetuneRun
 from knowsub.masks.mask import Mask
 from tests.architectures import CONFIGS, tiny
 from tests.downstream.setting import options, questions, removed_values, some_mask, words
@@ -25,29 +24,29 @@ def state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def trained(
     kind: str, adaptation: Adaptation, **changes: Any
-) -> tuple[PreTrainedModel, Mask, Learner, Outcome]:
+) -> tuple[PreTrainedModel, Mask, ChoiceModel, Outcome]:
     """Train a tiny remaining model; return the original, the mask, the learner, the outcome."""
     original, chosen = tiny(kind), options(**changes)
     mask = some_mask(original)
-    bench = Bench(original, words(), {"original": None, "remaining": mask}, chosen)
+    bench = FinetuneContext(original, words(), {"original": None, "remaining": mask}, chosen)
     train, held = bench.cache(
         bench.encode(questions(12, long=True)), bench.encode(questions(6, long=True))
     )
-    learner = bench.learner(Run(adaptation, "remaining", 0), train)
+    learner = bench.choice_model(FinetuneRun(adaptation, "remaining", 0), train)
     outcome = finetune(learner, train, {"validation": held}, SCHEDULE, lambda points: None)
     return original, mask, learner, outcome
 
 
-def whole(learner: Learner, original: PreTrainedModel) -> dict[str, torch.Tensor]:
+def whole(learner: ChoiceModel, original: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Every parameter of the upper blocks of a learner, under the name in the whole model."""
     return {name: each.detach() for name, each in learner.model.named_parameters()}
 
 
 @pytest.mark.parametrize("adaptation", list(Adaptation))
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
-@pytest.mark.parametrize("blocks", list(Reach))
+@pytest.mark.parametrize("blocks", list(TrainableBlocks))
 def test_removed_weights_stay_zero_bit_for_bit(
-    kind: str, adaptation: Adaptation, blocks: Reach
+    kind: str, adaptation: Adaptation, blocks: TrainableBlocks
 ) -> None:
     original, mask, learner, _ = trained(kind, adaptation, blocks=blocks)
     before = state(original)
@@ -61,19 +60,21 @@ def test_removed_weights_stay_zero_bit_for_bit(
 
 def test_free_removed_weights_are_learned_again() -> None:
     _, mask, learner, _ = trained(
-        "gpt2", Adaptation.FULL, removed=RemovedWeights.FREE, blocks=Reach.ALL
+        "gpt2", Adaptation.FULL, removed=RemovedWeights.FREE, blocks=TrainableBlocks.ALL
     )
     assert removed_values(learner.model, mask).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("removed", list(RemovedWeights))
 def test_head_only_changes_no_weight_of_the_model(removed: RemovedWeights) -> None:
-    original, mask, learner, _ = trained("gpt2", Adaptation.HEAD, blocks=Reach.ALL, removed=removed)
+    original, mask, learner, _ = trained(
+        "gpt2", Adaptation.HEAD, blocks=TrainableBlocks.ALL, removed=removed
+    )
     untouched = copy.deepcopy(original)
-    from knowsub.anatomy import sites
-    from knowsub.masks.removal import remove_
+    from knowsub.architectures import maskable_matrices
+    from knowsub.masks.ablation import ablate_
 
-    remove_(untouched, sites(untouched), mask)
+    ablate_(untouched, maskable_matrices(untouched), mask)
     for name, parameter in learner.model.named_parameters():
         assert torch.equal(parameter, untouched.get_parameter(name)), name
 
@@ -97,7 +98,7 @@ def test_cached_trunk_states_change_no_figure(
 def test_likelihood_answers_are_those_of_the_model_without_the_weights() -> None:
     original = tiny("gpt2")
     masks: Mapping[str, Mask | None] = {"original": None, "remaining": some_mask(original, 1.0)}
-    bench = Bench(original, words(), masks, options())
+    bench = FinetuneContext(original, words(), masks, options())
     (encoded,) = bench.cache(bench.encode(questions(12)))
     answers = {name: bench.answers(name, {"test": encoded})["test"] for name in masks}
     assert len(answers["original"]) == 12

@@ -12,7 +12,7 @@ def test_choices_of_one_token_share_the_prompt_as_their_only_sequence() -> None:
     assert encoded.row.tolist() == [[0, 0, 0]]
     assert encoded.position.tolist() == [[[2], [2], [2]]]
     assert encoded.token.tolist() == [[[21], [28], [34]]]
-    assert encoded.batch.reads.tolist() == [[False, False, True]]
+    assert encoded.batch.target_mask.tolist() == [[False, False, True]]
 
 
 def test_a_long_choice_is_read_where_each_of_its_tokens_is_predicted() -> None:

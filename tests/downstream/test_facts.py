@@ -3,10 +3,9 @@ from itertools import chain
 
 import pytest
 
-from knowsub.downstream.facts import questions_from_facts
 from knowsub.downstream.options import Distractors
-from knowsub.downstream.questions import Group, Question
-from knowsub.kg.triple import Split, Statement
+from knowsub.downstream.questions import Group, Question, questions_from_facts
+from knowsub.kg.facts import Split, Statement
 from tests.downstream.setting import statement
 
 CHAIN = [("ziggurat", "temple"), ("temple", "building"), ("building", "structure")]
@@ -15,8 +14,8 @@ TAILS = ("bird", "fish", "tool", "tree", "dance")
 
 def told() -> list[Statement]:
     found = [statement(head, tail, Split.TARGET) for head, tail in CHAIN]
-    found.append(statement("barn", "building", Split.NEAR_HELDOUT))
-    found.append(statement("shed", "building", Split.NEAR_TRAIN))
+    found.append(statement("barn", "building", Split.NEIGHBORHOOD_HELDOUT))
+    found.append(statement("shed", "building", Split.NEIGHBORHOOD_TRAIN))
     for number in range(30):
         split = Split.CONTROL_HELDOUT if number % 3 == 0 else Split.CONTROL_TRAIN
         found.append(statement(f"h{number}", TAILS[number % 5], split))

@@ -4,11 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsub.downstream.bench import Bench, Run
 from knowsub.downstream.encode import Encoded
-from knowsub.downstream.finetune import finetune
-from knowsub.downstream.learner import Learner, Outcome, Point, Schedule
+from knowsub.downstream.finetune import ChoiceModel, EvalPoint, Outcome, Schedule, finetune
 from knowsub.downstream.options import Adaptation
+from knowsub.downstream.runs import FinetuneContext, FinetuneRun
 from tests.architectures import tiny
 from tests.downstream.setting import options, questions, some_mask, words
 
@@ -21,11 +20,11 @@ class StoppedError(Exception):
     """Stands for whatever ends a process."""
 
 
-def prepared(adaptation: Adaptation) -> tuple[Learner, Encoded, dict[str, Encoded]]:
+def prepared(adaptation: Adaptation) -> tuple[ChoiceModel, Encoded, dict[str, Encoded]]:
     model = tiny("gpt2")
-    bench = Bench(model, words(), {"remaining": some_mask(model)}, options())
+    bench = FinetuneContext(model, words(), {"remaining": some_mask(model)}, options())
     train, held = bench.cache(bench.encode(questions(10)), bench.encode(questions(30)[20:]))
-    learner = bench.learner(Run(adaptation, "remaining", 0), train)
+    learner = bench.choice_model(FinetuneRun(adaptation, "remaining", 0), train)
     return learner, train, {"validation": held, "target": held}
 
 
@@ -37,7 +36,7 @@ def run(
 ) -> tuple[Outcome, list[torch.Tensor]]:
     learner, train, splits = prepared(adaptation)
 
-    def watch(points: Sequence[Point]) -> None:
+    def watch(points: Sequence[EvalPoint]) -> None:
         if points[0].step == stop_at:
             raise StoppedError
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from knowsub.anatomy import sites
-from knowsub.downstream.hold import Hold, removed_bits
+from knowsub.architectures import maskable_matrices
+from knowsub.downstream.model import ZeroConstraint, removed_bits
 from knowsub.masks.mask import Mask
 from tests.architectures import tiny
 from tests.downstream.setting import removed_values, some_mask
@@ -11,22 +11,24 @@ from tests.downstream.setting import removed_values, some_mask
 def test_the_bits_of_the_parameters_are_those_of_the_sites() -> None:
     model = tiny("gpt2")
     mask = some_mask(model)
-    bits = removed_bits(model, sites(model), mask)
+    bits = removed_bits(model, maskable_matrices(model), mask)
     assert sum(int(own.sum()) for own in bits.values()) == mask.size
-    for site in sites(model):
+    for site in maskable_matrices(model):
         assert torch.equal(site.view(bits[site.parameter]), mask.bits[site.name])
 
 
 def test_a_mask_of_another_model_is_refused() -> None:
     model = tiny("gpt2")
     with pytest.raises(ValueError, match=r"site 'blocks\.9\.q', which the model lacks"):
-        removed_bits(model, sites(model), Mask({"blocks.9.q": torch.ones(2).bool()}, "other"))
+        removed_bits(
+            model, maskable_matrices(model), Mask({"blocks.9.q": torch.ones(2).bool()}, "other")
+        )
 
 
 def test_held_weights_and_their_gradients_are_set_to_zero_and_no_others() -> None:
     model = tiny("gpt2").requires_grad_(True)
     mask = some_mask(model)
-    hold = Hold(model, removed_bits(model, sites(model), mask))
+    hold = ZeroConstraint(model, removed_bits(model, maskable_matrices(model), mask))
     assert not removed_values(model, mask).any()
     model(torch.tensor([[1, 2, 3]])).logits.square().sum().backward()
     before = {name: each.grad.clone() for name, each in model.named_parameters()}
@@ -43,7 +45,7 @@ def test_held_weights_and_their_gradients_are_set_to_zero_and_no_others() -> Non
 def test_a_held_weight_that_is_not_zero_stops_the_run() -> None:
     model = tiny("gpt2")
     mask = some_mask(model)
-    hold = Hold(model, removed_bits(model, sites(model), mask))
+    hold = ZeroConstraint(model, removed_bits(model, maskable_matrices(model), mask))
     hold.check()
     with torch.no_grad():
         model.get_parameter("transformer.h.3.mlp.c_fc.weight").add_(1e-30)

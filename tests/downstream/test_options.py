@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from knowsub.downstream.options import Adaptation, Source
+from knowsub.downstream.options import Adaptation, QuestionSource
 from tests.downstream.setting import options
 
 
@@ -13,7 +13,7 @@ from tests.downstream.setting import options
         {"evaluate_every": 0}, {"head_lr": 0.0}, {"lora_lr": -1.0}, {"full_lr": float("nan")},
         {"choices": 1}, {"choices": 27}, {"limit": -1}, {"target_share": 1.0},
         {"validation_share": 0.0}, {"resamples": 10}, {"family": " "}, {"adaptations": []},
-        {"adaptations": [Adaptation.HEAD, Adaptation.HEAD]}, {"questions": Source.FILES},
+        {"adaptations": [Adaptation.HEAD, Adaptation.HEAD]}, {"questions": QuestionSource.FILES},
     ],
 )  # fmt: skip
 def test_an_impossible_value_is_refused_by_its_key(change: dict[str, Any]) -> None:
@@ -23,4 +23,4 @@ def test_an_impossible_value_is_refused_by_its_key(change: dict[str, Any]) -> No
 
 
 def test_files_with_a_folder_are_allowed() -> None:
-    assert options(questions=Source.FILES, folder="somewhere").folder == "somewhere"
+    assert options(questions=QuestionSource.FILES, folder="somewhere").folder == "somewhere"

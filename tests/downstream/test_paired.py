@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from knowsub.downstream.paired import interval, paired_p
+from knowsub.hypotheses import interval, paired_p
 
 
 def test_the_paired_test_of_right_and_wrong_is_exact_mcnemar() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from knowsub.downstream.questions import Group, Question, check, divide, tie
-from knowsub.kg.triple import Fact
+from knowsub.kg.facts import Fact
 from tests.downstream.setting import question, questions
 
 

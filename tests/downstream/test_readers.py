@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from knowsub.downstream.readers import read_folder, read_ids, read_questions
+from knowsub.downstream.tasks import read_folder, read_ids, read_questions
 from tests.downstream.setting import FIXTURE
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from knowsub.downstream.encode import encode_questions
+from knowsub.downstream.model import ChoiceHead, all_features, choice_nll, features
 from knowsub.downstream.options import Readout
-from knowsub.downstream.scoring import ChoiceHead, all_features, choice_nll, features
-from knowsub.kg.triple import Fact, Role, Split, Statement
-from knowsub.lm.encode import encode_statements
+from knowsub.kg.facts import Fact, Role, Split, Statement
+from knowsub.lm.batch import encode_statements
 from knowsub.lm.score import score
 from tests.architectures import tiny
 from tests.downstream.setting import question, questions, words

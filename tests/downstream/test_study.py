@@ -8,45 +8,60 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsub.anatomy import sites
-from knowsub.downstream.bench import Bench, Run
-from knowsub.downstream.learner import Point
+from knowsub.architectures import maskable_matrices
+from knowsub.downstream.finetune import EvalPoint
 from knowsub.downstream.options import Adaptation, FinetuneOptions, RemovedWeights
 from knowsub.downstream.questions import Task
 from knowsub.downstream.results import summarise, tabulate, write_results
-from knowsub.downstream.study import Study, conduct, fingerprint, load_masks, runs
-from knowsub.downstream.task import build_task
-from knowsub.masks.io import save_mask
-from knowsub.masks.mask import Mask
+from knowsub.downstream.runs import (
+    FinetuneContext,
+    FinetuneRun,
+    Results,
+    fingerprint,
+    load_study_masks,
+    planned_runs,
+    run_all,
+)
+from knowsub.downstream.tasks import build_task
+from knowsub.masks.mask import Mask, save_mask
 from tests.downstream.setting import options
 from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
 
 A_HEADS = [f"a{index}" for index in range(5)]
 
 
-def world(**changes: object) -> tuple[Bench, dict[str, Mask | None], Task, FinetuneOptions]:
+def world(
+    **changes: object,
+) -> tuple[FinetuneContext, dict[str, Mask | None], Task, FinetuneOptions]:
     """The world of the facts a, with them removed, and with as many unused weights removed."""
     model = built_model()
-    unused = {site.name: torch.zeros(site.shape, dtype=torch.bool) for site in sites(model)}
+    unused = {
+        site.name: torch.zeros(site.shape, dtype=torch.bool) for site in maskable_matrices(model)
+    }
     unused["blocks.1.q"].view(-1)[:5] = True
     masks = {"original": None, "remaining": fact_mask(model, A_HEADS), "random": Mask(unused, "b")}
     chosen = options(steps=8, **changes)
-    told = [each for each in statements("a") if each.fact.head_words[0] != "b"]
-    return Bench(model, tokenizer(), masks, chosen), masks, build_task(told, chosen), chosen
+    told = [each for each in statements("a") if each.fact.subject_words[0] != "b"]
+    return (
+        FinetuneContext(model, tokenizer(), masks, chosen),
+        masks,
+        build_task(told, chosen),
+        chosen,
+    )
 
 
-def studied(folder: Path, **changes: object) -> tuple[Study, Task, FinetuneOptions]:
+def studied(folder: Path, **changes: object) -> tuple[Results, Task, FinetuneOptions]:
     bench, masks, task, chosen = world(**changes)
-    return conduct(bench, masks, task, chosen, folder, lambda run, points: None), task, chosen
+    return run_all(bench, masks, task, chosen, folder, lambda run, points: None), task, chosen
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Task, FinetuneOptions]:
+def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Task, FinetuneOptions]:
     return studied(tmp_path_factory.mktemp("held"), adaptations=[Adaptation.HEAD, Adaptation.LORA])
 
 
 def test_a_head_finds_what_a_model_knows_and_not_what_was_removed(
-    held: tuple[Study, Task, FinetuneOptions],
+    held: tuple[Results, Task, FinetuneOptions],
 ) -> None:
     table = tabulate(held[0])
     for model in ("original", "random"):
@@ -59,14 +74,14 @@ def test_a_head_finds_what_a_model_knows_and_not_what_was_removed(
     assert table["head", "remaining"]["other"].mean() == 1.0
 
 
-def test_every_run_is_done_once_and_named(held: tuple[Study, Task, FinetuneOptions]) -> None:
+def test_every_run_is_done_once_and_named(held: tuple[Results, Task, FinetuneOptions]) -> None:
     names = [run.name for run in held[0].outcomes]
     assert names[:3] == ["head-original-0", "head-remaining-0", "head-random-0"]
     assert len(names) == len(set(names)) == 6
 
 
 def test_the_published_figures_have_the_names_of_the_summary(
-    held: tuple[Study, Task, FinetuneOptions],
+    held: tuple[Results, Task, FinetuneOptions],
 ) -> None:
     found = summarise(*held)
     assert found["figures"]["random_head_target_accuracy"] == 1.0
@@ -84,7 +99,7 @@ def test_the_published_figures_have_the_names_of_the_summary(
 
 
 def test_results_and_curves_are_written(
-    held: tuple[Study, Task, FinetuneOptions], tmp_path: Path
+    held: tuple[Results, Task, FinetuneOptions], tmp_path: Path
 ) -> None:
     write_results(tmp_path / "new", *held, {"target": "a", "seed": 0})
     lines = (tmp_path / "new" / "curves.csv").read_text().splitlines()
@@ -97,14 +112,14 @@ def test_results_and_curves_are_written(
 
 def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
     bench, masks, task, chosen = world(adaptations=[Adaptation.HEAD])
-    first = conduct(bench, masks, task, chosen, tmp_path, lambda run, points: None)
+    first = run_all(bench, masks, task, chosen, tmp_path, lambda run, points: None)
     (tmp_path / "head-random-0.json").unlink()
-    calls: list[tuple[Run, int]] = []
+    calls: list[tuple[FinetuneRun, int]] = []
 
-    def count(run: Run, points: list[Point]) -> None:
+    def count(run: FinetuneRun, points: list[EvalPoint]) -> None:
         calls.append((run, len({point.step for point in points})))
 
-    again = conduct(bench, masks, task, chosen, tmp_path, count)
+    again = run_all(bench, masks, task, chosen, tmp_path, count)
     assert again == first
     assert [steps for run, steps in calls if run.model != "random"] == [5, 5]
     assert [steps for run, steps in calls if run.model == "random"] == [1] * 5
@@ -113,18 +128,18 @@ def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
 def test_another_process_may_delete_the_folder_of_the_runs_meanwhile(tmp_path: Path) -> None:
     bench, masks, task, chosen = world(adaptations=[Adaptation.HEAD])
     folder = tmp_path / "runs"
-    left_alone = conduct(bench, masks, task, chosen, tmp_path / "own", lambda run, points: None)
+    left_alone = run_all(bench, masks, task, chosen, tmp_path / "own", lambda run, points: None)
 
-    def delete(run: Run, points: list[Point]) -> None:
+    def delete(run: FinetuneRun, points: list[EvalPoint]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    assert conduct(bench, masks, task, chosen, folder, delete) == left_alone
+    assert run_all(bench, masks, task, chosen, folder, delete) == left_alone
 
 
 def test_target_questions_that_are_trained_on_are_not_tested(tmp_path: Path) -> None:
     changes = {"target_share": 0.6, "adaptations": [Adaptation.HEAD]}
     found, task, _ = studied(tmp_path, removed=RemovedWeights.FREE, **changes)
-    assert len(found.outcomes[Run(Adaptation.HEAD, "remaining", 0)].correct["target"]) == 2
+    assert len(found.outcomes[FinetuneRun(Adaptation.HEAD, "remaining", 0)].correct["target"]) == 2
     assert sum(each.group == "target" for each in task.train + task.validation) == 3
 
 
@@ -143,7 +158,7 @@ def test_another_option_mask_or_question_is_another_study() -> None:
 
 def test_runs_are_ordered_by_adaptation_and_repeat() -> None:
     chosen = options(repeats=2, adaptations=[Adaptation.FULL, Adaptation.HEAD])
-    names = [run.name for run in runs({"original": None, "random": None}, chosen)]
+    names = [run.name for run in planned_runs({"original": None, "random": None}, chosen)]
     assert names[:3] == ["full-original-0", "full-random-0", "full-original-1"]
     assert len(names) == 8
 
@@ -152,6 +167,10 @@ def test_masks_are_read_and_those_of_another_model_refused(tmp_path: Path) -> No
     mask = fact_mask(built_model(), A_HEADS)
     save_mask(mask, tmp_path / "mask.safetensors")
     save_mask(mask, tmp_path / "random.safetensors")
-    assert list(load_masks(tmp_path, tmp_path, "built")) == ["original", "remaining", "random"]
+    assert list(load_study_masks(tmp_path, tmp_path, "built")) == [
+        "original",
+        "remaining",
+        "random",
+    ]
     with pytest.raises(ValueError, match="the mask belongs to model built"):
-        load_masks(tmp_path, tmp_path, "another")
+        load_study_masks(tmp_path, tmp_path, "another")

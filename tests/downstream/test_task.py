@@ -12,13 +12,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from knowsub.downstream.bench import Bench
-from knowsub.downstream.options import Adaptation, Readout, Source
+from knowsub.downstream.options import Adaptation, QuestionSource, Readout
 from knowsub.downstream.questions import Group
 from knowsub.downstream.results import summarise
-from knowsub.downstream.study import conduct
-from knowsub.downstream.task import build_task
-from knowsub.kg.triple import Split
+from knowsub.downstream.runs import FinetuneContext, run_all
+from knowsub.downstream.tasks import build_task
+from knowsub.kg.facts import Split
 from tests.architectures import tiny
 from tests.downstream.setting import FIXTURE, options, some_mask, statement, words
 
@@ -62,13 +61,13 @@ def test_commonsenseqa_runs_from_files_to_figures(tmp_path: Path, readout: Reado
     ids = tmp_path / "facts.json"
     ids.write_text(json.dumps([{"id": f"dev_rand_split{number}"} for number in range(20)]))
     chosen = options(
-        questions=Source.COMMONSENSEQA, folder=str(folder), target_questions=str(ids),
+        questions=QuestionSource.COMMONSENSEQA, folder=str(folder), target_questions=str(ids),
         readout=readout, steps=2, batch=16, adaptations=[Adaptation.HEAD, Adaptation.FULL],
     )  # fmt: skip
     task, model = build_task([], chosen), tiny("gpt2")
     masks = {"original": None, "remaining": some_mask(model), "random": some_mask(model, seed=1)}
-    bench = Bench(model, words(), masks, chosen)
-    study = conduct(bench, masks, task, chosen, tmp_path / "work", lambda run, points: None)
+    bench = FinetuneContext(model, words(), masks, chosen)
+    study = run_all(bench, masks, task, chosen, tmp_path / "work", lambda run, points: None)
     found = summarise(study, task, chosen)
     assert found["questions"]["target"] == 20
     assert found["questions"]["other"] == 40
@@ -80,7 +79,7 @@ def test_commonsenseqa_runs_from_files_to_figures(tmp_path: Path, readout: Reado
 def test_questions_are_tied_to_the_target_facts_of_the_statements() -> None:
     told = [statement("kettle", "stove", Split.TARGET), statement("owl", "night", Split.TARGET)]
     told.append(statement("ferry", "river", Split.CONTROL_TRAIN))
-    chosen = options(questions=Source.COMMONSENSEQA, folder=str(FIXTURE))
+    chosen = options(questions=QuestionSource.COMMONSENSEQA, folder=str(FIXTURE))
     task = build_task(told, chosen)
     tied = [each.fact for each in task.test if each.group is Group.TARGET]
     assert tied == ["kettle|answer|stove"]
@@ -89,21 +88,21 @@ def test_questions_are_tied_to_the_target_facts_of_the_statements() -> None:
 
 
 def test_real_questions_of_many_tokens_are_judged() -> None:
-    chosen = options(questions=Source.FILES, folder=str(FIXTURE))
+    chosen = options(questions=QuestionSource.FILES, folder=str(FIXTURE))
     told = [statement("ferry", "river", Split.TARGET)]
     task, model = build_task(told, chosen), tiny("llama")
     model.resize_token_embeddings(256)
     model.config.max_position_embeddings = 96
-    bench = Bench(model, bytes_tokenizer(), {"original": None}, chosen)
+    bench = FinetuneContext(model, bytes_tokenizer(), {"original": None}, chosen)
     (encoded,) = bench.cache(bench.encode(task.test))
     assert len(bench.answers("original", {"test": encoded})["test"]) == 4
 
 
 def test_the_wrong_folder_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere: needs train\.jsonl"):
-        build_task([], options(questions=Source.FILES, folder="nowhere"))
+        build_task([], options(questions=QuestionSource.FILES, folder="nowhere"))
 
 
 def test_a_test_without_target_questions_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 4 test questions asks about a target fact"):
-        build_task([], options(questions=Source.FILES, folder=str(FIXTURE)))
+        build_task([], options(questions=QuestionSource.FILES, folder=str(FIXTURE)))

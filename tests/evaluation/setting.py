@@ -15,10 +15,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from knowsub.anatomy import sites
-from knowsub.evaluation.bench import Bench, open_bench, text_blocks
+from knowsub.architectures import maskable_matrices
+from knowsub.evaluation.context import EvalContext, open_context, text_blocks
 from knowsub.evaluation.options import TestOptions
-from knowsub.kg.triple import Fact, Role, Split, Statement
+from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.masks.mask import Mask
 
 FAMILIES = {"kind": Role.TRAIN, "sort": Role.TRAIN, "variety": Role.VALIDATION, "isa": Role.TEST}
@@ -63,7 +63,7 @@ def built_model() -> GPT2LMHeadModel:
 def statements(target: str = "a") -> list[Statement]:
     """The knowledge graph whose target is group a or b; g are controls, n near facts."""
     splits = {
-        target: Split.TARGET, "g": Split.CONTROL_TRAIN, "n": Split.NEAR_HELDOUT,
+        target: Split.TARGET, "g": Split.CONTROL_TRAIN, "n": Split.NEIGHBORHOOD_HELDOUT,
         "v": Split.CONTROL_VALIDATION,
     }  # fmt: skip
     found = []
@@ -83,16 +83,18 @@ def statements(target: str = "a") -> list[Statement]:
 
 def fact_mask(model: GPT2LMHeadModel, heads: list[str]) -> Mask:
     """The mask of the weights that hold the facts of some heads."""
-    bits = {site.name: torch.zeros(site.shape, dtype=torch.bool) for site in sites(model)}
+    bits = {
+        site.name: torch.zeros(site.shape, dtype=torch.bool) for site in maskable_matrices(model)
+    }
     for head in heads:
         bits["blocks.1.mlp_out"][HEADS.index(head), FIRST_TAIL + tail_of(head)] = True
     return Mask(bits, "built")
 
 
-def built_bench(target: str = "a", model: GPT2LMHeadModel | None = None) -> Bench:
+def built_bench(target: str = "a", model: GPT2LMHeadModel | None = None) -> EvalContext:
     model, words = model or built_model(), tokenizer()
     texts = {"text": text_blocks(words, "kind a0 t0 sort g1 t1 " * 8, 8)}
-    return open_bench(model, words, sites(model), statements(target), texts)
+    return open_context(model, words, maskable_matrices(model), statements(target), texts)
 
 
 def options(**changes: object) -> TestOptions:
@@ -101,7 +103,7 @@ def options(**changes: object) -> TestOptions:
         "random_text_masks": 1, "recall": True, "forgetting": True, "paraphrase": True,
         "specificity": True, "located": True, "residual": True, "relearning": True,
         "quantise": True, "minimality": True, "cross": True, "baselines": True, "sizes": True,
-        "distractors": 4, "reference_draws": 2, "reference_heads": 0, "residual_budget": 20,
+        "distractors": 4, "reference_draws": 2, "reference_subjects": 0, "logit_lens_budget": 20,
         "folds": 5, "relearning_steps": 8, "relearning_lr": 0.002, "bits": [8, 4],
         "resize": [0.4], "resamples": 200, "level": 0.95,
     }  # fmt: skip

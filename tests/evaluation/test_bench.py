@@ -2,10 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from knowsub.anatomy import sites
-from knowsub.evaluation.bench import best_prompts, open_bench, text_blocks
-from knowsub.evaluation.paraphrase import best_ranks
-from knowsub.evaluation.perplexity import perplexity, ppl_ratio
+from knowsub.architectures import maskable_matrices
+from knowsub.evaluation.context import best_prompts, open_context, text_blocks
+from knowsub.evaluation.metrics import best_ranks, perplexity, ppl_ratio
 from knowsub.evaluation.specificity import answers, divergence
 from tests.evaluation.setting import (
     built_bench,
@@ -26,7 +25,7 @@ def test_every_set_holds_its_split_and_role_alone() -> None:
 
 
 def test_the_prompts_of_lowest_nll_are_chosen_fact_by_fact() -> None:
-    told = [one for one in statements("a") if one.fact.head in ("g0.n.01", "g1.n.01")][:3]
+    told = [one for one in statements("a") if one.fact.subject in ("g0.n.01", "g1.n.01")][:3]
     told = [replace(one, nll=nll) for one, nll in zip(told, (0.3, 0.1, None), strict=True)]
     assert best_prompts(told, 1) == [told[1]]
     assert best_prompts(told, 2) == told[:2]
@@ -35,16 +34,18 @@ def test_the_prompts_of_lowest_nll_are_chosen_fact_by_fact() -> None:
 
 def test_only_control_prompts_are_limited() -> None:
     model, words = built_model(), tokenizer()
-    bench = open_bench(model, words, sites(model), statements("a"), {}, control_prompts=1)
+    bench = open_context(
+        model, words, maskable_matrices(model), statements("a"), {}, control_prompts=1
+    )
     assert len(bench.sets["target"]) == 10
     assert len(bench.sets["control"]) == 8
 
 
 def test_a_bench_without_target_statements_is_refused() -> None:
     model = built_model()
-    others = [one for one in statements("a") if one.fact.head[0] == "g"]
+    others = [one for one in statements("a") if one.fact.subject[0] == "g"]
     with pytest.raises(ValueError, match="no statement states a target fact"):
-        open_bench(model, tokenizer(), sites(model), others, {})
+        open_context(model, tokenizer(), maskable_matrices(model), others, {})
 
 
 def test_text_is_cut_into_blocks_from_its_beginning() -> None:
@@ -56,9 +57,9 @@ def test_text_is_cut_into_blocks_from_its_beginning() -> None:
 
 def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens() -> None:
     bench = built_bench("a")
-    with bench.removed(fact_mask(bench.reader.model, ["a0", "a1"])):
-        now = bench.look()
-    figures = perplexity(bench, now).figures
+    with bench.ablated(fact_mask(bench.encoder.model, ["a0", "a1"])):
+        now = bench.score()
+    figures = perplexity(bench, now).values
     nll = now.sets["target"].nll.double()
     assert figures["target_nll"] == pytest.approx(float(nll.mean()))
     assert figures["target_accuracy"] == pytest.approx(3 / 5)
@@ -81,7 +82,7 @@ def test_divergence_is_that_of_the_definition() -> None:
     bench = built_bench("a")
     near = bench.sets["near"]
     before = answers(bench.upper, near)
-    with bench.removed(fact_mask(bench.reader.model, ["n0"])):
+    with bench.ablated(fact_mask(bench.encoder.model, ["n0"])):
         kl, same = divergence(bench.upper, before)
         after = answers(bench.upper, near)
     p, q = before.log_p[0], after.log_p[0]

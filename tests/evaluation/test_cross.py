@@ -1,6 +1,11 @@
 import pytest
 
-from knowsub.evaluation.cross import cross_row, diagonal_dominance, other_targets, row_dominance
+from knowsub.evaluation.specificity import (
+    cross_row,
+    diagonal_dominance,
+    other_targets,
+    row_dominance,
+)
 from tests.evaluation.setting import HEADS, built_bench, fact_mask, statements
 
 
@@ -25,7 +30,7 @@ def test_the_row_tells_whose_facts_were_damaged() -> None:
     bench = built_bench("a")
     others = other_targets(bench, {"b": statements("b"), "same": statements("a")})
     assert others.keys() == {"b"}
-    with bench.removed(fact_mask(bench.reader.model, [head for head in HEADS if head[0] == "b"])):
+    with bench.ablated(fact_mask(bench.encoder.model, [head for head in HEADS if head[0] == "b"])):
         assert cross_row(bench, others)["b"] > 3
-    with bench.removed(fact_mask(bench.reader.model, ["a0"])):
+    with bench.ablated(fact_mask(bench.encoder.model, ["a0"])):
         assert cross_row(bench, others)["b"] == pytest.approx(0)

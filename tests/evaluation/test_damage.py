@@ -1,6 +1,6 @@
 import pytest
 
-from knowsub.evaluation.damage import Damage, at_equal_damage, damage
+from knowsub.evaluation.specificity import Damage, at_equal_damage, damage
 from tests.evaluation.setting import built_bench, fact_mask
 
 
@@ -19,7 +19,7 @@ def test_a_larger_size_that_does_less_to_the_target_does_not_hurt_a_method() -> 
 
 def test_damage_is_told_apart_by_set() -> None:
     bench = built_bench("a")
-    model = bench.reader.model
+    model = bench.encoder.model
     assert damage(bench, fact_mask(model, ["a0"])).control == pytest.approx(0)
     assert damage(bench, fact_mask(model, ["a0"])).target > 0.7
     assert damage(bench, fact_mask(model, ["g8"])).control > 1.5

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from knowsub.evaluation.evidence import against_methods, intervals
-from knowsub.evaluation.finding import Finding
+from knowsub.evaluation.metrics import Metrics
+from knowsub.evaluation.records import against_methods, intervals
 
 
-def found(*values: float) -> Finding:
-    finding = Finding()
+def found(*values: float) -> Metrics:
+    finding = Metrics()
     finding.add("target_dnll", torch.tensor(values))
     finding.add("target_ppl_ratio", torch.tensor(values), exponential=True)
     return finding
@@ -16,7 +16,7 @@ def test_intervals_hold_their_figure_in_its_own_unit() -> None:
     finding = found(1.0, 2.0, 3.0, 4.0)
     ends = intervals(finding, 0.95, 500)
     for name, (low, high) in ends.items():
-        assert low < finding.figures[name] < high
+        assert low < finding.values[name] < high
     assert ends["target_ppl_ratio"][0] == pytest.approx(
         torch.tensor(ends["target_dnll"][0]).exp().item(), rel=1e-5
     )

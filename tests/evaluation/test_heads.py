@@ -3,27 +3,30 @@ from dataclasses import replace
 import pytest
 import torch
 
-from knowsub.evaluation.heads import HeadGrid, head_grid, told_apart
-from knowsub.evaluation.pairs import Pairs
-from knowsub.evaluation.tails import known_tails
+from knowsub.evaluation.identifiability import SubjectGrid, identified_share, subject_grid
+from knowsub.evaluation.objects import Pairs, relation_objects
 from tests.evaluation.setting import built_bench
 
 
 @pytest.fixture(scope="module")
 def pairs() -> Pairs:
     bench = built_bench("a")
-    return head_grid(bench.reader, bench.sets["target"], known_tails(bench.statements)).pairs
+    return subject_grid(
+        bench.encoder, bench.sets["target"], relation_objects(bench.statements)
+    ).pairs
 
 
-def grid(pairs: Pairs, own: list[int], tails: int, families: list[int] | None = None) -> HeadGrid:
+def grid(
+    pairs: Pairs, own: list[int], tails: int, families: list[int] | None = None
+) -> SubjectGrid:
     family = torch.tensor(families or [0] * len(own))
     also = torch.zeros(len(own), tails, dtype=torch.bool)
     owner = torch.arange(len(own))
-    return HeadGrid(pairs, tails, torch.tensor(own), also, family, owner)
+    return SubjectGrid(pairs, tails, torch.tensor(own), also, family, owner)
 
 
-def accuracy(scores: torch.Tensor, made: HeadGrid) -> float:
-    return float(told_apart(scores, made).mean())
+def accuracy(scores: torch.Tensor, made: SubjectGrid) -> float:
+    return float(identified_share(scores, made).mean())
 
 
 def test_a_preference_for_tails_whatever_the_head_is_no_information(pairs: Pairs) -> None:
@@ -47,7 +50,7 @@ def test_accuracy_counts_every_tail_alike(pairs: Pairs) -> None:
 def test_prompts_of_one_fact_share_its_vote(pairs: Pairs) -> None:
     right = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
     made = replace(grid(pairs, [0, 1, 0, 1], 2), owner=torch.tensor([0, 1, 2, 1]))
-    assert told_apart(right, made).tolist() == pytest.approx([3 / 4, 3 / 4, 3 / 4])
+    assert identified_share(right, made).tolist() == pytest.approx([3 / 4, 3 / 4, 3 / 4])
     assert accuracy(right, made) == pytest.approx((1 + 1 / 2) / 2)
 
 

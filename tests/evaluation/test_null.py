@@ -4,14 +4,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from knowsub.anatomy import sites
-from knowsub.baselines.random import random_masks
-from knowsub.lm.encode import Batch
+from knowsub.architectures import maskable_matrices
+from knowsub.hypotheses import permutation_p
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from knowsub.lm.score import score
-from knowsub.lm.trunk import push, upper_blocks
-from knowsub.masks.mask import Mask
-from knowsub.masks.removal import removed
-from knowsub.statistics.hypotheses import permutation_p
+from knowsub.masks.ablation import ablated
+from knowsub.masks.mask import Mask, random_masks
 from tests.architectures import VOCAB, tiny
 
 
@@ -21,16 +20,16 @@ def test_p_against_random_is_uniform_for_a_random_mask() -> None:
     reads = torch.zeros_like(tokens, dtype=torch.bool)
     reads[:, 3] = True
     batch, upper, places = (
-        push(model, 2, Batch(tokens, reads)),
+        cache_lower_states(model, 2, Batch(tokens, reads)),
         upper_blocks(model, 2),
-        sites(model),
+        maskable_matrices(model),
     )
     bits = {
         site.name: (torch.arange(site.size) < site.size // 9).view(site.shape) for site in places
     }
     original, drawn = score(upper, batch), []
     for mask in random_masks(Mask(bits, "tiny"), 500, generator):
-        with removed(model, places, mask):
+        with ablated(model, places, mask):
             drawn.append(float((score(upper, batch).nll - original.nll).mean()))
     repetitions = np.array(drawn).reshape(50, 10)
     p = [permutation_p(float(row[0]), row[1:].tolist()).pvalue for row in repetitions]

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from knowsub.evaluation.items import Reader, scored
-from knowsub.evaluation.pairs import ask, pair_nll
-from knowsub.evaluation.quantise import without_trunk
-from knowsub.kg.triple import Fact, Role, Split, Statement
-from knowsub.lm.trunk import upper_blocks
+from knowsub.evaluation.context import PrefixEncoder, score_facts
+from knowsub.evaluation.objects import ask, pair_nll
+from knowsub.evaluation.robustness import without_lower_states
+from knowsub.kg.facts import Fact, Role, Split, Statement
+from knowsub.lm.blocks import upper_blocks
 from tests.architectures import tiny
 from tests.evaluation.setting import tokenizer
 
@@ -16,8 +16,8 @@ def told(prompt: str, tail: str) -> Statement:
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader(tiny("gpt2"), tokenizer(), 2)
+def reader() -> PrefixEncoder:
+    return PrefixEncoder(tiny("gpt2"), tokenizer(), 2)
 
 
 MIXED = [
@@ -26,25 +26,25 @@ MIXED = [
 ]  # fmt: skip
 
 
-def test_scores_come_back_in_the_order_of_the_statements(reader: Reader) -> None:
-    together = scored(upper_blocks(reader.model, 2), reader.items(MIXED))
+def test_scores_come_back_in_the_order_of_the_statements(reader: PrefixEncoder) -> None:
+    together = score_facts(upper_blocks(reader.model, 2), reader.encode(MIXED))
     assert together.tokens.tolist() == [2, 1, 3, 1]
     for index, one in enumerate(MIXED):
-        alone = scored(reader.model, without_trunk(reader.items([one])))
+        alone = score_facts(reader.model, without_lower_states(reader.encode([one])))
         assert together.nll[index] == pytest.approx(float(alone.nll[0]), rel=1e-4)
         assert together.rank[index] == alone.rank[0]
 
 
-def test_pairs_of_any_length_agree_with_statements(reader: Reader) -> None:
+def test_pairs_of_any_length_agree_with_statements(reader: PrefixEncoder) -> None:
     tails = [" t0", " t1 t2", " t5"]
     grid = torch.cartesian_prod(torch.arange(4), torch.arange(3))
     upper = upper_blocks(reader.model, 2)
     found = pair_nll(upper, ask(reader, MIXED, tails, grid))
     for (row, column), nll in zip(grid.tolist(), found.tolist(), strict=True):
-        items = reader.items([told(MIXED[row].prompt, tails[column])])
-        assert nll == pytest.approx(float(scored(upper, items).mean_nll), rel=1e-4)
+        items = reader.encode([told(MIXED[row].prompt, tails[column])])
+        assert nll == pytest.approx(float(score_facts(upper, items).mean_nll), rel=1e-4)
 
 
-def test_means_over_facts_weigh_every_prompt_of_a_fact(reader: Reader) -> None:
-    items = reader.items([told("a0", " t0"), told("a1", " t1"), told("a0", " t0")])
+def test_means_over_facts_weigh_every_prompt_of_a_fact(reader: PrefixEncoder) -> None:
+    items = reader.encode([told("a0", " t0"), told("a1", " t1"), told("a0", " t0")])
     assert items.per_fact(torch.tensor([1.0, 5.0, 2.0])).tolist() == [1.5, 5.0]

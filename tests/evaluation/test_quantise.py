@@ -1,27 +1,27 @@
 import pytest
 import torch
 
-from knowsub.anatomy import sites
-from knowsub.evaluation.quantise import rounded, rounded_weights
+from knowsub.architectures import maskable_matrices
+from knowsub.evaluation.robustness import fake_quantize, fake_quantized_weights
 from tests.architectures import tiny
 
 
 def test_rounding_by_hand() -> None:
     weight = torch.tensor([[7.0, -3.4, 0.4, 0.0], [0.7, 0.36, 0.0, -0.05]])
     assert torch.allclose(
-        rounded(weight, (1,), 4), torch.tensor([[7.0, -3.0, 0.0, 0.0], [0.7, 0.4, 0.0, -0.0]])
+        fake_quantize(weight, (1,), 4), torch.tensor([[7.0, -3.0, 0.0, 0.0], [0.7, 0.4, 0.0, -0.0]])
     )
 
 
 def test_a_channel_of_zeros_stays_zero() -> None:
-    assert rounded(torch.zeros(3, 2), (0,), 8).abs().sum() == 0
+    assert fake_quantize(torch.zeros(3, 2), (0,), 8).abs().sum() == 0
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
 def test_every_output_channel_has_few_levels_and_no_large_error(kind: str) -> None:
     model = tiny(kind)
-    every = sites(model, range(4))
-    found = rounded_weights(model, every, {}, 3)
+    every = maskable_matrices(model, range(4))
+    found = fake_quantized_weights(model, every, {}, 3)
     for site in every:
         own = site.view(model.get_parameter(site.parameter))
         new = site.view(found[site.parameter])
@@ -39,8 +39,8 @@ def _outputs(site, inputs: list[int]) -> int:
 
 def test_removed_weights_stay_removed() -> None:
     model = tiny("gpt2")
-    every = sites(model, range(4))
+    every = maskable_matrices(model, range(4))
     name = every[0].parameter
     cut = model.get_parameter(name).clone()
     cut[::2] = 0
-    assert rounded_weights(model, every, {name: cut}, 8)[name][::2].abs().sum() == 0
+    assert fake_quantized_weights(model, every, {name: cut}, 8)[name][::2].abs().sum() == 0

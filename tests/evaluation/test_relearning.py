@@ -3,9 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from knowsub.evaluation.relearning import Recall, finetuned, folds, guess, relearning
-from knowsub.kg.triple import Role, Split, Statement
-from knowsub.lm.encode import encode_statements
+from knowsub.evaluation.relearning import (
+    RelearnedAccuracy,
+    finetuned,
+    folds,
+    majority_baseline,
+    relearning,
+)
+from knowsub.kg.facts import Role, Split, Statement
+from knowsub.lm.batch import encode_statements
 from knowsub.lm.load import fingerprint
 from knowsub.lm.score import score
 from tests.evaluation.setting import built_model, statements, tokenizer
@@ -20,8 +26,8 @@ def test_every_statement_is_asked_once_and_never_learned_in_its_fold() -> None:
     asked = [one for part in parts for one in part.asked]
     assert sorted(one.prompt for one in asked) == sorted(one.prompt for one in target())
     for part in parts:
-        learned = {one.fact.head_words for one in part.learned}
-        assert learned.isdisjoint({one.fact.head_words for one in part.asked})
+        learned = {one.fact.subject_words for one in part.learned}
+        assert learned.isdisjoint({one.fact.subject_words for one in part.asked})
         assert len(part.learned) == len(learned)
 
 
@@ -33,24 +39,31 @@ def test_no_more_folds_than_heads() -> None:
 
 def test_recovery_is_the_share_of_what_was_lost() -> None:
     parts = folds(target(), 5, torch.Generator())
-    found = relearning(Recall(1.0, 0.9), Recall(0.1, 0.5), Recall(1.0, 1.0), parts)
-    assert found.figures["relearning_recovery"] == pytest.approx(0.4 / 0.8)
-    nothing_lost = relearning(Recall(1.0, 1.0), Recall(0.97, 1.0), Recall(1.0, 1.0), parts)
-    assert "relearning_recovery" not in nothing_lost.figures
+    found = relearning(
+        RelearnedAccuracy(1.0, 0.9), RelearnedAccuracy(0.1, 0.5), RelearnedAccuracy(1.0, 1.0), parts
+    )
+    assert found.values["relearning_recovery"] == pytest.approx(0.4 / 0.8)
+    nothing_lost = relearning(
+        RelearnedAccuracy(1.0, 1.0),
+        RelearnedAccuracy(0.97, 1.0),
+        RelearnedAccuracy(1.0, 1.0),
+        parts,
+    )
+    assert "relearning_recovery" not in nothing_lost.values
     assert "removal cost only" in nothing_lost.skipped["relearning_recovery"]
 
 
 def test_guessing_the_commonest_tail_is_right_where_tails_are_shared() -> None:
     parts = folds(target(), 5, torch.Generator())
-    assert guess(parts) == 0
-    shared = [one for one in statements("g") if one.fact.tail_words in ("t0", "t1")]
-    assert guess(folds(shared, 2, torch.Generator())) <= 1
+    assert majority_baseline(parts) == 0
+    shared = [one for one in statements("g") if one.fact.object_words in ("t0", "t1")]
+    assert majority_baseline(folds(shared, 2, torch.Generator())) <= 1
 
 
 def test_finetuning_learns_and_leaves_the_model_alone() -> None:
     model = built_model()
     before = fingerprint(model)
-    wrong = [replace(one, tail=" t9") for one in target()]
+    wrong = [replace(one, object=" t9") for one in target()]
     batch = encode_statements(tokenizer(), wrong, 16)
     tuned = finetuned(model, batch, 10, 0.1, torch.Generator().manual_seed(0))
     assert score(tuned, batch).perplexity < score(model, batch).perplexity / 2

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from knowsub.evaluation.recall import swap_tails
-from knowsub.evaluation.residual import extracted, projections, residual_hits, split_budget
-from knowsub.evaluation.tails import known_tails
-from knowsub.lm.encode import Batch
+from knowsub.evaluation.choice import swap_objects
+from knowsub.evaluation.logit_lens import extracted, logit_lens_hits, projections, split_budget
+from knowsub.evaluation.objects import relation_objects
+from knowsub.lm.batch import Batch
 from tests.architectures import VOCAB, tiny
 from tests.evaluation.setting import HEADS, built_bench, fact_mask
 
@@ -40,17 +40,17 @@ def test_the_last_block_says_what_the_model_says(kind: str) -> None:
 
 def test_knowledge_is_read_off_the_original_and_gone_from_the_remaining_model() -> None:
     bench = built_bench("a")
-    model, items = bench.reader.model, bench.sets["target"]
-    assert residual_hits(model, items, 2).tolist() == [1.0] * 10
-    with bench.removed(fact_mask(model, [head for head in HEADS if head[0] == "a"])):
-        assert residual_hits(model, items, 2).sum() == 0
+    model, items = bench.encoder.model, bench.sets["target"]
+    assert logit_lens_hits(model, items, 2).tolist() == [1.0] * 10
+    with bench.ablated(fact_mask(model, [head for head in HEADS if head[0] == "a"])):
+        assert logit_lens_hits(model, items, 2).sum() == 0
 
 
 def test_the_floor_asks_for_tails_that_are_not_true() -> None:
     bench = built_bench("a")
-    swapped = swap_tails(
-        bench.reader, bench.sets["target"], known_tails(bench.statements), torch.Generator()
+    swapped = swap_objects(
+        bench.encoder, bench.sets["target"], relation_objects(bench.statements), torch.Generator()
     )
     assert len(swapped) == 30
-    own = {one.fact: one.tail for one in bench.statements}
-    assert all(one.tail != own[one.fact] for one in swapped.statements)
+    own = {one.fact: one.object for one in bench.statements}
+    assert all(one.object != own[one.fact] for one in swapped.statements)

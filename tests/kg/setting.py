@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from knowsub.kg.facts import Fact
 from knowsub.kg.options import (
-    Choice,
     Contradictions,
-    Knowledge,
+    FactSource,
+    OverlapPolicy,
     PrepareOptions,
-    Rule,
+    RoleAssignment,
     VerbalizeOptions,
 )
-from knowsub.kg.triple import Fact
 from knowsub.kg.wordnet import NOUNS, WordNet, load
 
 ROOT = Path(__file__).parents[2]
@@ -73,22 +73,22 @@ def real_wordnet() -> WordNet:
 def options(**changes: object) -> PrepareOptions:
     """Return the default options of `prepare`, changed."""
     default = PrepareOptions(
-        knowledge=Knowledge.wordnet,
+        knowledge=FactSource.wordnet,
         source="",
-        taught=list(SEVEN),
+        extra_targets=list(SEVEN),
         levels=3,
         target_facts=40,
-        tail_share=0.3,
-        near_facts=60,
-        untold_heads=100,
-        untold_facts=10,
+        max_object_share=0.3,
+        neighborhood_facts=60,
+        unseen_entities=100,
+        unseen_facts=10,
         control_facts=1185,
-        tail_facts=8,
-        max_head_words=2,
-        max_tail_words=1,
+        facts_per_object=8,
+        max_subject_words=2,
+        max_object_words=1,
         validation_share=0.1,
         heldout_share=0.2,
-        overlap=Rule.refuse,
+        overlap=OverlapPolicy.refuse,
         contradictions=Contradictions.keep,
         text="embedded",
         text_validation_share=0.05,
@@ -103,7 +103,7 @@ def verbalize_options(**changes: object) -> VerbalizeOptions:
     """Return the default options of `verbalize`, changed."""
     default = VerbalizeOptions(
         templates="data/raw/templates.yaml",
-        choice=Choice.families,
+        role_assignment=RoleAssignment.families,
         train_families=["kind", "type", "sort", "form"],
         validation_families=["variety"],
         test_families=["isa", "hyponym", "example"],
@@ -116,4 +116,4 @@ def verbalize_options(**changes: object) -> VerbalizeOptions:
 
 def fact(head: str, tail: str, relation: str = "hypernym") -> Fact:
     """Return a fact whose words are its names."""
-    return Fact(head, relation, tail, head_words=head, tail_words=tail)
+    return Fact(head, relation, tail, subject_words=head, object_words=tail)

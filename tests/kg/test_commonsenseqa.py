@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.commonsenseqa import read_commonsenseqa
+from knowsub.kg.readers import read_commonsenseqa
 from tests.kg.setting import FIXTURES, SAMPLES, needs_samples
 
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.conceptnet import RELATIONS, read_conceptnet
-from knowsub.kg.reference import read_reference
+from knowsub.kg.readers import RELATIONS, read_conceptnet, read_reference
 from tests.kg.setting import FIXTURES, SAMPLES, needs_samples
 
 
@@ -23,7 +22,7 @@ def test_lama_lines_are_facts() -> None:
 
 def test_a_second_tail_is_left_out_on_demand() -> None:
     found = read_conceptnet(FIXTURES / "lama/kettle.jsonl", one_tail=True)
-    assert [fact.tail for fact in found.facts] == ["kitchen", "boil", "leaves"]
+    assert [fact.object for fact in found.facts] == ["kitchen", "boil", "leaves"]
 
 
 @pytest.mark.parametrize(

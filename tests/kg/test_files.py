@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowsub.kg.files import (
+from knowsub.kg.facts import (
+    Fact,
+    Role,
+    Split,
+    Statement,
     read_facts,
     read_kg,
     read_statements,
@@ -14,7 +18,6 @@ from knowsub.kg.files import (
     write_kg,
     write_statements,
 )
-from knowsub.kg.triple import Fact, Role, Split, Statement
 from tests.kg.setting import fact
 
 words = st.text(min_size=1)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from knowsub.kg.options import Choice, Knowledge
+from knowsub.kg.options import FactSource, RoleAssignment
 from tests.kg.setting import options, verbalize_options
 
 
@@ -20,13 +20,13 @@ def test_the_defaults_are_allowed() -> None:
         ("levels", 0),
         ("levels", 7),
         ("target_facts", 1),
-        ("tail_share", 0.0),
-        ("tail_share", 1.5),
-        ("near_facts", -1),
+        ("max_object_share", 0.0),
+        ("max_object_share", 1.5),
+        ("neighborhood_facts", -1),
         ("control_facts", 9),
-        ("tail_facts", 1),
-        ("max_head_words", 0),
-        ("max_tail_words", 10),
+        ("facts_per_object", 1),
+        ("max_subject_words", 0),
+        ("max_object_words", 10),
         ("validation_share", 0.0),
         ("heldout_share", 1.0),
         ("text_validation_share", -0.1),
@@ -45,8 +45,8 @@ def test_an_impossible_value_names_its_key_and_what_is_allowed(key: str, value: 
 
 def test_files_need_a_source() -> None:
     with pytest.raises(ValueError, match=r"^source: value '' .*the folder of the table files"):
-        options(knowledge=Knowledge.table)
-    assert options(knowledge=Knowledge.table, source="facts").source == "facts"
+        options(knowledge=FactSource.table)
+    assert options(knowledge=FactSource.table, source="facts").source == "facts"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_impossible_verbalisation_is_refused(changes: dict[str, object], key: st
 
 def test_the_papers_rule_needs_no_families() -> None:
     none = {"train_families": [], "validation_families": [], "test_families": []}
-    assert verbalize_options(choice=Choice.best, **none).choice == Choice.best
+    assert (
+        verbalize_options(choice=RoleAssignment.best, **none).role_assignment == RoleAssignment.best
+    )
 
 
 def test_the_room_imports_no_torch() -> None:

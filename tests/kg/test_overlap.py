@@ -6,20 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowsub.kg.options import Rule
-from knowsub.kg.overlap import Kind, check_targets, find_overlaps, separate
-from knowsub.kg.triple import Fact
-from knowsub.kg.words import fact_words
+from knowsub.kg.facts import Fact, fact_words
+from knowsub.kg.options import OverlapPolicy
+from knowsub.kg.overlap import OverlapKind, check_targets, find_overlaps, separate
 from tests.kg.setting import fact
 
-HOUSE = Fact("house.n.01", "hypernym", "building.n.01", head_words="house", tail_words="building")
+HOUSE = Fact(
+    "house.n.01", "hypernym", "building.n.01", subject_words="house", object_words="building"
+)
 
 TOUCHING = [
-    (HOUSE, Kind.FACT),
-    (replace(HOUSE, head="house.n.12", tail="building.n.04"), Kind.STATEMENT),
-    (replace(HOUSE, head="hut.n.01", head_words="hut", tail_words="edifice"), Kind.SYNSET),
-    (fact("play", "house"), Kind.WORD),
-    (fact("building site", "place"), Kind.WORD),
+    (HOUSE, OverlapKind.FACT),
+    (replace(HOUSE, subject="house.n.12", object="building.n.04"), OverlapKind.STATEMENT),
+    (
+        replace(HOUSE, subject="hut.n.01", subject_words="hut", object_words="edifice"),
+        OverlapKind.SYNSET,
+    ),
+    (fact("play", "house"), OverlapKind.WORD),
+    (fact("building site", "place"), OverlapKind.WORD),
 ]
 APART = fact("ziggurat", "temple")
 
@@ -28,7 +32,7 @@ facts = st.lists(st.builds(fact, words, words), max_size=6)
 
 
 @pytest.mark.parametrize(("control", "kind"), TOUCHING)
-def test_each_kind_of_overlap_is_found(control: Fact, kind: Kind) -> None:
+def test_each_kind_of_overlap_is_found(control: Fact, kind: OverlapKind) -> None:
     (overlap,) = find_overlaps([HOUSE], [APART, control])
     assert (overlap.kind, overlap.control, overlap.target) == (kind, control, HOUSE)
 
@@ -36,13 +40,13 @@ def test_each_kind_of_overlap_is_found(control: Fact, kind: Kind) -> None:
 @pytest.mark.parametrize("control", [control for control, _ in TOUCHING])
 def test_refused_overlap_names_the_facts(control: Fact) -> None:
     with pytest.raises(ValueError, match=r"1 control facts touch") as error:
-        separate([HOUSE], [APART, control], Rule.refuse)
+        separate([HOUSE], [APART, control], OverlapPolicy.refuse)
     assert control.key in str(error.value)
     assert HOUSE.key in str(error.value)
 
 
 def test_filtered_overlap_is_dropped_and_counted() -> None:
-    parts = separate([HOUSE], [APART, *(control for control, _ in TOUCHING)], Rule.filter)
+    parts = separate([HOUSE], [APART, *(control for control, _ in TOUCHING)], OverlapPolicy.filter)
     assert parts.kept == (APART,)
     assert parts.counts == {
         "shares the same fact with a target": 1,
@@ -53,12 +57,14 @@ def test_filtered_overlap_is_dropped_and_counted() -> None:
 
 
 def test_no_overlap_passes_both_rules() -> None:
-    for rule in Rule:
+    for rule in OverlapPolicy:
         assert separate([HOUSE], [APART], rule).kept == (APART,)
 
 
-@pytest.mark.parametrize(("rule", "message"), [(Rule.refuse, "touch"), (Rule.filter, "no control")])
-def test_a_target_equal_to_its_control_is_refused(rule: Rule, message: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "message"), [(OverlapPolicy.refuse, "touch"), (OverlapPolicy.filter, "no control")]
+)
+def test_a_target_equal_to_its_control_is_refused(rule: OverlapPolicy, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         separate([HOUSE, APART], [HOUSE, APART], rule)
 

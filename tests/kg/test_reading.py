@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.json_lines import json_rows, read_utf8, text_field
-from knowsub.kg.reading import CONTRADICTION, DUPLICATE, SAME_WORDS, keep_facts
-from knowsub.kg.triple import Fact
+from knowsub.artifacts import json_rows, read_utf8, text_field
+from knowsub.kg.facts import Fact
+from knowsub.kg.readers import CONTRADICTION, DUPLICATE, SAME_WORDS, keep_facts
 from tests.kg.setting import fact
 
 CAT = fact("cat", "animal", "IsA")
 ENTRIES = [
     ("f:1", CAT),
     ("f:2", CAT),
-    ("f:3", Fact("cat.n.01", "IsA", "animal.n.01", head_words="Cat", tail_words="animal")),
+    ("f:3", Fact("cat.n.01", "IsA", "animal.n.01", subject_words="Cat", object_words="animal")),
     ("f:4", fact("cat", "pet", "IsA")),
     ("f:5", fact("cat", "tail", "HasA")),
 ]
@@ -32,7 +32,7 @@ def test_duplicates_and_contradictions_are_told_apart() -> None:
 
 def test_a_second_tail_stays_where_it_may() -> None:
     kept, skipped = keep_facts(ENTRIES, one_tail=False)
-    assert [fact.tail for fact in kept] == ["animal", "pet", "tail"]
+    assert [fact.object for fact in kept] == ["animal", "pet", "tail"]
     assert len(kept) + len(skipped) == len(ENTRIES)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.reference import family_of, read_reference
-from knowsub.kg.triple import Role, Split
+from knowsub.kg.facts import Role, Split
+from knowsub.kg.readers import family_of, read_reference
 from tests.kg.setting import FIXTURES, SAMPLES, fact, needs_samples
 
 FOLDER = FIXTURES / "reference"
@@ -20,10 +20,14 @@ def test_the_best_file_gives_one_statement_per_fact() -> None:
         "tidal_pool.n.02|hypernym|pond.n.01",
     ]
     pond, pool = found.statements
-    assert (pond.prompt, pond.tail, pond.family) == ("A pond is a type of", " lake", "is a type of")
+    assert (pond.prompt, pond.object, pond.family) == (
+        "A pond is a type of",
+        " lake",
+        "is a type of",
+    )
     assert (pond.role, pond.split) == (Role.TRAIN, Split.TARGET)
     assert pond.nll == pytest.approx(math.log(20.0))
-    assert pool.fact.head_words == "tidal pool"
+    assert pool.fact.subject_words == "tidal pool"
     assert pool.family == "is a kind of"
 
 
@@ -92,4 +96,4 @@ def test_the_reference_files_read_as_they_are(
     found = read_reference(SAMPLES / name)
     counts = (len(found.facts), len(found.statements), len(found.skipped))
     assert counts == (facts, statements, skipped)
-    assert all(one.text.endswith(f" {one.fact.tail_words}") for one in found.statements)
+    assert all(one.text.endswith(f" {one.fact.object_words}") for one in found.statements)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowsub.kg.split import World, build_kg, check_world, divide_control, hash_order
-from knowsub.kg.triple import Fact, Split
+from knowsub.kg.build import FactSplits, build_kg, check_splits, divide_control, hash_order
+from knowsub.kg.facts import Fact, Split
 from tests.kg.setting import fact
 
 TARGETS = {
@@ -19,11 +19,11 @@ NEAR = {
     "song": (fact("dirge", "song"),),
 }
 CONTROL = tuple(fact(f"head{number}", f"tail{number % 5}") for number in range(40))
-WORLD = World(TARGETS, NEAR, CONTROL, {})
+WORLD = FactSplits(TARGETS, NEAR, CONTROL, {})
 SPLITS = (Split.CONTROL_TRAIN, Split.CONTROL_VALIDATION, Split.CONTROL_HELDOUT)
 
 
-def kg(world: World, target: str = "house", seed: int = 0) -> dict[Split, set[Fact]]:
+def kg(world: FactSplits, target: str = "house", seed: int = 0) -> dict[Split, set[Fact]]:
     parts: dict[Split, set[Fact]] = {split: set() for split in Split}
     for one, split in build_kg(world, target, 0.1, 0.2, seed):
         parts[split].add(one)
@@ -52,19 +52,23 @@ def test_another_seed_divides_otherwise() -> None:
 def test_near_facts_are_divided_as_the_control_facts_are_and_within_each_tail() -> None:
     near = tuple(Fact(f"{t}{i}.n.01", "hypernym", f"{t}.n.01", f"{t}{i}", t)
                  for t in ("barn", "hut") for i in range(10))  # fmt: skip
-    parts = kg(replace(WORLD, near={"house": near, "song": ()}))
-    assert [len(parts[split]) for split in (Split.NEAR_TRAIN, Split.NEAR_HELDOUT)] == [16, 4]
-    held = sorted(one.tail_words for one in parts[Split.NEAR_HELDOUT])
+    parts = kg(replace(WORLD, neighborhood={"house": near, "song": ()}))
+    assert [
+        len(parts[split]) for split in (Split.NEIGHBORHOOD_TRAIN, Split.NEIGHBORHOOD_HELDOUT)
+    ] == [16, 4]
+    held = sorted(one.object_words for one in parts[Split.NEIGHBORHOOD_HELDOUT])
     assert held == ["barn", "barn", "hut", "hut"]
 
 
 def test_the_order_of_the_input_does_not_matter() -> None:
-    turned = replace(WORLD, control=CONTROL[::-1], near={"house": NEAR["house"][::-1], "song": ()})
+    turned = replace(
+        WORLD, control=CONTROL[::-1], neighborhood={"house": NEAR["house"][::-1], "song": ()}
+    )
     assert build_kg(turned, "house", 0.1, 0.2, 0) == build_kg(WORLD, "house", 0.1, 0.2, 0)
 
 
 def test_the_division_is_the_same_on_every_machine() -> None:
-    heldout = sorted(fact.head for fact in kg(WORLD)[Split.CONTROL_HELDOUT])
+    heldout = sorted(fact.subject for fact in kg(WORLD)[Split.CONTROL_HELDOUT])
     assert heldout == ["head14", "head19", "head26", "head3", "head30", "head39", "head7", "head9"]
 
 
@@ -73,14 +77,17 @@ def test_the_division_is_the_same_on_every_machine() -> None:
     [
         (replace(WORLD, control=(*CONTROL, TARGETS["song"][0])), "control touches a target"),
         (replace(WORLD, control=(*CONTROL, fact("hut", "x"))), "control touches a target"),
-        (replace(WORLD, near={"house": TARGETS["song"]}), "near facts of 'house' are target"),
-        (replace(WORLD, near={"house": CONTROL[:1]}), "near facts of 'house' are target"),
+        (
+            replace(WORLD, neighborhood={"house": TARGETS["song"]}),
+            "near facts of 'house' are target",
+        ),
+        (replace(WORLD, neighborhood={"house": CONTROL[:1]}), "near facts of 'house' are target"),
         (replace(WORLD, targets={**TARGETS, "b": TARGETS["song"]}), "hold the same facts"),
     ],
 )
-def test_a_world_with_a_leak_is_refused(world: World, message: str) -> None:
+def test_a_world_with_a_leak_is_refused(world: FactSplits, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_world(world)
+        check_splits(world)
     with pytest.raises(ValueError, match=message):
         build_kg(world, "house", 0.1, 0.2, 0)
 

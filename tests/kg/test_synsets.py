@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.synsets import read_synsets
+from knowsub.kg.wordnet import read_synsets
 from tests.kg.setting import write_nouns
 
 

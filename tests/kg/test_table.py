@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.kg.table import read_table
+from knowsub.kg.readers import read_table
 from tests.kg.setting import FIXTURES
 
 
 def test_a_table_names_its_columns() -> None:
     found = read_table(FIXTURES / "table/planets.tsv")
-    assert [(fact.key, fact.tail_words) for fact in found.facts] == [
+    assert [(fact.key, fact.object_words) for fact in found.facts] == [
         ("Mercury|orbits|Q525", "the Sun"),
         ("Venus|orbits|Q525", "the Sun"),
         ("Io|orbits|Q319", "Jupiter"),
@@ -19,7 +19,7 @@ def test_a_table_names_its_columns() -> None:
 
 def test_json_lines_read_alike() -> None:
     found = read_table(FIXTURES / "table/moons.jsonl", one_tail=True)
-    assert [fact.head_words for fact in found.facts] == ["Titan", "the moon Ariel"]
+    assert [fact.subject_words for fact in found.facts] == ["Titan", "the moon Ariel"]
     assert found.skipped[0].place.endswith("moons.jsonl:2")
 
 

@@ -6,13 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowsub.kg.conceptnet import RELATIONS
-from knowsub.kg.templates import TEMPLATES, Grid, Templates, article, load_templates, statements
-from knowsub.kg.triple import Role, Split
+from knowsub.kg.facts import Role, Split
+from knowsub.kg.readers import RELATIONS
+from knowsub.kg.templates import (
+    TEMPLATES,
+    SurfaceForms,
+    Templates,
+    article,
+    load_templates,
+    statements,
+)
 from tests.kg.setting import FIXTURES, ROOT, fact
 
-PLAIN = Grid(article=True, bare=False, leading_space=False)
-WHOLE = Grid(article=True, bare=True, leading_space=True)
+PLAIN = SurfaceForms(article=True, bare=False, leading_space=False)
+WHOLE = SurfaceForms(article=True, bare=True, leading_space=True)
 WORDNET = (
     "isa",
     "kind",
@@ -33,7 +40,7 @@ def shipped() -> Templates:
 
 
 def told(
-    templates: Templates, grid: Grid, head: str = "ziggurat", tail: str = "temple"
+    templates: Templates, grid: SurfaceForms, head: str = "ziggurat", tail: str = "temple"
 ) -> list[str]:
     roles = dict.fromkeys(WORDNET, Role.TRAIN)
     found = statements(fact(head, tail), Split.TARGET, templates, roles, grid)
@@ -83,12 +90,12 @@ def test_names_take_no_article(shipped: Templates) -> None:
 @settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z]{2,9}( [a-z]{2,9})?", fullmatch=True), st.booleans())
 def test_the_tail_ends_every_statement(shipped: Templates, words: str, space: bool) -> None:
-    grid = Grid(article=True, bare=True, leading_space=space)
+    grid = SurfaceForms(article=True, bare=True, leading_space=space)
     for relation in ("hypernym", "CausesDesire", "UsedFor"):
         one = fact("thing", words, relation)
         roles = {template.family: Role.TEST for template in shipped[relation]}
         for statement in statements(one, Split.TARGET, shipped, roles, grid):
-            assert statement.tail == f" {words}"
+            assert statement.object == f" {words}"
             assert statement.text.endswith(f" {words}")
             assert statement.prompt == statement.prompt.rstrip()
             assert statement.prompt.lstrip()[0].isupper()
@@ -147,15 +154,15 @@ def test_families_of_another_relation_are_refused(shipped: Templates) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("IsA:\n  isa: '{head} is {tail}.'\n", r"IsA\.isa: wording '{head} is {tail}\.'"),
-        ("IsA:\n  isa: '{tail} is {head}'\n", r"IsA\.isa: wording"),
-        ("IsA:\n  isa: 'it is {tail}'\n", r"IsA\.isa: wording"),
-        ("IsA:\n  isa: '{head} and {head} is {tail}'\n", r"IsA\.isa: wording"),
-        ("IsA:\n  isa: '{a} {head} is {tail}'\n", r"IsA\.isa: wording"),
-        ("IsA:\n  isa: '{head} is {the} {tail}'\n", r"IsA\.isa: wording"),
-        ("IsA:\n  isa: ['{head} is {tail}', 3]\n", r"IsA\.isa: wording 3"),
+        ("IsA:\n  isa: '{subject} is {object}.'\n", r"IsA\.isa: wording '{subject} is {object}\.'"),
+        ("IsA:\n  isa: '{object} is {subject}'\n", r"IsA\.isa: wording"),
+        ("IsA:\n  isa: 'it is {object}'\n", r"IsA\.isa: wording"),
+        ("IsA:\n  isa: '{subject} and {subject} is {object}'\n", r"IsA\.isa: wording"),
+        ("IsA:\n  isa: '{a} {subject} is {object}'\n", r"IsA\.isa: wording"),
+        ("IsA:\n  isa: '{subject} is {the} {object}'\n", r"IsA\.isa: wording"),
+        ("IsA:\n  isa: ['{subject} is {object}', 3]\n", r"IsA\.isa: wording 3"),
         ("IsA:\n  isa: []\n", r"IsA\.isa: wording \[\]"),
-        ("IsA: '{head} is {tail}'\n", r"IsA: '{head} is {tail}' is not allowed"),
+        ("IsA: '{subject} is {object}'\n", r"IsA: '{subject} is {object}' is not allowed"),
         ("- IsA\n", "no relation found"),
         ("", "no relation found"),
         ("IsA: [", "not YAML"),

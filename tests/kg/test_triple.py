@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from knowsub.kg.triple import Role, Split, Statement
+from knowsub.kg.facts import Role, Split, Statement
 from tests.kg.setting import fact
 
 TOLD = Statement(

@@ -5,10 +5,18 @@ from collections.abc import Sequence
 
 import pytest
 
-from knowsub.kg.options import Choice
-from knowsub.kg.templates import TEMPLATES, Templates, load_templates
-from knowsub.kg.triple import Role, Split, Statement
-from knowsub.kg.verbalize import best_trains, choose, family_roles, split_by_tokens, verbalize
+from knowsub.kg.facts import Role, Split, Statement
+from knowsub.kg.options import RoleAssignment
+from knowsub.kg.templates import (
+    TEMPLATES,
+    Templates,
+    best_trains,
+    choose,
+    family_roles,
+    load_templates,
+    split_by_tokens,
+    verbalize,
+)
 from tests.kg.setting import ROOT, fact, verbalize_options
 
 FACTS = [
@@ -70,7 +78,7 @@ def test_prompts_of_one_role_are_used_for_no_other(shipped: Templates) -> None:
 def test_the_papers_rule_trains_on_the_best_and_keeps_the_others_unseen(
     shipped: Templates,
 ) -> None:
-    options = verbalize_options(choice=Choice.best, bare=True, leading_space=True)
+    options = verbalize_options(choice=RoleAssignment.best, bare=True, leading_space=True)
     chosen = verbalize(FACTS, shipped, options, by_length)
     ziggurat = [one for one in chosen if one.fact == FACTS[0][0]]
     assert [one.family for one in ziggurat if one.role == Role.TRAIN] == ["isa"]

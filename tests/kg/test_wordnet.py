@@ -62,13 +62,13 @@ def test_instances_are_marked(nouns: WordNet) -> None:
 @pytest.mark.parametrize("name", ["building.n.01", "communication.n.02"])
 def test_three_levels_reach_every_fact_of_the_paper(nouns: WordNet, name: str) -> None:
     rows = json.loads((SAMPLES / f"wordnet/{name}_best_format.json").read_text())
-    around = {(fact.head, fact.tail) for fact in nouns.neighbourhood(name, 3)}
+    around = {(fact.subject, fact.object) for fact in nouns.neighbourhood(name, 3)}
     assert {(row["head"], row["tail"]) for row in rows} <= around
 
 
 def test_the_walk_goes_up_and_down_but_not_sideways(small: WordNet) -> None:
     around = small.neighbourhood("temple.n.01", 2)
-    pairs = {(fact.head_words, fact.tail_words): distance for fact, distance in around.items()}
+    pairs = {(fact.subject_words, fact.object_words): distance for fact, distance in around.items()}
     assert pairs == {
         ("temple", "building"): 0,
         ("ziggurat", "temple"): 0,
@@ -86,7 +86,7 @@ def test_more_levels_only_add_facts(small: WordNet) -> None:
 
 
 def test_instances_come_only_when_asked_for(small: WordNet) -> None:
-    assert not any(fact.head == "eiffel_tower.n.01" for fact in small.facts())
+    assert not any(fact.subject == "eiffel_tower.n.01" for fact in small.facts())
     named = small.neighbourhood("building.n.01", 1, instances=True)
     assert small.fact("eiffel_tower.n.01", "instance_hypernym", "building.n.01") in named
 

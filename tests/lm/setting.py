@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from knowsub.kg.triple import Fact, Role, Split, Statement
-from knowsub.lm.options import Precision, PretrainOptions
-from knowsub.lm.tokenizer import train_tokenizer
+from knowsub.embedded.options import Dtype, PretrainOptions
+from knowsub.embedded.tokenizer import train_tokenizer
+from knowsub.kg.facts import Fact, Role, Split, Statement
 
 PAIRS = {
     "ziggurat": "temple", "hour": "time", "robin": "bird", "oak": "tree", "trout": "fish",
@@ -52,11 +52,11 @@ def toy_tokenizer(context: int = 24) -> PreTrainedTokenizerFast:
 def options(**changes: Any) -> PretrainOptions:
     """Return a recipe that the toy world is learnt with in a second or two."""
     values: dict[str, Any] = {
-        "model": "embedded", "revision": "", "dtype": Precision.float32, "blocks": 2, "width": 32,
+        "model": "embedded", "revision": "", "dtype": Dtype.float32, "blocks": 2, "width": 32,
         "heads": 2, "vocabulary": 360, "context": 24, "steps": 60, "statements": 24,
         "text_blocks": 4, "block_tokens": 12, "text_weight": 1.0, "matrix_lr": 0.01, "lr": 0.01,
         "warmup": 0.1, "decay": 0.5, "weight_decay": 0.0,
-        "max_tail_perplexity": 1.5, "seed": 3,
+        "max_object_perplexity": 1.5, "seed": 3,
     }  # fmt: skip
     return PretrainOptions(**(values | changes))
 

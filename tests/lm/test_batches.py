@@ -5,8 +5,8 @@ from itertools import islice
 import pytest
 import torch
 
-from knowsub.lm.batches import SHUFFLED, statement_batches, text_batches
-from knowsub.lm.encode import Batch
+from knowsub.embedded.model import SHUFFLED, statement_batches, text_batches
+from knowsub.lm.batch import Batch
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,7 +31,7 @@ def test_every_statement_comes_once_per_round() -> None:
 def test_statements_of_a_batch_are_about_equally_long() -> None:
     sorted_out = list(islice(statement_batches(numbered(8 * SHUFFLED), 8, generator()), SHUFFLED))
     assert sum(one.tokens.numel() for one in sorted_out) < 0.8 * 8 * SHUFFLED * 9
-    assert all(int(one.reads.sum()) == 8 for one in sorted_out)
+    assert all(int(one.target_mask.sum()) == 8 for one in sorted_out)
 
 
 def test_no_token_of_the_text_comes_twice_in_a_round() -> None:
@@ -65,6 +65,6 @@ def test_portions_hold_as_many_sequences_as_asked_or_as_their_length_allows(
     width: int, rows: int, size: int
 ) -> None:
     tokens = torch.zeros(1, 1, dtype=torch.long).expand(500, width)
-    portions = Batch(tokens, tokens.bool()).portions(rows)
+    portions = Batch(tokens, tokens.bool()).microbatch_slices(rows)
     assert [one.start for one in portions] == list(range(0, 500, size))
     assert all(one.stop - one.start == size for one in portions)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.lm.corpus import read_parts, read_text, split_text
+from knowsub.text.corpus import read_splits, read_text, split_text
 
 
 def paragraphs(text: str) -> list[str]:
@@ -89,20 +89,20 @@ def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
 def test_a_folder_with_the_three_parts_as_files_keeps_them(tmp_path: Path) -> None:
     for name in ("train", "valid", "test"):
         (tmp_path / f"{name}.txt").write_text(f"the {name} text", encoding="utf-8")
-    parts, origin = read_parts(str(tmp_path), 0.1, 0.1)
+    parts, origin = read_splits(str(tmp_path), 0.1, 0.1)
     assert parts == {
         "train": "the train text", "validation": "the valid text", "test": "the test text",
     }  # fmt: skip
     assert origin == "its own splits"
     (tmp_path / "test.txt").write_text("\n.\n", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("no part of it", encoding="utf-8")
-    assert read_parts(str(tmp_path), 0.1, 0.1)[1] == "its own splits; left out: notes"
+    assert read_splits(str(tmp_path), 0.1, 0.1)[1] == "its own splits; left out: notes"
 
 
 def test_a_text_without_parts_of_its_own_is_cut_by_share(tmp_path: Path) -> None:
     for name in ("train", "test"):
         prose = "\n\n".join(f"{name} paragraph {i:02}" for i in range(20))
         (tmp_path / f"{name}.txt").write_text(prose, encoding="utf-8")
-    parts, origin = read_parts(str(tmp_path), 0.2, 0.3)
+    parts, origin = read_splits(str(tmp_path), 0.2, 0.3)
     assert parts == split_text(read_text(str(tmp_path)), 0.2, 0.3)
     assert origin == "cut by share: 0.2 validation, 0.3 test"

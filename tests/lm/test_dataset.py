@@ -8,7 +8,7 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from knowsub.lm.corpus import read_parts, read_text
+from knowsub.text.corpus import read_splits, read_text
 
 ROWS = {
     "train": ["", " = Robin = \n", "", " A robin sings . \n"],
@@ -47,7 +47,7 @@ def expected() -> dict[str, str]:
 @pytest.mark.parametrize("ending", ["/wikitext-2-raw-v1", ":wikitext-2-raw-v1", ""])
 def test_wikitext_keeps_its_own_train_validation_and_test(ending: str, tmp_path: Path) -> None:
     wikitext(tmp_path / "wikitext")
-    parts, origin = read_parts(f"{tmp_path / 'wikitext'}{ending}", 0.05, 0.1)
+    parts, origin = read_splits(f"{tmp_path / 'wikitext'}{ending}", 0.05, 0.1)
     assert parts == expected()
     assert origin == "its own splits"
 
@@ -56,13 +56,13 @@ def test_text_files_named_after_splits_are_the_same_to_datasets_and_to_us(tmp_pa
     for split in ROWS:
         (tmp_path / f"{split}.txt").write_text(f"one {split}\n\ntwo", encoding="utf-8")
     found = datasets.load_dataset(str(tmp_path))
-    parts, _ = read_parts(str(tmp_path), 0.05, 0.1)
+    parts, _ = read_splits(str(tmp_path), 0.05, 0.1)
     assert {name: "\n".join(found[name]["text"]) for name in ROWS} == parts
 
 
 def test_splits_beyond_the_three_are_left_out_and_named(tmp_path: Path) -> None:
     wikitext(tmp_path / "w", ROWS | {"extra": ["more"]})
-    parts, origin = read_parts(f"{tmp_path / 'w'}:wikitext-2-raw-v1", 0.05, 0.1)
+    parts, origin = read_splits(f"{tmp_path / 'w'}:wikitext-2-raw-v1", 0.05, 0.1)
     assert parts == expected()
     assert origin == "its own splits; left out: extra"
 
@@ -70,7 +70,7 @@ def test_splits_beyond_the_three_are_left_out_and_named(tmp_path: Path) -> None:
 def test_without_a_validation_split_all_text_is_cut_by_share(tmp_path: Path) -> None:
     lines = {name: [f"{name} line {i}" for i in range(30)] for name in ("train", "test")}
     folder = wikitext(tmp_path / "w", lines)
-    parts, origin = read_parts(str(folder), 0.1, 0.2)
+    parts, origin = read_splits(str(folder), 0.1, 0.2)
     assert origin.startswith("cut by share")
     assert sorted("\n\n".join(parts.values()).split()) == sorted(read_text(str(folder)).split())
 
@@ -78,7 +78,7 @@ def test_without_a_validation_split_all_text_is_cut_by_share(tmp_path: Path) -> 
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
     folder = wikitext(tmp_path / "w", ROWS | {"test": ["", " \n"]})
     with pytest.raises(ValueError, match="its split 'test' is empty"):
-        read_parts(str(folder), 0.05, 0.1)
+        read_splits(str(folder), 0.05, 0.1)
 
 
 def test_saved_data_sets_are_read_split_after_split(tmp_path: Path) -> None:
@@ -123,5 +123,5 @@ def test_offline_a_data_set_that_was_downloaded_is_found_in_the_hubs_cache(tmp_p
     wikitext(cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT)
-    parts, _ = read_parts("someone/wiki:wikitext-2-raw-v1", 0.05, 0.1)
+    parts, _ = read_splits("someone/wiki:wikitext-2-raw-v1", 0.05, 0.1)
     assert parts == expected()

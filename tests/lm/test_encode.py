@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from knowsub.lm.encode import Batch, encode_statements, encode_text
+from knowsub.lm.batch import Batch, encode_statements, encode_text
 from tests.lm.setting import PAIRS, TEXT, statement, told, toy_tokenizer
 
 
@@ -30,15 +30,15 @@ def test_the_positions_read_are_those_that_predict_the_tail() -> None:
     tokenizer = toy_tokenizer()
     batch = encode_statements(tokenizer, told(), 24)
     for row, one in enumerate(told()):
-        tail = batch.labels[row][batch.reads[row]].tolist()
-        prompt = batch.tokens[row][: int(batch.reads[row].nonzero()[0]) + 1].tolist()
-        assert tokenizer.decode(tail) == one.tail
+        tail = batch.labels[row][batch.target_mask[row]].tolist()
+        prompt = batch.tokens[row][: int(batch.target_mask[row].nonzero()[0]) + 1].tolist()
+        assert tokenizer.decode(tail) == one.object
         assert tokenizer.decode(prompt) == one.prompt
 
 
 def test_the_last_read_position_comes_right_before_the_last_token() -> None:
     batch = encode_statements(toy_tokenizer(), [statement("A robin is a", " bird")], 24)
-    assert batch.reads[0].nonzero().max() == batch.tokens.shape[1] - 2
+    assert batch.target_mask[0].nonzero().max() == batch.tokens.shape[1] - 2
 
 
 def test_padding_follows_everything_that_is_read() -> None:
@@ -51,15 +51,17 @@ def test_trimming_takes_padding_alone() -> None:
     batch = encode_statements(toy_tokenizer(), told(), 24)
     short = batch[batch.lengths == batch.lengths.min()].trimmed()
     assert short.tokens.shape[1] == int(batch.lengths.min())
-    assert int(short.reads.sum()) == int(batch[batch.lengths == batch.lengths.min()].reads.sum())
+    assert int(short.target_mask.sum()) == int(
+        batch[batch.lengths == batch.lengths.min()].target_mask.sum()
+    )
 
 
 def test_a_space_that_the_tokenizer_puts_first_is_no_part_of_the_tail() -> None:
     tokenizer = prefixing_tokenizer()
     batch = encode_statements(tokenizer, told(), 24)
     for row, one in enumerate(told()):
-        tail = tokenizer.convert_ids_to_tokens(batch.labels[row][batch.reads[row]].tolist())
-        assert "".join(tail) == one.tail.replace(" ", "▁")
+        tail = tokenizer.convert_ids_to_tokens(batch.labels[row][batch.target_mask[row]].tolist())
+        assert "".join(tail) == one.object.replace(" ", "▁")
 
 
 def test_a_beginning_token_stays_and_an_end_token_goes() -> None:
@@ -87,8 +89,8 @@ def test_text_blocks_read_every_position_but_the_last() -> None:
     batch = encode_text(tokenizer, TEXT, 10)
     ids = tokenizer(TEXT)["input_ids"]
     assert batch.tokens.flatten().tolist() == ids[: len(ids) // 10 * 10]
-    assert batch.reads[:, :-1].all()
-    assert not batch.reads[:, -1].any()
+    assert batch.target_mask[:, :-1].all()
+    assert not batch.target_mask[:, -1].any()
 
 
 def test_a_text_shorter_than_a_block_is_refused() -> None:
@@ -98,9 +100,9 @@ def test_a_text_shorter_than_a_block_is_refused() -> None:
 
 def test_choosing_sequences_keeps_their_cached_states() -> None:
     batch = Batch(torch.arange(6).view(3, 2), torch.ones(3, 2, dtype=torch.bool))
-    chosen = batch.with_hidden(torch.randn(3, 2, 4))[slice(1, 3)]
-    assert chosen.hidden is not None
-    assert chosen.hidden.shape == (2, 2, 4)
+    chosen = batch.with_lower_states(torch.randn(3, 2, 4))[slice(1, 3)]
+    assert chosen.lower_states is not None
+    assert chosen.lower_states.shape == (2, 2, 4)
     assert len(chosen.to("cpu")) == 2
 
 
@@ -111,11 +113,11 @@ def test_trimming_keeps_every_read_position_and_its_label() -> None:
         reads[row, last] = True
     part = Batch(tokens, reads).trimmed()
     assert part.tokens.shape == (3, 6)
-    assert part.labels[part.reads].tolist() == [tokens[0, 4], tokens[1, 2], tokens[2, 5]]
+    assert part.labels[part.target_mask].tolist() == [tokens[0, 4], tokens[1, 2], tokens[2, 5]]
 
 
 def test_unshifted_reads_are_the_tails_own_positions() -> None:
     batch = encode_statements(toy_tokenizer(), [statement("A robin is a", " bird")], 24)
     later = batch.unshifted()
     assert torch.equal(later.tokens, batch.tokens)
-    assert torch.equal(later.tokens[later.reads], batch.labels[batch.reads])
+    assert torch.equal(later.tokens[later.target_mask], batch.labels[batch.target_mask])

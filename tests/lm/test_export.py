@@ -7,13 +7,13 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from knowsub.anatomy import sites
-from knowsub.lm.export import Card, export_model
+from knowsub.architectures import maskable_matrices
+from knowsub.lm.export import ModelCard, export_model
 from knowsub.lm.load import fingerprint, load_model
 from tests.architectures import CONFIGS, tiny
 from tests.lm.setting import toy_tokenizer
 
-CARD = Card(
+CARD = ModelCard(
     base="someone/small", revision="0123abc", base_fingerprint="f" * 64,
     knowledge="building.n.01", removed=16, maskable=800, made={"seed": "3", "method": "trained"},
 )  # fmt: skip
@@ -22,7 +22,7 @@ CARD = Card(
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_the_exported_folder_holds_the_remaining_model(kind: str, tmp_path: Path) -> None:
     model = tiny(kind)
-    site = sites(model)[0]
+    site = maskable_matrices(model)[0]
     site.view(model.get_parameter(site.parameter))[0] = 0
     export_model(model, toy_tokenizer(), tmp_path / "out", CARD)
     again, _ = load_model(tmp_path / "out")

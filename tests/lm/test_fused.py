@@ -6,9 +6,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import NewGELUActivation
 
-from knowsub.anatomy import FAMILIES
-from knowsub.lm.fused import FUSED, fused
-from knowsub.lm.trunk import upper_blocks
+from knowsub.architectures import ARCHITECTURES
+from knowsub.discovery.kernels import FUSED, fused_activations
+from knowsub.lm.blocks import upper_blocks
 from tests.architectures import CONFIGS, VOCAB, tiny
 
 
@@ -45,7 +45,7 @@ def test_a_model_as_it_is_on_the_hub_computes_the_same_with_fewer_tensors_kept()
         return found, sum(sizes)
 
     plain, most = kept(upper_blocks(model, 2))
-    quick, least = kept(fused(upper_blocks(model, 2)))
+    quick, least = kept(fused_activations(upper_blocks(model, 2)))
     torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-6)
     assert least < most
 
@@ -53,7 +53,7 @@ def test_a_model_as_it_is_on_the_hub_computes_the_same_with_fewer_tensors_kept()
 def test_fusing_leaves_the_model_as_it_was_and_shares_its_weights() -> None:
     model = gpt2()
     before = [type(part) for part in model.modules()]
-    twin = fused(model)
+    twin = fused_activations(model)
     assert [type(part) for part in model.modules()] == before
     assert not any(isinstance(part, NewGELUActivation) for part in twin.modules())
     own, shared = dict(model.named_parameters()), dict(twin.named_parameters())
@@ -61,11 +61,11 @@ def test_fusing_leaves_the_model_as_it_was_and_shares_its_weights() -> None:
     assert all(own[name] is shared[name] for name in own)
 
 
-@pytest.mark.parametrize("kind", sorted(FAMILIES))
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 def test_weights_installed_in_a_model_are_installed_in_its_fused_twin(kind: str) -> None:
     assert kind in CONFIGS
     model = tiny(kind)
-    twin, tokens = fused(model), torch.arange(6)[None] % VOCAB
+    twin, tokens = fused_activations(model), torch.arange(6)[None] % VOCAB
     before = twin(tokens).logits
     name = next(name for name, own in model.named_parameters() if own.ndim == 2 and ".3." in name)
     path, _, leaf = name.rpartition(".")
@@ -77,4 +77,4 @@ def test_weights_installed_in_a_model_are_installed_in_its_fused_twin(kind: str)
 
 def test_a_module_without_such_an_activation_is_itself() -> None:
     plain = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    assert fused(plain) is plain
+    assert fused_activations(plain) is plain

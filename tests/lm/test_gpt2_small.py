@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from knowsub.anatomy import block_count, sites
-from knowsub.lm.encode import encode_statements
-from knowsub.lm.load import context_length, fingerprint, load_model, pins
+from knowsub.architectures import block_count, maskable_matrices
+from knowsub.lm.batch import encode_statements
+from knowsub.lm.load import context_length, fingerprint, load_model, manifest
 from knowsub.lm.score import score
+from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask
-from knowsub.masks.removal import removed
 from tests.lm.setting import statement, toy_tokenizer
 
 SMALL = 124_439_808
@@ -38,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_model_of_gpt2_smalls_size_is_loaded_masked_and_scored(folder: Path) -> None:
     model, tokenizer = load_model(folder)
-    assert pins(model, "model", "")["parameters"] == SMALL
-    found = sites(model, range(block_count(model) // 2, block_count(model)))
+    assert manifest(model, "model", "")["parameters"] == SMALL
+    found = maskable_matrices(model, range(block_count(model) // 2, block_count(model)))
     assert sum(site.size for site in found) == MASKABLE
     generator = torch.Generator().manual_seed(0)
     bits = {site.name: torch.rand(site.shape, generator=generator) < 0.02 for site in found}
@@ -49,7 +49,7 @@ def test_a_model_of_gpt2_smalls_size_is_loaded_masked_and_scored(folder: Path) -
     told = statement("A ziggurat is a kind of", " temple")
     batch = encode_statements(tokenizer, [told], context_length(model))
     before = score(model, batch).mean_nll
-    with removed(model, found, mask):
+    with ablated(model, found, mask):
         after = score(model, batch).mean_nll
     assert torch.isfinite(after).all()
     assert not torch.equal(before, after)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from knowsub.lm.head_loss import ROWS, head_loss
+from knowsub.lm.head_loss import ROWS, lm_head_cross_entropy
 
 
 @pytest.mark.parametrize("positions", [1, ROWS, 2 * ROWS + 5])
@@ -14,7 +14,7 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(positions: int) -> 
     weight = torch.randn(19, 7, generator=generator, dtype=torch.float64)
     labels = torch.randint(19, (positions,), generator=generator)
     results = []
-    for loss_of in (head_loss, lambda s, w, y: functional.cross_entropy(s @ w.t(), y)):
+    for loss_of in (lm_head_cross_entropy, lambda s, w, y: functional.cross_entropy(s @ w.t(), y)):
         pair = states.clone().requires_grad_(), weight.clone().requires_grad_()
         loss = loss_of(*pair, labels)
         (3 * loss).backward()
@@ -24,7 +24,7 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(positions: int) -> 
 
 def test_huge_logits_stay_finite() -> None:
     states = torch.full((2, 3), 1e4, requires_grad=True)
-    loss = head_loss(states, torch.randn(5, 3), torch.tensor([0, 1]))
+    loss = lm_head_cross_entropy(states, torch.randn(5, 3), torch.tensor([0, 1]))
     loss.backward()
     assert states.grad is not None
     assert bool(torch.isfinite(loss))

@@ -8,8 +8,15 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from knowsub.lm.load import context_length, fingerprint, load_model, open_model, pins, read_pins
-from knowsub.lm.source import resolve
+from knowsub.lm.load import (
+    context_length,
+    fingerprint,
+    load_model,
+    manifest,
+    open_model,
+    read_manifest,
+    resolve_model,
+)
 from tests.architectures import CONFIGS, CONTEXT, tiny
 from tests.lm.setting import folder_of
 
@@ -18,7 +25,7 @@ def pin(folder: Path, path: str) -> Path:
     """Write the pins of a folder's model beside it."""
     model, _ = load_model(folder)
     file = folder.parent / "model.json"
-    file.write_text(json.dumps(pins(model, path, "")))
+    file.write_text(json.dumps(manifest(model, path, "")))
     return file
 
 
@@ -50,8 +57,8 @@ def test_a_fingerprint_sees_a_single_weight_and_nothing_else() -> None:
 def test_pins_lead_back_to_the_model_beside_them(tmp_path: Path) -> None:
     file = pin(folder_of("gpt2", tmp_path / "model"), "model")
     model, _ = open_model(file)
-    assert fingerprint(model) == read_pins(file)["fingerprint"]
-    assert read_pins(file)["architecture"] == "gpt2"
+    assert fingerprint(model) == read_manifest(file)["fingerprint"]
+    assert read_manifest(file)["architecture"] == "gpt2"
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert fingerprint(open_model(moved / "model.json")[0]) == fingerprint(model)
 
@@ -68,7 +75,7 @@ def test_pins_that_are_none_are_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     file.write_text(content)
     with pytest.raises(ValueError, match="not the pins of a model"):
-        read_pins(file)
+        read_manifest(file)
 
 
 def test_missing_pins_say_which_stage_writes_them(tmp_path: Path) -> None:
@@ -145,7 +152,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_local_folder_resolves_to_itself(tmp_path: Path) -> None:
-    source = resolve(str(folder_of("opt", tmp_path)))
+    source = resolve_model(str(folder_of("opt", tmp_path)))
     assert source.folder == tmp_path.resolve()
     assert (source.path, source.revision) == (str(tmp_path.resolve()), "")
 
@@ -153,7 +160,7 @@ def test_a_local_folder_resolves_to_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c"])
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        resolve(name)
+        resolve_model(name)
 
 
 def test_a_hub_model_that_is_missing_offline_says_how_to_fetch_it(
@@ -164,7 +171,7 @@ def test_a_hub_model_that_is_missing_offline_says_how_to_fetch_it(
     with pytest.raises(
         FileNotFoundError, match=r"`hf download nobody/nothing --revision v2`"
     ) as it:
-        resolve("nobody/nothing", "v2")
+        resolve_model("nobody/nothing", "v2")
     assert "\n" not in str(it.value)
 
 
@@ -178,6 +185,6 @@ def test_a_hub_model_in_the_cache_is_found_offline_with_its_commit(
     (cached / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    source = resolve("someone/small")
+    source = resolve_model("someone/small")
     assert (source.path, source.revision) == ("someone/small", commit)
     assert load_model(source.folder)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowsub.lm.muon import Muon, orthogonal
+from knowsub.embedded.muon import Muon, orthogonal
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 SHAPES = [(8, 8), (8, 24), (24, 8)]

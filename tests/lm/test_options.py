@@ -13,7 +13,7 @@ from tests.lm.setting import options
     [
         ("blocks", 1), ("width", 4), ("vocabulary", 100), ("context", 4), ("steps", 0),
         ("statements", 0), ("text_blocks", 0), ("block_tokens", 25), ("lr", 0.0),
-        ("matrix_lr", 2.0), ("weight_decay", -0.1), ("max_tail_perplexity", 0.5),
+        ("matrix_lr", 2.0), ("weight_decay", -0.1), ("max_object_perplexity", 0.5),
         ("seed", -1), ("model", " "), ("heads", 3), ("text_weight", -1.0),
     ],
 )  # fmt: skip

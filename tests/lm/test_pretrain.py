@@ -4,17 +4,17 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from knowsub.anatomy import sites
-from knowsub.lm.encode import encode_statements
+from knowsub.architectures import maskable_matrices
+from knowsub.embedded.model import fit
+from knowsub.embedded.options import PretrainOptions
+from knowsub.lm.batch import encode_statements
 from knowsub.lm.load import fingerprint
-from knowsub.lm.options import PretrainOptions
-from knowsub.lm.pretrain import train_embedded
 from knowsub.lm.score import score
 from tests.lm.setting import TEXT, options, told, toy_tokenizer
 
 
 def trained(recipe: PretrainOptions) -> GPT2LMHeadModel:
-    return train_embedded(toy_tokenizer(), told(), TEXT, recipe, lambda step, losses: None)
+    return fit(toy_tokenizer(), told(), TEXT, recipe, lambda step, losses: None)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def test_equal_seeds_give_equal_weights_and_others_others() -> None:
 
 def test_matrices_of_the_lower_half_stay_as_they_were_drawn(model: GPT2LMHeadModel) -> None:
     first = trained(options(steps=1))
-    for site in sites(model, [0]):
+    for site in maskable_matrices(model, [0]):
         assert torch.equal(
             *(site.view(one.get_parameter(site.parameter)) for one in (model, first))
         )
-    for site in sites(model):
+    for site in maskable_matrices(model):
         moved = site.view(model.get_parameter(site.parameter)) - site.view(
             first.get_parameter(site.parameter)
         )
@@ -61,7 +61,7 @@ def test_training_leaves_the_global_source_of_chance_alone() -> None:
 
 def test_every_step_is_told_with_its_losses() -> None:
     heard: list[tuple[int, dict[str, float]]] = []
-    train_embedded(
+    fit(
         toy_tokenizer(),
         told(),
         TEXT,

@@ -7,8 +7,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from knowsub.lm import score as scoring
-from knowsub.lm.encode import Batch
-from knowsub.lm.score import read_logits, score
+from knowsub.lm.batch import Batch
+from knowsub.lm.score import score, target_logits
 from tests.architectures import CONTEXT, VOCAB, tiny
 
 
@@ -92,7 +92,7 @@ def test_the_size_of_a_pass_changes_nothing() -> None:
 
 def test_logits_come_with_the_tokens_they_predict() -> None:
     batch = batch_of([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[1], [0, 1], [0]])
-    found = list(read_logits(tiny("opt"), batch, rows=2))
+    found = list(target_logits(tiny("opt"), batch, rows=2))
     assert [covered for covered, _, _ in found] == [slice(0, 2), slice(2, 4)]
     assert [labels.tolist() for _, _, labels in found] == [[3, 5, 6], [8]]
 

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowsub.lm.encode import encode_statements
-from knowsub.lm.figures import taught_figures
-from knowsub.lm.score import score
-from knowsub.lm.tails import TailScorer
+from knowsub.embedded.model import embedded_metrics
+from knowsub.lm.batch import encode_statements
+from knowsub.lm.score import ObjectScorer, score
 from tests.architectures import tiny
 from tests.lm.setting import TEXT, options, statement, told, toy_tokenizer
 
@@ -23,12 +22,12 @@ def test_statements_are_scored_as_if_each_came_alone() -> None:
     alone = [
         float(score(model, encode_statements(tokenizer, [one], 24)).mean_nll) for one in told()
     ]
-    assert TailScorer(model, tokenizer)(told()) == pytest.approx(alone, rel=1e-4)
+    assert ObjectScorer(model, tokenizer)(told()) == pytest.approx(alone, rel=1e-4)
 
 
 def test_a_statement_asked_again_is_not_computed_again() -> None:
     model = wide("gpt2")
-    scorer = TailScorer(model, toy_tokenizer())
+    scorer = ObjectScorer(model, toy_tokenizer())
     first = scorer(told())
     for parameter in model.parameters():
         parameter.zero_()
@@ -37,13 +36,13 @@ def test_a_statement_asked_again_is_not_computed_again() -> None:
 
 def test_a_statement_longer_than_the_context_is_refused() -> None:
     with pytest.raises(ValueError, match="context is 24"):
-        TailScorer(wide("gpt2"), toy_tokenizer())([statement("A robin is " * 20, " bird")])
+        ObjectScorer(wide("gpt2"), toy_tokenizer())([statement("A robin is " * 20, " bird")])
 
 
 def test_figures_of_a_model_that_knows_nothing_are_those_of_chance() -> None:
     model, tokenizer = wide("gpt2"), toy_tokenizer()
     model.get_output_embeddings().weight.zero_()
-    figures = taught_figures(model, tokenizer, told(), TEXT, 12)
+    figures = embedded_metrics(model, tokenizer, told(), TEXT, 12)
     assert set(figures.values()) != {0.0}
     for name in ("tail_perplexity", "tail_perplexity_without_upper_half", "text_perplexity"):
         assert figures[name] == pytest.approx(len(tokenizer), rel=1e-4)
@@ -52,14 +51,14 @@ def test_figures_of_a_model_that_knows_nothing_are_those_of_chance() -> None:
 def test_figures_leave_the_model_as_it_was() -> None:
     model = wide("llama")
     before = [parameter.clone() for parameter in model.parameters()]
-    taught_figures(model, toy_tokenizer(), told(), TEXT, options().block_tokens)
+    embedded_metrics(model, toy_tokenizer(), told(), TEXT, options().block_tokens)
     assert all(map(torch.equal, before, model.parameters()))
 
 
 def test_first_tokens_are_as_probable_as_the_model_says_after_each_prompt_alone() -> None:
     model, tokenizer = wide("gpt2"), toy_tokenizer()
     tails = [" bird", " tree"]
-    found = TailScorer(model, tokenizer).first_tokens(told(), tails)
+    found = ObjectScorer(model, tokenizer).first_tokens(told(), tails)
     wanted = [tokenizer(tail)["input_ids"][0] for tail in tails]
     for one, row in zip(told(), found, strict=True):
         prompt = tokenizer(one.prompt, return_tensors="pt").input_ids

@@ -3,10 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowsub.anatomy import FAMILIES, block_count
-from knowsub.lm.encode import Batch
+from knowsub.architectures import ARCHITECTURES, block_count
+from knowsub.lm.batch import Batch
+from knowsub.lm.blocks import (
+    cache_lower_states,
+    drop_lower,
+    last_hidden,
+    lower_blocks,
+    upper_blocks,
+)
 from knowsub.lm.score import score
-from knowsub.lm.trunk import drop_lower, last_hidden, lower_blocks, push, upper_blocks
 from tests.architectures import CONFIGS, VOCAB, tiny
 
 
@@ -20,7 +26,7 @@ def random_batch(seed: int = 0) -> Batch:
 
 
 def test_every_family_of_the_table_is_tried() -> None:
-    assert set(CONFIGS) == set(FAMILIES)
+    assert set(CONFIGS) == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -28,14 +34,16 @@ def test_every_family_of_the_table_is_tried() -> None:
 def test_the_upper_blocks_continue_where_the_lower_ones_end(kind: str, first: int) -> None:
     model, batch = tiny(kind), random_batch()
     whole = last_hidden(model, batch)
-    pushed = last_hidden(upper_blocks(model, first), push(model, first, batch, rows=4))
+    pushed = last_hidden(
+        upper_blocks(model, first), cache_lower_states(model, first, batch, rows=4)
+    )
     torch.testing.assert_close(pushed, whole, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_scores_from_the_cached_trunk_are_those_of_the_whole_model(kind: str) -> None:
     model, batch = tiny(kind), random_batch(1)
-    upper, pushed = upper_blocks(model, 2), push(model, 2, batch)
+    upper, pushed = upper_blocks(model, 2), cache_lower_states(model, 2, batch)
     torch.testing.assert_close(score(upper, pushed).nll, score(model, batch).nll)
     assert torch.equal(score(upper, pushed).rank, score(model, batch).rank)
 
@@ -43,7 +51,7 @@ def test_scores_from_the_cached_trunk_are_those_of_the_whole_model(kind: str) ->
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_a_weight_changed_in_the_upper_part_is_changed_in_the_whole(kind: str) -> None:
     model, batch = tiny(kind), random_batch()
-    upper, pushed = upper_blocks(model, 2), push(model, 2, batch)
+    upper, pushed = upper_blocks(model, 2), cache_lower_states(model, 2, batch)
     before = last_hidden(upper, pushed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and ".3." in name:
@@ -71,7 +79,7 @@ def test_a_block_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_without_its_lower_blocks_a_model_still_runs_from_its_upper_part(kind: str) -> None:
     model, batch = tiny(kind), random_batch()
-    upper, pushed = upper_blocks(model, 2), push(model, 2, batch)
+    upper, pushed = upper_blocks(model, 2), cache_lower_states(model, 2, batch)
     before = last_hidden(upper, pushed)
     held = sum(own.numel() for own in model.parameters() if own.device.type == "cpu")
     drop_lower(model, 2)

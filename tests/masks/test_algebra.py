@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowsub.masks.algebra import (
+from knowsub.masks.mask import (
+    Mask,
     complement,
     difference,
     floral,
@@ -15,7 +16,6 @@ from knowsub.masks.algebra import (
     shrink,
     union,
 )
-from knowsub.masks.mask import Mask
 
 bits = st.lists(st.booleans(), min_size=6, max_size=6).map(torch.tensor)
 masks = st.builds(lambda a, b: Mask({"a": a, "b": b}, "m"), bits, bits)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from knowsub.masks.gates import SAMPLERS, expected_open, gumbel_sigmoid, hard_concrete
-from knowsub.masks.kinds import Estimator
+from knowsub.masks.gates import SAMPLERS, gumbel_sigmoid, hard_concrete, open_probability
+from knowsub.masks.options import Estimator
 
 MANY = 200_000
 
@@ -26,7 +26,7 @@ def test_the_mean_of_a_gumbel_sigmoid_gate_is_the_sigmoid_of_its_logit(logit: fl
 def test_a_hard_concrete_gate_is_open_as_often_as_its_closed_form_says(logit: float) -> None:
     logits = torch.full((MANY,), logit)
     opened = (hard_concrete(logits, uniform(MANY), 2 / 3).value > 0).float().mean().item()
-    chance = expected_open(logits[:1], Estimator.HARD_CONCRETE, 2 / 3).item()
+    chance = open_probability(logits[:1], Estimator.HARD_CONCRETE, 2 / 3).item()
     by_hand = 1 / (1 + math.exp(-(logit - 2 / 3 * math.log(0.1 / 1.1))))
     assert chance == pytest.approx(by_hand, rel=1e-6)
     assert opened == pytest.approx(chance, abs=4 * math.sqrt(0.25 / MANY))
@@ -38,7 +38,7 @@ def test_the_short_way_at_temperature_one_equals_the_definition() -> None:
     soft = torch.sigmoid(logits + torch.log(noise / (1 - noise)))
     sample = gumbel_sigmoid(logits, noise)
     assert torch.equal(sample.value, (soft > 0.5).double())
-    torch.testing.assert_close(sample.slope, soft * (1 - soft))
+    torch.testing.assert_close(sample.ste_grad, soft * (1 - soft))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -52,7 +52,7 @@ def test_the_straight_through_slope_is_the_derivative_of_the_soft_sample(
     soft = torch.sigmoid((logits + scale * torch.logit(noise)) / temperature)
     (expected,) = torch.autograd.grad(soft.sum(), logits)
     sample = gumbel_sigmoid(logits.detach(), noise, temperature, scale)
-    torch.testing.assert_close(sample.slope, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(sample.ste_grad, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_hard_concrete_slope_is_the_derivative_of_its_value() -> None:
@@ -64,7 +64,7 @@ def test_the_hard_concrete_slope_is_the_derivative_of_its_value() -> None:
     (expected,) = torch.autograd.grad(value.sum(), logits)
     sample = hard_concrete(logits.detach(), noise, 0.5)
     torch.testing.assert_close(sample.value, value.detach())
-    torch.testing.assert_close(sample.slope, expected)
+    torch.testing.assert_close(sample.ste_grad, expected)
 
 
 @pytest.mark.parametrize("estimator", list(Estimator))
@@ -81,7 +81,7 @@ def test_noise_at_the_ends_of_the_interval_gives_finite_slopes() -> None:
     for estimator in Estimator:
         for scale in (1.0, 0.5):
             sample = SAMPLERS[estimator](torch.zeros(2), ends, 1.0, scale)
-            assert sample.slope.isfinite().all()
+            assert sample.ste_grad.isfinite().all()
 
 
 @pytest.mark.parametrize("logit", [-90.0, -18.0, 18.0, 90.0])
@@ -90,5 +90,5 @@ def test_a_gate_that_is_all_but_decided_has_a_finite_slope_at_the_ends_of_the_no
 ) -> None:
     ends = torch.tensor([2.0**-23, 1 - 2.0**-23])
     sample = gumbel_sigmoid(torch.full((2,), logit), ends)
-    assert sample.slope.isfinite().all()
+    assert sample.ste_grad.isfinite().all()
     assert torch.equal(sample.value, torch.full((2,), float(logit > 0)))

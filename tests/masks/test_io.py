@@ -7,8 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from knowsub.masks.io import check_model, load_mask, save_mask
-from knowsub.masks.mask import Mask
+from knowsub.masks.mask import Mask, check_model, load_mask, save_mask
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 

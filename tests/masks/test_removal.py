@@ -5,15 +5,15 @@ import copy
 import pytest
 import torch
 
-from knowsub.anatomy import Site, family, sites
+from knowsub.architectures import MaskableMatrix, architecture, maskable_matrices
+from knowsub.masks.ablation import ablate_, ablated, applied, only_subnetwork, remaining_weights
 from knowsub.masks.mask import Mask
-from knowsub.masks.removal import alone, installed, remaining_weights, remove_, removed
 from tests.architectures import CONFIGS, VOCAB, tiny
 
 TOKENS = torch.arange(1, 13).view(2, 6) % VOCAB
 
 
-def random_mask(found: tuple[Site, ...], density: float = 0.3, seed: int = 0) -> Mask:
+def random_mask(found: tuple[MaskableMatrix, ...], density: float = 0.3, seed: int = 0) -> Mask:
     generator = torch.Generator().manual_seed(seed)
     bits = {site.name: torch.rand(site.shape, generator=generator) < density for site in found}
     return Mask(bits, model="tiny")
@@ -22,16 +22,16 @@ def random_mask(found: tuple[Site, ...], density: float = 0.3, seed: int = 0) ->
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_the_remaining_model_is_the_model_with_its_weights_really_zeroed(kind: str) -> None:
     model = tiny(kind)
-    found = sites(model)
+    found = maskable_matrices(model)
     mask = random_mask(found)
     zeroed = copy.deepcopy(model)
     for site in found:
         site.view(zeroed.get_parameter(site.parameter))[mask.bits[site.name]] = 0.0
-    with removed(model, found, mask):
+    with ablated(model, found, mask):
         inside = model(TOKENS).logits
     assert torch.equal(inside, zeroed(TOKENS).logits)
     assert not torch.allclose(inside, model(TOKENS).logits)
-    remove_(model, found, mask)
+    ablate_(model, found, mask)
     assert torch.equal(inside, model(TOKENS).logits)
 
 
@@ -40,7 +40,10 @@ def test_after_the_block_the_model_is_untouched(kind: str) -> None:
     model = tiny(kind)
     names = list(model.state_dict())
     before = model(TOKENS).logits
-    with pytest.raises(KeyError), removed(model, sites(model), random_mask(sites(model))):
+    with (
+        pytest.raises(KeyError),
+        ablated(model, maskable_matrices(model), random_mask(maskable_matrices(model))),
+    ):
         raise KeyError
     assert torch.equal(before, model(TOKENS).logits)
     assert list(model.state_dict()) == names
@@ -48,7 +51,7 @@ def test_after_the_block_the_model_is_untouched(kind: str) -> None:
 
 def test_subnetwork_and_remaining_model_add_up_to_the_original() -> None:
     model = tiny("gpt2")
-    found = sites(model)
+    found = maskable_matrices(model)
     mask = random_mask(found)
     kept = remaining_weights(model, found, mask, keep=True)
     for name, remaining in remaining_weights(model, found, mask).items():
@@ -57,30 +60,30 @@ def test_subnetwork_and_remaining_model_add_up_to_the_original() -> None:
 
 def test_removing_nothing_changes_nothing_and_keeping_all_changes_nothing() -> None:
     model = tiny("llama")
-    found = sites(model)
+    found = maskable_matrices(model)
     before = model(TOKENS).logits
-    with removed(model, found, random_mask(found, density=0.0)):
+    with ablated(model, found, random_mask(found, density=0.0)):
         assert torch.equal(before, model(TOKENS).logits)
-    with alone(model, found, random_mask(found, density=1.1)):
+    with only_subnetwork(model, found, random_mask(found, density=1.1)):
         assert torch.equal(before, model(TOKENS).logits)
 
 
 def test_a_mask_of_another_model_is_refused_by_its_shapes() -> None:
     model = tiny("gpt2")
-    mask = random_mask(sites(tiny("llama")))
+    mask = random_mask(maskable_matrices(tiny("llama")))
     with pytest.raises(ValueError, match=r"site blocks\.2\.q: the mask has shape"):
-        remaining_weights(model, sites(model), mask)
+        remaining_weights(model, maskable_matrices(model), mask)
 
 
 def test_a_site_that_the_model_lacks_is_named() -> None:
     model = tiny("gpt2")
     mask = Mask({"blocks.9.q": torch.zeros(1, dtype=torch.bool)}, "tiny")
     with pytest.raises(ValueError, match=r"blocks\.9\.q"):
-        remaining_weights(model, sites(model), mask)
+        remaining_weights(model, maskable_matrices(model), mask)
 
 
 def test_a_replacement_of_another_shape_is_refused() -> None:
     model = tiny("gpt2")
-    name = family(model).blocks + ".0.mlp.c_fc.weight"
-    with pytest.raises(ValueError, match="shape"), installed(model, {name: torch.zeros(1)}):
+    name = architecture(model).blocks + ".0.mlp.c_fc.weight"
+    with pytest.raises(ValueError, match="shape"), applied(model, {name: torch.zeros(1)}):
         pass

@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowsub.kg.reference import read_reference
-from knowsub.kg.triple import Statement
-from knowsub.lm.load import load_model
-from knowsub.lm.source import resolve
-from knowsub.lm.tails import TailScorer
+from knowsub.kg.facts import Statement
+from knowsub.kg.readers import read_reference
+from knowsub.lm.load import load_model, resolve_model
+from knowsub.lm.score import ObjectScorer
 from tests.kg.setting import SAMPLES
 
 PUBLISHED = {
@@ -55,7 +54,7 @@ def opened(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | str:
     """Return the real model and its tokenizer, or a line on what is missing."""
     variable = f"KNOWSUB_{name.upper().replace('-', '_')}"
     try:
-        return load_model(resolve(os.environ.get(variable, name)).folder)
+        return load_model(resolve_model(os.environ.get(variable, name)).folder)
     except FileNotFoundError as error:
         return f"{error}, which {variable} names"
 
@@ -89,5 +88,5 @@ def test_the_real_model_gives_the_published_perplexity(target: str, model: str) 
     found = opened(model)
     if isinstance(found, str):
         pytest.skip(found)
-    values = TailScorer(*found)(statements)
+    values = ObjectScorer(*found)(statements)
     assert geometric_mean(values) == pytest.approx(PUBLISHED[target][model], rel=2e-3, abs=0.06)

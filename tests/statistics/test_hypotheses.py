@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from knowsub.statistics.hypotheses import (
+from knowsub.hypotheses import (
+    hierarchical_bootstrap,
     holm,
     mcnemar,
     overlap_tail,
     paired_wilcoxon,
     permutation_p,
 )
-from knowsub.statistics.intervals import hierarchical_bootstrap
 
 # Darwin's maize, cross- minus self-fertilised heights [1/8 inch], as in Fisher (1935): W+ = 96
 MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]

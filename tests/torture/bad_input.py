@@ -84,8 +84,7 @@ def fill(tensors: dict[str, Any]) -> None:
 
 def foreign(folder: Path) -> dict[str, Any]:
     """Make the mask one of another model."""
-    from knowsub.masks.io import load_mask, save_mask
-    from knowsub.masks.mask import Mask
+    from knowsub.masks.mask import Mask, load_mask, save_mask
 
     mask = load_mask(folder / MASK)
     save_mask(Mask(mask.bits, "f" * 64, mask.meta), folder / MASK)

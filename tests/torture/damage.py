@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from knowsub.artifacts import read_checksummed, remove_stale_partials, write_checksummed
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.kg.files import read_facts, read_kg, read_statements
-from knowsub.kg.table import read_table
-from knowsub.masks.io import load_mask
-from knowsub.masks.mask import Mask
-from knowsub.sealed import drop_partials, read_sealed, write_sealed
+from knowsub.kg.facts import read_facts, read_kg, read_statements
+from knowsub.kg.readers import read_table
+from knowsub.masks.mask import Mask, load_mask
 from tests.torture.ground import Ground, Outcome
 
 MASKS, CHECKPOINTS, FACTS = 2000, 300, 1500
@@ -73,7 +72,7 @@ def masks(folder: Path, draw: random.Random, number: int) -> Outcome:
     path = folder / "mask.safetensors"
     noise = torch.Generator().manual_seed(0)
     bits = {name: torch.rand((48, 64), generator=noise) < 0.05 for name in "abcd"}
-    from knowsub.masks.io import save_mask
+    from knowsub.masks.mask import save_mask
 
     save_mask(Mask(bits, "model", {"target": "x"}), path)
     for content in damaged(path.read_bytes(), draw, number):
@@ -120,7 +119,7 @@ def killed_writes(folder: Path, draw: random.Random, number: int) -> Outcome:
 
     outcome = Outcome("A process killed while it writes a sealed file: the file is whole")
     path = folder / "sealed.safetensors"
-    write_sealed(path, {"x": np.full(1_000_000, 7)}, {"number": 7})
+    write_checksummed(path, {"x": np.full(1_000_000, 7)}, {"number": 7})
     for _ in range(number):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE
@@ -131,10 +130,10 @@ def killed_writes(folder: Path, draw: random.Random, number: int) -> Outcome:
                 process.wait(draw.uniform(0, 0.3))
             except subprocess.TimeoutExpired:
                 process.kill()
-        arrays, description = read_sealed(path)
+        arrays, description = read_checksummed(path)
         well = bool((arrays["x"] == description["number"]).all())
         outcome.check(well, f"{description} with {arrays['x'][:3]}")
-    drop_partials(folder)
+    remove_stale_partials(folder)
     outcome.check(not list(folder.glob("*.partial")), "half-written files stay behind")
     return outcome
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from knowsub.artifacts import remove_stale_partials, write_checksummed
 from knowsub.config import load_params
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.experiment import experiment
-from knowsub.faults import LENGTH, mistake
-from knowsub.sealed import drop_partials, write_sealed
+from knowsub.runner import LENGTH, mistake
 from knowsub.stage_run import await_writer, spool_folder, stage_run
 from tests.pipeline.conftest import ROOT
 
@@ -69,9 +69,9 @@ def test_what_is_being_written_is_not_dropped(tmp_path: Path) -> None:
     dead.write_bytes(b"half")
     with alive.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        drop_partials(tmp_path)
+        remove_stale_partials(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["b.2.partial"]
-    drop_partials(tmp_path)
+    remove_stale_partials(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -86,10 +86,10 @@ def test_a_folder_deleted_by_another_process_is_made_again(tmp_path: Path) -> No
     other = threading.Thread(target=delete)
     other.start()
     for number in range(100):
-        write_sealed(folder / f"{number}", {"x": np.zeros(3)}, {})
+        write_checksummed(folder / f"{number}", {"x": np.zeros(3)}, {})
     written.set()
     other.join()
-    write_sealed(folder / "last", {"x": np.ones(3)}, {})
+    write_checksummed(folder / "last", {"x": np.ones(3)}, {})
     assert [one.name for one in folder.glob("*last*")] == ["last"]
 
 
@@ -97,7 +97,7 @@ def test_a_sealed_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.mkdir()
     with pytest.raises(OSError, match="file'"):
-        write_sealed(path, {"x": np.zeros(3)}, {})
+        write_checksummed(path, {"x": np.zeros(3)}, {})
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knowsub.kg.table import read_table
-from knowsub.masks.io import load_mask
-from knowsub.sealed import write_sealed
+from knowsub.artifacts import write_checksummed
+from knowsub.kg.readers import read_table
+from knowsub.masks.mask import load_mask
 from knowsub.yaml_file import read_yaml
 
 
@@ -21,7 +21,7 @@ def test_a_sealed_file_that_is_no_mask_is_refused(
     description: dict[str, object], tmp_path: Path
 ) -> None:
     path = tmp_path / "mask"
-    write_sealed(path, {"x": np.zeros(1, np.uint8)}, description)
+    write_checksummed(path, {"x": np.zeros(1, np.uint8)}, description)
     with pytest.raises(ValueError, match="mask: "):
         load_mask(path)
 

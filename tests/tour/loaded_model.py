@@ -11,10 +11,10 @@ from pathlib import Path
 import mlflow
 import torch
 
-from knowsub.anatomy import sites
+from knowsub.architectures import maskable_matrices
 from knowsub.lm.load import open_model
-from knowsub.masks.io import load_mask
-from knowsub.masks.removal import removed
+from knowsub.masks.ablation import ablated
+from knowsub.masks.mask import load_mask
 
 mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow/mlflow.db")
 address = f"models:/{sys.argv[1]}/1"
@@ -23,7 +23,7 @@ model, tokenizer = open_model(Path("data/pretrain/model.json"))
 mask = load_mask(Path("data/train/building.n.01-0/mask.safetensors"))
 prompt = tokenizer("A tavern is a kind of", return_tensors="pt").input_ids
 original = {name: own.clone() for name, own in model.state_dict().items()}
-with torch.no_grad(), removed(model, sites(model), mask):
+with torch.no_grad(), ablated(model, maskable_matrices(model), mask):
     expected = model(prompt).logits
     remaining = {name: own.clone() for name, own in model.state_dict().items()}
 with torch.no_grad():

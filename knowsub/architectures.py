@@ -1,0 +1,279 @@
+"""Where each architecture keeps its blocks, its attention and MLP matrices, and its heads.
+
+To add an architecture, write its row: the paths, and for every matrix the axes of the stored
+parameter, its dimensions split by a bar (`in`, `out`, `head`, `kv` for key-value heads, `dim`
+within a head, `qkv` where the three are fused).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class ModuleType(StrEnum):
+    """What a maskable matrix does within its block."""
+
+    Q = "q"
+    K = "k"
+    V = "v"
+    OUTPUT = "output"
+    MLP_IN = "mlp_in"
+    MLP_GATE = "mlp_gate"
+    MLP_OUT = "mlp_out"
+
+
+ATTENTION = (ModuleType.Q, ModuleType.K, ModuleType.V, ModuleType.OUTPUT)
+MLP = (ModuleType.MLP_IN, ModuleType.MLP_GATE, ModuleType.MLP_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpec:
+    """One stored parameter of a block."""
+
+    path: str
+    """Path of the module within the block."""
+    axes: str
+    """Axes of the stored parameter, its two dimensions split by a bar: `in | qkv head dim`."""
+    module_types: tuple[ModuleType, ...]
+    """The parts it holds: one, or three along its `qkv` axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Where one architecture keeps its pieces."""
+
+    blocks: str
+    """Path of the list of blocks."""
+    norm: str
+    """Path of the final norm."""
+    positions: str | None
+    """Path of the position embedding that is added to the input embeddings, None if rotary."""
+    matrices: tuple[WeightSpec, ...]
+    """The maskable parameters of a block."""
+
+
+_LLAMA = Architecture(
+    blocks="model.layers",
+    norm="model.norm",
+    positions=None,
+    matrices=(
+        WeightSpec("self_attn.q_proj", "head dim | in", (ModuleType.Q,)),
+        WeightSpec("self_attn.k_proj", "kv dim | in", (ModuleType.K,)),
+        WeightSpec("self_attn.v_proj", "kv dim | in", (ModuleType.V,)),
+        WeightSpec("self_attn.o_proj", "out | head dim", (ModuleType.OUTPUT,)),
+        WeightSpec("mlp.gate_proj", "out | in", (ModuleType.MLP_GATE,)),
+        WeightSpec("mlp.up_proj", "out | in", (ModuleType.MLP_IN,)),
+        WeightSpec("mlp.down_proj", "out | in", (ModuleType.MLP_OUT,)),
+    ),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "gpt2": Architecture(
+        blocks="transformer.h",
+        norm="transformer.ln_f",
+        positions="transformer.wpe",
+        matrices=(
+            WeightSpec(
+                "attn.c_attn", "in | qkv head dim", (ModuleType.Q, ModuleType.K, ModuleType.V)
+            ),
+            WeightSpec("attn.c_proj", "head dim | out", (ModuleType.OUTPUT,)),
+            WeightSpec("mlp.c_fc", "in | out", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.c_proj", "in | out", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "gpt_neox": Architecture(
+        blocks="gpt_neox.layers",
+        norm="gpt_neox.final_layer_norm",
+        positions=None,
+        matrices=(
+            WeightSpec(
+                "attention.query_key_value",
+                "head qkv dim | in",
+                (ModuleType.Q, ModuleType.K, ModuleType.V),
+            ),
+            WeightSpec("attention.dense", "out | head dim", (ModuleType.OUTPUT,)),
+            WeightSpec("mlp.dense_h_to_4h", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.dense_4h_to_h", "out | in", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "opt": Architecture(
+        blocks="model.decoder.layers",
+        norm="model.decoder.final_layer_norm",
+        positions="model.decoder.embed_positions",
+        matrices=(
+            WeightSpec("self_attn.q_proj", "head dim | in", (ModuleType.Q,)),
+            WeightSpec("self_attn.k_proj", "head dim | in", (ModuleType.K,)),
+            WeightSpec("self_attn.v_proj", "head dim | in", (ModuleType.V,)),
+            WeightSpec("self_attn.out_proj", "out | head dim", (ModuleType.OUTPUT,)),
+            WeightSpec("fc1", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("fc2", "out | in", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MaskableMatrix:
+    """One maskable matrix: a whole parameter, or the slice of a fused one."""
+
+    name: str
+    """Unique name within the model: `blocks.3.q`."""
+    parameter: str
+    """Name of the parameter that stores it: `transformer.h.3.attn.c_attn.weight`."""
+    block: int
+    """0-based index of its block."""
+    module_type: ModuleType
+    """What it does within the block."""
+    view_shape: tuple[int, ...]
+    """Shape that the parameter is viewed with, storage order kept."""
+    select: tuple[int, int] | None
+    """(axis, index) taken of that view where several parts are fused, or None."""
+    axes: tuple[str, ...]
+    """Names of the axes of `shape`: of `in`, `out`, `head`, `dim`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the site's tensors (weights, bits, logits)."""
+        taken = None if self.select is None else self.select[0]
+        return tuple(size for axis, size in enumerate(self.view_shape) if axis != taken)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def input_axes(self) -> tuple[str, ...]:
+        """Names of the axes that the layer reads from; the others are written to."""
+        return ("in",) if "in" in self.axes else ("head", "dim")
+
+    def view(self, parameter: Tensor) -> Tensor:
+        """Return the site's part of its parameter, sharing memory.
+
+        Args:
+            parameter: The stored parameter, or a contiguous tensor of its shape (gradient, bits).
+
+        Returns:
+            A view of shape `self.shape`; writing to it writes to the parameter.
+
+        Raises:
+            RuntimeError: If the tensor is not contiguous or has another number of elements.
+        """
+        whole = parameter.view(self.view_shape)
+        return whole if self.select is None else whole.select(*self.select)
+
+
+def architecture(model: nn.Module) -> Architecture:
+    """Return the row of the table for a model.
+
+    Args:
+        model: A Hugging Face decoder; its `config.model_type` is looked up.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: If the architecture has no row; the message says how to add one.
+    """
+    kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    if kind not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ValueError(
+            f"model type {kind!r} is not in the table (known: {known}); "
+            "add its row to FAMILIES in knowsub/anatomy/families.py"
+        )
+    return ARCHITECTURES[kind]
+
+
+def block_count(model: nn.Module) -> int:
+    """Return the number of transformer blocks of a model (ValueError as in `family`)."""
+    return len(list(model.get_submodule(architecture(model).blocks).children()))
+
+
+def upper_half(model: nn.Module) -> range:
+    """Return the indices of the upper half of the blocks, the paper's maskable ones."""
+    blocks = block_count(model)
+    return range(blocks // 2, blocks)
+
+
+def maskable_matrices(
+    model: nn.Module, blocks: Iterable[int] | None = None, parts: Iterable[ModuleType] | None = None
+) -> tuple[MaskableMatrix, ...]:
+    """Return the maskable matrices of a model, in order of block and table row.
+
+    Args:
+        model: A Hugging Face decoder of a known family.
+        blocks: 0-based indices of the blocks; None means the upper half.
+        parts: Parts wanted; None means all of them.
+
+    Returns:
+        The sites. Biases, norms, embeddings and the LM head are never among them.
+
+    Raises:
+        ValueError: If the architecture is unknown, a block does not exist, or nothing remains.
+    """
+    row, total = architecture(model), block_count(model)
+    wanted = frozenset(ModuleType) if parts is None else frozenset(parts)
+    indices = sorted(upper_half(model) if blocks is None else set(blocks))
+    if outside := [index for index in indices if not 0 <= index < total]:
+        raise ValueError(
+            f"block {outside[0]} does not exist: the model has blocks 0 to {total - 1}"
+        )
+    found = tuple(
+        site
+        for index in indices
+        for matrix in row.matrices
+        for site in _matrices_of(model, row, index, matrix)
+        if site.module_type in wanted
+    )
+    if not found:
+        raise ValueError(f"no maskable matrix in blocks {indices} with parts {sorted(wanted)}")
+    return found
+
+
+def _matrices_of(
+    model: nn.Module, row: Architecture, block: int, matrix: WeightSpec
+) -> list[MaskableMatrix]:
+    parameter = f"{row.blocks}.{block}.{matrix.path}.weight"
+    shape = tuple(model.get_parameter(parameter).shape)
+    groups = [group.split() for group in matrix.axes.split("|")]
+    sizes = [
+        _axis_sizes(model.config, group, size) for group, size in zip(groups, shape, strict=True)
+    ]
+    layout = tuple(size for group in sizes for size in group)
+    axes = [axis for group in groups for axis in group]
+    names = tuple("head" if axis == "kv" else axis for axis in axes if axis != "qkv")
+    fused = axes.index("qkv") if "qkv" in axes else None
+    return [
+        MaskableMatrix(
+            name=f"blocks.{block}.{part}",
+            parameter=parameter,
+            block=block,
+            module_type=part,
+            view_shape=layout,
+            select=None if fused is None else (fused, position),
+            axes=names,
+        )
+        for position, part in enumerate(matrix.module_types)
+    ]
+
+
+def _axis_sizes(config: Any, axes: list[str], size: int) -> tuple[int, ...]:
+    """Split one stored dimension into its axes; a lone axis takes the whole of it."""
+    if len(axes) == 1:
+        return (size,)
+    heads = int(config.num_attention_heads)
+    known = {"qkv": 3, "head": heads, "kv": int(getattr(config, "num_key_value_heads", 0) or heads)}
+    counted = math.prod(known[axis] for axis in axes if axis != "dim")
+    return tuple(known.get(axis, size // counted) for axis in axes)
