@@ -44,7 +44,9 @@ class BaselineOptions:
             self._require(name, getattr(self, name) >= 1, "an integer >= 1")
         self._require("protected", 0 <= self.protected < 1, "at least 0 and below 1")
         self._require(
-            "factors", all(0 < one <= 100 for one in self.size_multipliers), "above 0, up to 100"
+            "size_multipliers",
+            all(0 < one <= 100 for one in self.size_multipliers),
+            "above 0, up to 100",
         )
         self._require("seed", self.seed >= 0, "an integer >= 0")
 

@@ -130,7 +130,7 @@ class TrainOptions:
             "text_weight", "expression_weight", "sparsity_start", "sparsity_end",
         )  # fmt: skip
         counts = (
-            "steps", "target_batch", "control_batch", "neighborhood_batch", "text_batch", "accumulate",
+            "steps", "target_batch", "control_batch", "neighborhood_batch", "text_batch", "grad_accumulation",
             "evaluate_every", "checkpoint_every",
         )  # fmt: skip
         for name in shares:
@@ -140,17 +140,19 @@ class TrainOptions:
         for name in counts:
             self._require(name, getattr(self, name) >= 1, "an integer >= 1")
         self._require(
-            "accumulate", self.grad_accumulation <= self.target_batch, "at most train.target_batch"
+            "grad_accumulation",
+            self.grad_accumulation <= self.target_batch,
+            "at most train.target_batch",
         )
         self._require_shift()
-        self._require("initial", 0 < self.init_prob < 1, "above 0 and below 1")
+        self._require("init_prob", 0 < self.init_prob < 1, "above 0 and below 1")
         self._require("max_density", 0 < self.max_density <= 1, "above 0, at most 1")
         self._require("temperature", 0 < self.temperature <= 10, "above 0, at most 10")
         self._require("lr", 0 < self.lr <= 100, "above 0, at most 100")
         self._require("block_tokens", self.block_tokens >= 2, "an integer >= 2")
         self._require("max_control_ratio", self.max_control_ratio >= 1, "at least 1")
         self._require("max_text_ratio", self.max_text_ratio >= 1, "at least 1")
-        self._require("parts", bool(self.modules), f"at least one of {', '.join(ModuleType)}")
+        self._require("modules", bool(self.modules), f"at least one of {', '.join(ModuleType)}")
         self._require("blocks", _is_range(self.blocks), "upper_half, or first:end such as 2:4")
 
     def _require_shift(self) -> None:

@@ -97,12 +97,14 @@ class TestOptions:
         self._require("block_tokens", self.block_tokens >= 2, "an integer >= 2")
         self._require("folds", self.folds >= 2, "an integer >= 2")
         self._require("relearning_lr", 0 < self.relearning_lr < 1, "above 0 and below 1")
-        self._require("level", 0 < self.confidence_level < 1, "above 0 and below 1")
+        self._require("confidence_level", 0 < self.confidence_level < 1, "above 0 and below 1")
         self._require(
-            "bits", all(2 <= bits <= 16 for bits in self.quantization_bits), "integers from 2 to 16"
+            "quantization_bits",
+            all(2 <= bits <= 16 for bits in self.quantization_bits),
+            "integers from 2 to 16",
         )
         shares = all(0 < share <= 1 for share in self.size_perturbations)
-        self._require("resize", shares, "fractions above 0 and at most 1")
+        self._require("size_perturbations", shares, "fractions above 0 and at most 1")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

@@ -102,7 +102,7 @@ class PrepareOptions:
             _refuse(total > 0.9, " + ".join(keys), total, "at most 0.9 together")
         _refuse(
             len(set(self.extra_targets)) < len(self.extra_targets),
-            "taught",
+            "extra_targets",
             self.extra_targets,
             "no name twice",
         )
