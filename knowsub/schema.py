@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from knowsub.analysis.options import AnalyzeOptions, ReportOptions
+from knowsub.analysis.options import AnalyzeOptions
 from knowsub.baselines.options import BaselineOptions
 from knowsub.discovery.options import TrainOptions
 from knowsub.downstream.options import FinetuneOptions
 from knowsub.embedded.options import PretrainOptions
 from knowsub.evaluation.options import TestOptions
 from knowsub.kg.options import PrepareOptions, VerbalizeOptions
+from knowsub.report.options import ReportOptions
 
 
 class Device(StrEnum):

@@ -8,7 +8,6 @@ import subprocess
 
 import pytest
 
-from knowsub.analysis.options import ReportOptions
 from knowsub.provenance import code_commit, parameters_shown
 from knowsub.report.collect import read_json, read_mask_results
 from knowsub.report.compared_runs import compared_runs, read_summaries
@@ -21,6 +20,7 @@ from knowsub.report.metrics import (
     with_dominance,
     worst_figures,
 )
+from knowsub.report.options import ReportOptions
 from knowsub.report.page import Provenance, write_report
 from knowsub.report.tables import BEGIN, END, evidence, results_table, with_results, write_readme
 from tests.report_setting import METHODS, SEEDS, TARGETS, write_outputs
@@ -42,7 +42,7 @@ def items(data):
 
 
 def write(out, data, items, others=None, **changes):
-    options = ReportOptions(**({"title": "T", "facts": 5, "dpi": 60, "bars": BARS} | changes))
+    options = ReportOptions(**({"title": "T", "facts": 5, "dpi": 60, "thresholds": BARS} | changes))
     names = ("structure", "overlap", "function")
     analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
     return write_report(out, items, analysis, options, ORIGIN, others or {})

@@ -1,10 +1,6 @@
-"""What the stages `analyze` and `report` may be told, checked before any work starts."""
+"""Options of the stage `analyze`."""
 
-import re
 from dataclasses import dataclass
-
-BAR = re.compile(r"^(>=|<=) ?(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$")
-"""A bar: the direction and the value, such as `<= 1.05`."""
 
 
 @dataclass
@@ -31,28 +27,6 @@ class AnalyzeOptions:
         _require("analyze.shares", bad_shares, not bad_shares, "fractions above 0 and up to 4")
         _require("analyze.alpha", self.alpha, 0 < self.alpha < 1, "a fraction between 0 and 1")
         _require("analyze.seed", self.seed, self.seed >= 0, "an integer >= 0")
-
-
-@dataclass
-class ReportOptions:
-    """Options of the stage `report`."""
-
-    title: str
-    """Heading of the page."""
-    facts: int
-    """Control facts listed on the page per mask at most; target and near facts all are."""
-    dpi: int
-    """Resolution of the PNG pictures [dots per inch]."""
-    thresholds: dict[str, str]
-    """Figure name -> `>= x` or `<= x`; the report marks every mask that misses it."""
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense (ValueError naming key, value and what is allowed)."""
-        _require("report.title", self.title, bool(self.title.strip()), "a text")
-        _require("report.facts", self.facts, self.facts >= 0, "an integer >= 0")
-        _require("report.dpi", self.dpi, 50 <= self.dpi <= 600, "an integer from 50 to 600")
-        wrong = {name: bar for name, bar in self.thresholds.items() if not BAR.match(bar)}
-        _require("report.thresholds", wrong, not wrong, "bars such as '>= 0.98' or '<= 1.05'")
 
 
 def _require(key: str, value: object, holds: bool, allowed: str) -> None:

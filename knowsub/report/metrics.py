@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from knowsub.analysis.options import BAR
 from knowsub.report.collect import MaskResult
+from knowsub.report.options import THRESHOLD
 from knowsub.report.plots import Grid
 
 
@@ -264,7 +264,7 @@ def meets_threshold(value: float | None, bar: str | None) -> bool | None:
     """
     if bar is None:
         return None
-    match = BAR.match(bar)
+    match = THRESHOLD.match(bar)
     if match is None:
         raise ValueError(f"bar {bar!r} is not of the form '>= 0.98' or '<= 1.05'")
     if value is None or not math.isfinite(value):

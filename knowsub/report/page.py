@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from knowsub.analysis.options import ReportOptions
+from knowsub.report.options import ReportOptions
 from knowsub.report import tables as context
 from knowsub.report.collect import Analysis, MaskResult
 from knowsub.report.compared_runs import compared_runs
