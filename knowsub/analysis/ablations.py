@@ -94,7 +94,7 @@ def best_statements(statements: Sequence[Statement], split: Split, limit: int) -
     for statement in statements:
         if statement.split is split and statement.role is Role.TRAIN:
             other = best.setdefault(statement.fact.key, statement)
-            if (statement.nll or 0.0) < (other.nll or 0.0):
+            if statement.nll_or_inf < other.nll_or_inf:
                 best[statement.fact.key] = statement
     found = list(best.values())
     step = max(1, -(-len(found) // limit))

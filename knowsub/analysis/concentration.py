@@ -12,8 +12,9 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor, nn
 
-from knowsub.analysis.counts import Counts, masked_matrices
+from knowsub.analysis.counts import Counts
 from knowsub.architectures import MaskableMatrix
+from knowsub.masks.ablation import masked_matrices
 from knowsub.masks.mask import Mask
 
 TOP = 0.01

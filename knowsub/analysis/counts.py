@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -44,24 +44,6 @@ def unit_counts(bits: Bool[Tensor, ...], site: MaskableMatrix, unit: Granularity
     shared = [axis for axis, size in enumerate(kept) if size != bits.shape[axis]]
     counts = np.count_nonzero(bits.numpy(), axis=tuple(shared)) if shared else bits.numpy()
     return np.asarray(counts, dtype=np.int64).reshape(-1)
-
-
-def masked_matrices(sites: Sequence[MaskableMatrix], mask: Mask) -> list[MaskableMatrix]:
-    """Return the sites that a mask covers, in order.
-
-    Args:
-        sites: Sites of the mask's model.
-        mask: The mask.
-
-    Returns:
-        Those that the mask has bits for.
-
-    Raises:
-        ValueError: If the mask has a site that is not among them.
-    """
-    if unknown := sorted(mask.bits.keys() - {site.name for site in sites}):
-        raise ValueError(f"the mask has site {unknown[0]!r}, which the model lacks")
-    return [site for site in sites if site.name in mask.bits]
 
 
 def implied_matrices(mask: Mask) -> tuple[MaskableMatrix, ...]:
@@ -132,11 +114,6 @@ def head_counts(mask: Mask, sites: Sequence[MaskableMatrix]) -> dict[str, tuple[
             _, weights, members = found.get(name, (kind, 0, 0))
             found[name] = (kind, weights + site.size // len(counts), members + int(count))
     return found
-
-
-def site_counts(mask: Mask) -> Mapping[str, tuple[int, int]]:
-    """Return the weights and the mask's weights of every site, by name."""
-    return {name: (bits.numel(), int(bits.sum())) for name, bits in mask.bits.items()}
 
 
 def _heads(site: MaskableMatrix) -> int:

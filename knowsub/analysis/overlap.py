@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal, stats
 
-from knowsub.analysis.counts import Values, masked_matrices, unit_counts
+from knowsub.analysis.counts import Values, unit_counts
 from knowsub.architectures import MaskableMatrix
 from knowsub.hypotheses import holm
+from knowsub.masks.ablation import masked_matrices
 from knowsub.masks.mask import Mask
 from knowsub.masks.options import Granularity
 

@@ -14,11 +14,11 @@ from knowsub.analysis.counts import (
     Counts,
     Values,
     head_counts,
-    masked_matrices,
     unit_counts,
 )
 from knowsub.architectures import MaskableMatrix
 from knowsub.hypotheses import holm
+from knowsub.masks.ablation import masked_matrices
 from knowsub.masks.mask import Mask
 from knowsub.masks.options import Granularity
 

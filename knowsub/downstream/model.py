@@ -40,6 +40,7 @@ from knowsub.architectures import MaskableMatrix, architecture, maskable_matrice
 from knowsub.downstream.encode import Encoded
 from knowsub.downstream.options import Adaptation, Readout
 from knowsub.lm.blocks import last_hidden
+from knowsub.masks.ablation import masked_matrices
 from knowsub.masks.mask import Mask
 
 
@@ -59,15 +60,11 @@ def removed_bits(
     Raises:
         ValueError: If the mask names a site that the model lacks.
     """
-    known = {site.name: site for site in sites}
     bits: dict[str, Tensor] = {}
-    for name, own in mask.bits.items():
-        if name not in known:
-            raise ValueError(f"the mask has site {name!r}, which the model lacks")
-        site = known[name]
-        shape = model.get_parameter(site.parameter).shape
-        whole = bits.setdefault(site.parameter, torch.zeros(shape, dtype=torch.bool))
-        site.view(whole).copy_(own)
+    for matrix in masked_matrices(sites, mask):
+        shape = model.get_parameter(matrix.parameter).shape
+        whole = bits.setdefault(matrix.parameter, torch.zeros(shape, dtype=torch.bool))
+        matrix.view(whole).copy_(mask.bits[matrix.name])
     return bits
 
 

@@ -294,10 +294,7 @@ def best_prompts(statements: Sequence[Statement], most: int) -> list[Statement]:
     """
     taken: dict[str, int] = {}
     chosen = set()
-    ordered = sorted(
-        range(len(statements)),
-        key=lambda i: float("inf") if (nll := statements[i].nll) is None else nll,
-    )
+    ordered = sorted(range(len(statements)), key=lambda index: statements[index].nll_or_inf)
     for index in ordered:
         key = statements[index].fact.key
         if taken.setdefault(key, 0) < most:

@@ -84,6 +84,11 @@ class Statement:
         """The whole statement."""
         return self.prompt + self.object
 
+    @property
+    def nll_or_inf(self) -> float:
+        """`nll`, or infinity before it is scored, so that an unscored statement ranks worst."""
+        return float("inf") if self.nll is None else self.nll
+
     def to_row(self) -> dict[str, Any]:
         """Return the statement as one JSON object, the fact's fields nested under `fact`."""
         return asdict(self)

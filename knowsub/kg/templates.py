@@ -271,7 +271,7 @@ def choose(told: Sequence[Statement], scorer: Scorer) -> list[Statement]:
     best: dict[tuple[Fact, str], Statement] = {}
     for statement in _scored(told, scorer):
         pair = (statement.fact, statement.family)
-        if pair not in best or _nll(statement) < _nll(best[pair]):
+        if pair not in best or statement.nll_or_inf < best[pair].nll_or_inf:
             best[pair] = statement
     return list(best.values())
 
@@ -301,7 +301,7 @@ def best_trains(told: Sequence[Statement]) -> list[Statement]:
             raise ValueError(
                 f"{fact.key!r} has statements of {len(group)} families; choice 'best' needs 3"
             )
-        ranked = sorted(group, key=_nll)
+        ranked = sorted(group, key=lambda statement: statement.nll_or_inf)
         order = [Role.TRAIN, Role.VALIDATION] + [Role.TEST] * (len(ranked) - 2)
         for statement, role in zip(ranked, order, strict=True):
             roles[fact, statement.family] = role
@@ -334,11 +334,6 @@ def _scored(told: Sequence[Statement], scorer: Scorer) -> list[Statement]:
     if len(values) != len(told):
         raise ValueError(f"the scorer returned {len(values)} values for {len(told)} statements")
     return [replace(one, nll=float(nll)) for one, nll in zip(told, values, strict=True)]
-
-
-def _nll(statement: Statement) -> float:
-    """Return the NLL of a scored statement; an unscored one is worse than any."""
-    return float("inf") if statement.nll is None else statement.nll
 
 
 def _check_roles(told: Sequence[Statement]) -> None:

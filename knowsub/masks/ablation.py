@@ -16,6 +16,30 @@ from knowsub.architectures import MaskableMatrix
 from knowsub.masks.mask import Mask
 
 
+def masked_matrices(matrices: Sequence[MaskableMatrix], mask: Mask) -> list[MaskableMatrix]:
+    """Return the matrices that a mask covers.
+
+    Args:
+        matrices: The maskable matrices of the mask's model.
+        mask: The mask.
+
+    Returns:
+        Those that the mask has bits for, in the order of `matrices`.
+
+    Raises:
+        ValueError: If the mask names a matrix that is not among them, or of another shape.
+    """
+    shapes = {matrix.name: matrix.shape for matrix in matrices}
+    for name, bits in mask.bits.items():
+        if name not in shapes:
+            raise ValueError(f"the mask has matrix {name!r}, which the model lacks")
+        if tuple(bits.shape) != shapes[name]:
+            raise ValueError(
+                f"matrix {name}: the mask has shape {tuple(bits.shape)}, the model {shapes[name]}"
+            )
+    return [matrix for matrix in matrices if matrix.name in mask.bits]
+
+
 class ParameterSwap:
     """Tensors that a model computes with in place of some parameters, when it is told to.
 
@@ -80,7 +104,7 @@ def remaining_weights(
     """
     weights: dict[str, Tensor] = {}
     with torch.no_grad():
-        for site in _masked_matrices(sites, mask):
+        for site in masked_matrices(sites, mask):
             if site.parameter not in weights:
                 weights[site.parameter] = model.get_parameter(site.parameter).detach().clone()
             view = site.view(weights[site.parameter])
@@ -110,16 +134,3 @@ def ablate_(model: nn.Module, sites: Sequence[MaskableMatrix], mask: Mask) -> No
     """Set the weights of a critical subnetwork to zero, for good (errors: `remaining_weights`)."""
     for name, tensor in remaining_weights(model, sites, mask).items():
         model.get_parameter(name).copy_(tensor)
-
-
-def _masked_matrices(sites: Sequence[MaskableMatrix], mask: Mask) -> list[MaskableMatrix]:
-    known = {site.name: site for site in sites}
-    for name, bits in mask.bits.items():
-        if name not in known:
-            raise ValueError(f"the mask has site {name!r}, which the model lacks")
-        shape = known[name].shape
-        if tuple(bits.shape) != shape:
-            raise ValueError(
-                f"site {name}: the mask has shape {tuple(bits.shape)}, the model {shape}"
-            )
-    return [known[name] for name in mask.bits]

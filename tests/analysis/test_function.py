@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from knowsub.analysis.ablations import (
 )
 from knowsub.analysis.pipeline import Ablations, MaskFile, mask_files
 from knowsub.architectures import maskable_matrices
-from knowsub.kg.facts import Split
+from knowsub.kg.facts import Role, Split
 from knowsub.masks.mask import save_mask
 from tests.analysis.setting import drawn, wide_places
 from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
@@ -73,6 +75,14 @@ def test_one_training_prompt_per_fact_is_taken_evenly():
     assert len(best_statements(rows, Split.CONTROL_TRAIN, 100)) == 8
     assert len(best_statements(rows, Split.CONTROL_TRAIN, 4)) == 4
     assert {row.role for row in best_statements(rows, Split.TARGET, 3)} == {"train"}
+
+
+def test_a_prompt_without_an_nll_is_never_the_best_of_its_fact():
+    first = next(row for row in statements("a") if row.split is Split.TARGET)
+    first = replace(first, role=Role.TRAIN)
+    rows = [replace(first, nll=None), replace(first, family="scored", nll=9.0)]
+    for order in (rows, rows[::-1]):
+        assert [row.family for row in best_statements(order, Split.TARGET, 1)] == ["scored"]
 
 
 def test_all_masks_of_the_parameters_are_removed_in_parts_together_and_at_every_size(

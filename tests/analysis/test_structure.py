@@ -81,5 +81,5 @@ def test_empty_and_full_masks_are_described_without_a_division_by_zero():
 
 def test_a_site_that_the_model_lacks_is_refused():
     mask = drawn(wide_places(), 0.1, torch.Generator())
-    with pytest.raises(ValueError, match=r"site 'blocks\.2\.mlp_in', which the model lacks"):
+    with pytest.raises(ValueError, match=r"matrix 'blocks\.2\.mlp_in', which the model lacks"):
         structure(mask, wide_places()[:2])

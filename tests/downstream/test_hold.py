@@ -19,7 +19,7 @@ def test_the_bits_of_the_parameters_are_those_of_the_sites() -> None:
 
 def test_a_mask_of_another_model_is_refused() -> None:
     model = tiny("gpt2")
-    with pytest.raises(ValueError, match=r"site 'blocks\.9\.q', which the model lacks"):
+    with pytest.raises(ValueError, match=r"matrix 'blocks\.9\.q', which the model lacks"):
         removed_bits(
             model, maskable_matrices(model), Mask({"blocks.9.q": torch.ones(2).bool()}, "other")
         )

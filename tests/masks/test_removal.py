@@ -71,7 +71,7 @@ def test_removing_nothing_changes_nothing_and_keeping_all_changes_nothing() -> N
 def test_a_mask_of_another_model_is_refused_by_its_shapes() -> None:
     model = tiny("gpt2")
     mask = random_mask(maskable_matrices(tiny("llama")))
-    with pytest.raises(ValueError, match=r"site blocks\.2\.q: the mask has shape"):
+    with pytest.raises(ValueError, match=r"matrix blocks\.2\.q: the mask has shape"):
         remaining_weights(model, maskable_matrices(model), mask)
 
 
