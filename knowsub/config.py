@@ -57,7 +57,7 @@ def load_params(overrides: Sequence[str] = (), path: str | Path = "params.yaml")
         tree = _composed(tree, overrides)
         source = Source(f"{source.name} with {' '.join(overrides)}", source.comments)
     params = conform(tree, Params, source)
-    if params.prepare.knowledge == "wordnet" and wordnet.NOUNS.is_file():
+    if params.prepare.fact_source == "wordnet" and wordnet.NOUNS.is_file():
         _require_synsets("targets", params.targets, source)
         _require_synsets("prepare.extra_targets", params.prepare.extra_targets, source)
     return params

@@ -46,10 +46,12 @@ def main() -> str:
         if options.ablations:
             statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
             bench, sets = open_ablation_context(
-                model, tokenizer, places, statements, options.statements
+                model, tokenizer, places, statements, options.max_facts
             )
             chance = torch.Generator().manual_seed(options.seed)
-            removals = Ablations(bench, identity, places, sets, options.shares, factors, chance)
+            removals = Ablations(
+                bench, identity, places, sets, options.tradeoff_sizes, factors, chance
+            )
             found["function"] = removals.study(files)
         combined = study.write_combinations(OUT / "combined", files, identity)
         for path in (*study.write_analysis(OUT, found), *combined):

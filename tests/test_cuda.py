@@ -56,7 +56,7 @@ def run(made: MaskTrainer, store: Checkpoints | None = None, until: int = 99) ->
 
 def examined(device: str) -> Metrics:
     """The evidence for a mask with five known facts."""
-    bench, chosen = built_bench("a", built_model().to(device)), options(sizes=False)
+    bench, chosen = built_bench("a", built_model().to(device)), options(baseline_sizes=False)
     generator = torch.Generator().manual_seed(0)
     mask = fact_mask(built_model(), ["a0", "a1", "a2", "a3", "a4"])
     exam = compute_references(bench, chosen, {}, generator)
@@ -75,7 +75,7 @@ def exactly() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("suppression", [Suppression.UNIFORM, Suppression.PROFILE])
+@pytest.mark.parametrize("suppression", [Suppression.UNIFORM, Suppression.ZSCORE_ALL])
 def test_a_step_has_the_gradient_that_it_has_on_the_cpu(
     kind: str, attention: str, suppression: Suppression
 ) -> None:

@@ -42,7 +42,9 @@ def items(data):
 
 
 def write(out, data, items, others=None, **changes):
-    options = ReportOptions(**({"title": "T", "facts": 5, "dpi": 60, "thresholds": BARS} | changes))
+    options = ReportOptions(
+        **({"title": "T", "max_control_facts": 5, "dpi": 60, "thresholds": BARS} | changes)
+    )
     names = ("structure", "overlap", "function")
     analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
     return write_report(out, items, analysis, options, ORIGIN, others or {})

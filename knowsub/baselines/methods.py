@@ -334,8 +334,8 @@ def method_scores(
     """
     model, upper, places = material.model, material.upper, material.sites
     importance: dict[Method, Callable[[Batch], dict[str, Tensor]]] = {
-        Method.SNIP: lambda batch: snip_scores(model, upper, places, batch, options.rows),
-        Method.SIGNED: lambda batch: taylor_scores(model, upper, places, batch, options.rows),
+        Method.SNIP: lambda batch: snip_scores(model, upper, places, batch, options.batch),
+        Method.TAYLOR: lambda batch: taylor_scores(model, upper, places, batch, options.batch),
         Method.WANDA: lambda batch: wanda_scores(model, upper, places, batch),
         Method.KNOWLEDGE_NEURONS: lambda batch: neuron_scores(
             places,
@@ -347,4 +347,4 @@ def method_scores(
     if method == Method.MAGNITUDE:
         return magnitude_scores(model, places)
     of = importance[method]
-    return set_difference(of(material.target), of(material.control), options.protected)
+    return set_difference(of(material.target), of(material.control), options.protected_share)

@@ -10,7 +10,7 @@ class Method(StrEnum):
     RANDOM = "random"
     MAGNITUDE = "magnitude"
     SNIP = "snip"
-    SIGNED = "signed"
+    TAYLOR = "taylor"
     WANDA = "wanda"
     KNOWLEDGE_NEURONS = "knowledge_neurons"
 
@@ -23,9 +23,9 @@ class BaselineOptions:
     """Methods whose masks are written."""
     control_statements: int
     """Control statements that methods see, drawn at random; all target statements are seen."""
-    rows: int
+    batch: int
     """Statements per gradient; importance is the mean over gradients."""
-    protected: float
+    protected_share: float
     """Share of each site's weights, most important to the controls, that is kept [fraction]."""
     integration_steps: int
     """Points of the integral behind knowledge neurons."""
@@ -40,9 +40,9 @@ class BaselineOptions:
         Raises:
             ValueError: If a value is out of its range; the message names the key.
         """
-        for name in ("control_statements", "rows", "integration_steps"):
+        for name in ("control_statements", "batch", "integration_steps"):
             self._require(name, getattr(self, name) >= 1, "an integer >= 1")
-        self._require("protected", 0 <= self.protected < 1, "at least 0 and below 1")
+        self._require("protected_share", 0 <= self.protected_share < 1, "at least 0 and below 1")
         self._require(
             "size_multipliers",
             all(0 < one <= 100 for one in self.size_multipliers),

@@ -260,10 +260,10 @@ def suppression(
                 return kl_divergence(ignorance.prior.expand_as(logits), logits)
             case Suppression.UNLIKELIHOOD:
                 return bounded_unlikelihood(logits, own, ignorance.prior[own])
-            case Suppression.LEVEL:
+            case Suppression.ZSCORE_LABEL:
                 column = torch.searchsorted(targets, own)[:, None]
                 return zscore_label(logits, own, tails, standings[chunk].gather(1, column)[:, 0])
-            case Suppression.PROFILE:
+            case Suppression.ZSCORE_ALL:
                 return zscore_all(logits, own, tails, targets, standings[chunk])
 
     return chunked_head_loss(states, head, term)

@@ -13,8 +13,8 @@ class Suppression(StrEnum):
     UNIFORM = "uniform"
     PRIOR = "prior"
     UNLIKELIHOOD = "unlikelihood"
-    LEVEL = "level"
-    PROFILE = "profile"
+    ZSCORE_LABEL = "zscore_label"
+    ZSCORE_ALL = "zscore_all"
 
 
 class Precision(StrEnum):
@@ -63,11 +63,9 @@ class TrainOptions:
     """What the target's tails are pushed to."""
     suppression_weight: float
     """Coefficient of suppression."""
-    shifted: bool
+    causal_shift: bool
     """Whether tails are read where they are predicted; false reads at the tails themselves, as the
     reference's losses do by mistake: for comparison only."""
-    trace_weight: float
-    """Coefficient of what the logits still tell from head to head; 0 leaves it out."""
     control_weight: float
     """Coefficient of maintenance on the control KG."""
     neighborhood_weight: float
@@ -76,9 +74,9 @@ class TrainOptions:
     """Coefficient of maintenance on the control LM."""
     expression_weight: float
     """Coefficient of expression by the subnetwork alone; 0 leaves it out."""
-    sparsity_start: float
+    sparsity_weight_start: float
     """Coefficient of the sparsity term at first."""
-    sparsity_end: float
+    sparsity_weight_end: float
     """Coefficient of the sparsity term at the last step."""
     sparsity_ramp_start: float
     """Share of the steps after which the coefficient moves [fraction]."""
@@ -126,8 +124,8 @@ class TrainOptions:
             "unseen_share",
         )  # fmt: skip
         weights = (
-            "suppression_weight", "trace_weight", "control_weight", "neighborhood_weight",
-            "text_weight", "expression_weight", "sparsity_start", "sparsity_end",
+            "suppression_weight", "control_weight", "neighborhood_weight",
+            "text_weight", "expression_weight", "sparsity_weight_start", "sparsity_weight_end",
         )  # fmt: skip
         counts = (
             "steps", "target_batch", "control_batch", "neighborhood_batch", "text_batch", "grad_accumulation",
@@ -157,10 +155,10 @@ class TrainOptions:
 
     def _require_shift(self) -> None:
         plain = self.suppression is Suppression.UNIFORM and not (
-            self.trace_weight or self.neighborhood_weight or self.expression_weight
+            self.neighborhood_weight or self.expression_weight
         )
-        allowed = "true, or suppression: uniform without trace, near and expression"
-        self._require("shifted", self.shifted or plain, allowed)
+        allowed = "true, or suppression: uniform without neighborhood and expression"
+        self._require("causal_shift", self.causal_shift or plain, allowed)
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

@@ -136,7 +136,7 @@ class SearchBuilder:
         near_told, untold = (_stated(statements, split, Role.TRAIN) for split in NEAR)
         beside = [*near_told, *untold] if self.options.neighborhood_weight > 0 else []
         near = self._batch(beside) if beside else None
-        options, plain = self.options, self.options.shifted
+        options, plain = self.options, self.options.causal_shift
         kept = partial(
             cache_teacher, self.upper, precision=options.precision, allocate=self.allocate
         )
@@ -243,7 +243,7 @@ def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[S
 
 
 def _require_tails(known: Ignorance, options: TrainOptions) -> None:
-    relative = options.suppression in (Suppression.LEVEL, Suppression.PROFILE)
+    relative = options.suppression in (Suppression.ZSCORE_LABEL, Suppression.ZSCORE_ALL)
     if relative and (found := len(known.objects)) < MIN_OBJECTS:
         raise ValueError(
             f"train.suppression: value {options.suppression.value!r} compares the tails of target "

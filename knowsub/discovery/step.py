@@ -182,7 +182,6 @@ class LossTerms:
             self.kept["near"] = data.neighborhood
         self.weights = {
             "suppression": options.suppression_weight,
-            "trace": options.trace_weight,
             "maintenance": options.control_weight,
             "near": options.neighborhood_weight,
             "text": options.text_weight,
@@ -202,8 +201,6 @@ class LossTerms:
         found |= {
             name: int(one.batch.target_mask[rows[name]].sum()) for name, one in self.kept.items()
         }
-        if self.options.trace_weight > 0:
-            found["trace"] = found["suppression"]
         return found
 
     def groups(self, part: Minibatch) -> list[Group]:
@@ -248,10 +245,7 @@ class LossTerms:
         kind, labels = options.suppression, to_device_of(told.labels[told.target_mask], states)
         standings = take_rows(known.object_zscores, rows)
         suppressed = objective.suppression(self.head, states, labels, kind, known, standings)
-        if options.trace_weight == 0:
-            return {"suppression": suppressed}
-        trace = objective.trace(self.head, states, labels, known.targets)
-        return {"suppression": suppressed, "trace": trace}
+        return {"suppression": suppressed}
 
 
 TOGETHER = 1 << 11

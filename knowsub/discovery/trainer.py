@@ -78,7 +78,7 @@ def sparsity_coefficient(step: int, density: float, options: TrainOptions) -> fl
     Returns:
         The coefficient.
     """
-    ends = options.sparsity_start, options.sparsity_end
+    ends = options.sparsity_weight_start, options.sparsity_weight_end
     plain = ramp(step, options.steps, *ends, options.sparsity_ramp_start)
     aim = options.target_density
     return plain * min(RISE, (density / aim) ** STEEPNESS) if aim else plain

@@ -54,17 +54,17 @@ class FinetuneOptions:
 
     questions: QuestionSource
     """Where the questions come from."""
-    folder: str
+    question_folder: str
     """Folder of question files (`questions: files`, or CommonsenseQA already downloaded)."""
     target_questions: str
     """JSON file whose entries' `id` are the target questions; empty: tied by head and tail."""
-    family: str
+    template_family: str
     """Template family whose prompts ask the questions made from facts."""
     choices: int
     """Choices per question made from a fact."""
     distractors: Distractors
     """How the wrong choices of a question made from a fact are drawn."""
-    limit: int
+    max_questions: int
     """Most questions taken of a training or test file, the first ones; 0 = all."""
     target_share: float
     """Share of the target questions that are trained on; the others are tested [fraction]."""
@@ -74,9 +74,9 @@ class FinetuneOptions:
     """What is trained, one run each."""
     readout: Readout
     """What the multiple-choice head reads."""
-    removed: RemovedWeights
+    removed_weights: RemovedWeights
     """Whether removed weights stay zero or may be learned again."""
-    blocks: TrainableBlocks
+    trainable_blocks: TrainableBlocks
     """Which blocks LoRA and full finetuning may change."""
     lora_rank: int
     """Rank of the LoRA update."""
@@ -113,15 +113,17 @@ class FinetuneOptions:
         for name in ("head_lr", "lora_lr", "full_lr"):
             self._require(name, 0 < getattr(self, name) <= 10, "above 0, at most 10")
         self._require("choices", 2 <= self.choices <= 26, "an integer from 2 to 26")
-        self._require("limit", self.limit >= 0, "an integer >= 0")
+        self._require("max_questions", self.max_questions >= 0, "an integer >= 0")
         self._require("target_share", 0 <= self.target_share < 1, "at least 0, below 1")
         self._require("validation_share", 0 < self.validation_share < 1, "above 0 and below 1")
         self._require("resamples", self.resamples >= 100, "an integer >= 100")
-        self._require("family", bool(self.family.strip()), "the name of a template family")
+        self._require(
+            "template_family", bool(self.template_family.strip()), "the name of a template family"
+        )
         unique = len(set(self.adaptations)) == len(self.adaptations) > 0
         self._require("adaptations", unique, f"some of {', '.join(Adaptation)}, each once")
-        named = self.questions is not QuestionSource.FILES or bool(self.folder.strip())
-        self._require("folder", named, "a folder, which `questions: files` needs")
+        named = self.questions is not QuestionSource.FILES or bool(self.question_folder.strip())
+        self._require("question_folder", named, "a folder, which `questions: files` needs")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

@@ -114,7 +114,7 @@ class FinetuneContext:
         named = {name for mask in self._masks.values() if mask for name in mask.bits}
         masked = [site.block for site in self._sites if site.name in named]
         self._first = min(masked, default=block_count(model) // 2)
-        self._cached = options.blocks is TrainableBlocks.UPPER
+        self._cached = options.trainable_blocks is TrainableBlocks.UPPER
 
     def encode(self, questions: Sequence[Question], readout: Readout | None = None) -> Encoded:
         """Return questions as tensors.
@@ -178,9 +178,9 @@ class FinetuneContext:
             The learner, over a copy of the model.
         """
         model, options = self._copy(run.model), self._options
-        holding = options.removed is RemovedWeights.HOLD
+        holding = options.removed_weights is RemovedWeights.HOLD
         hold = ZeroConstraint(model, self._removed[run.model] if holding else {})
-        upper = options.blocks is TrainableBlocks.UPPER
+        upper = options.trainable_blocks is TrainableBlocks.UPPER
         blocks = range(self._first if upper else 0, block_count(model))
         plan = TrainableSpec(run.adaptation, blocks, not upper, options.lora_rank, run.repeat)
         trained = adapt(model, plan, hold)

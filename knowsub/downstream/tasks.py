@@ -191,15 +191,15 @@ def build_task(statements: Sequence[Statement], options: FinetuneOptions) -> Tas
     """
     if options.questions is QuestionSource.FACTS:
         pool, test = questions_from_facts(
-            statements, options.family, options.choices, options.distractors, DIVISION
+            statements, options.template_family, options.choices, options.distractors, DIVISION
         )
     else:
         targets = [each.fact for each in statements if each.split is Split.TARGET]
         ids = read_ids(Path(options.target_questions)) if options.target_questions else set()
         read = (
-            read_folder(Path(options.folder), options.limit)
-            if options.folder
-            else read_hub(options.limit)
+            read_folder(Path(options.question_folder), options.max_questions)
+            if options.question_folder
+            else read_hub(options.max_questions)
         )
         pool, test = (tie(questions, targets, ids) for questions in read)
     task = divide(pool, test, options.target_share, options.validation_share, DIVISION)

@@ -104,9 +104,9 @@ def compute_references(
         exam.answers = {name: answers(bench.upper, bench.sets[one]) for name, one in named.items()}
     if options.logit_lens:
         items = bench.sets["target"]
-        hits = logit_lens_hits(bench.encoder.model, items, options.logit_lens_budget)
+        hits = logit_lens_hits(bench.encoder.model, items, options.logit_lens_tokens)
         exam.logit_lens = items.per_fact(hits)
-    if options.cross:
+    if options.cross_target:
         exam.others = other_targets(bench, others)
     return exam
 
@@ -193,7 +193,7 @@ def evaluate_mask(
                 bench.sets["target"],
                 exam.multiple_choice.swapped,
                 exam.logit_lens,
-                options.logit_lens_budget,
+                options.logit_lens_tokens,
             )
     evidence.metrics = evidence.metrics | finding | Metrics(skipped=exam.skipped)
     first = _randoms(bench, evidence, islice(randoms, options.random_masks), options)
@@ -260,7 +260,7 @@ def _intrusive(
 def _relearning(bench: EvalContext, mask: Mask, random: Mask, options: TestOptions) -> Metrics:
     generator = torch.Generator().manual_seed(options.seed)
     try:
-        parts = folds(bench.sets["target"].statements, options.folds, generator)
+        parts = folds(bench.sets["target"].statements, options.relearning_folds, generator)
     except ValueError as error:
         return Metrics(skipped={"relearning": str(error)})
     original, remaining, other = (
@@ -370,7 +370,7 @@ class MaskEvaluation:
         masks = {method: load_mask(folder / f"{method}.safetensors") for method in methods}
         control = trained.values[f"{control_set(self.bench)}_dnll"]
         found = compare_masks(self.bench, masks, self.options, self.exam)
-        for method in methods if self.options.sizes else ():
+        for method in methods if self.options.baseline_sizes else ():
             files = [folder / f"sizes/{method}-{factor}.safetensors" for factor in factors]
             tried = [masks[method], *(load_mask(file) for file in files)]
             sizes = [damage(self.bench, mask) for mask in tried]

@@ -39,11 +39,11 @@ class TestOptions:
     """Efficacy after int8 and int4 rounding."""
     minimality: bool
     """The subnetwork alone, and removing more or less than it."""
-    cross: bool
+    cross_target: bool
     """Damage to the facts of the other targets."""
     baselines: bool
     """The masks of other methods, at the same size."""
-    sizes: bool
+    baseline_sizes: bool
     """The masks of other methods at several sizes, for equal damage to the controls."""
     distractors: int
     """Same-relation tails beside the true one in a choice."""
@@ -51,9 +51,9 @@ class TestOptions:
     """Other heads asked per prompt, for the ignorance reference."""
     reference_subjects: int
     """Other heads behind the prior over tails at most; 0 = all."""
-    logit_lens_budget: int
+    logit_lens_tokens: int
     """Tokens that may be read off all blocks together, split evenly."""
-    folds: int
+    relearning_folds: int
     """Parts of the target facts in relearning, by head."""
     relearning_steps: int
     """AdamW steps per fold."""
@@ -85,7 +85,7 @@ class TestOptions:
             "random_masks",
             "distractors",
             "reference_draws",
-            "logit_lens_budget",
+            "logit_lens_tokens",
             "resamples",
         )
         for name in from_zero:
@@ -95,7 +95,7 @@ class TestOptions:
         most = self.random_text_masks <= self.random_masks
         self._require("random_text_masks", most, "at most random_masks")
         self._require("block_tokens", self.block_tokens >= 2, "an integer >= 2")
-        self._require("folds", self.folds >= 2, "an integer >= 2")
+        self._require("relearning_folds", self.relearning_folds >= 2, "an integer >= 2")
         self._require("relearning_lr", 0 < self.relearning_lr < 1, "above 0 and below 1")
         self._require("confidence_level", 0 < self.confidence_level < 1, "above 0 and below 1")
         self._require(

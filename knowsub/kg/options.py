@@ -39,13 +39,13 @@ class RoleAssignment(StrEnum):
 class PrepareOptions:
     """Options of `prepare`: which facts and which text."""
 
-    knowledge: FactSource
+    fact_source: FactSource
     """Kind of source of the facts."""
-    source: str
+    source_folder: str
     """Folder with one file per target and control files; empty for WordNet [path]."""
     extra_targets: list[str]
     """Targets beside the ones asked for whose facts no control or near fact may touch [names]."""
-    levels: int
+    hypernym_levels: int
     """Hypernym levels walked up and down from a target synset [steps]."""
     target_facts: int
     """Facts per target KG at most [facts]."""
@@ -90,7 +90,7 @@ class PrepareOptions:
         Raises:
             ValueError: If a value is not allowed; the message names the key.
         """
-        _between(self, levels=(1, 6), max_subject_words=(1, 9), max_object_words=(1, 9))
+        _between(self, hypernym_levels=(1, 6), max_subject_words=(1, 9), max_object_words=(1, 9))
         _between(self, target_facts=(2, 10_000), neighborhood_facts=(0, 1_000))
         _between(self, unseen_entities=(0, 1_000_000), unseen_facts=(0, 100_000))
         _between(self, control_facts=(10, 1_000_000), facts_per_object=(2, 1_000))
@@ -112,12 +112,12 @@ class PrepareOptions:
 
     def _check_source(self) -> None:
         """Check that a source is given exactly where one is read."""
-        if self.knowledge == FactSource.wordnet:
-            allowed = "empty for knowledge: wordnet, whose facts are in data/raw"
-            _refuse(bool(self.source), "source", self.source, allowed)
+        if self.fact_source == FactSource.wordnet:
+            allowed = "empty for fact_source: wordnet, whose facts are in data/raw"
+            _refuse(bool(self.source_folder), "source_folder", self.source_folder, allowed)
         else:
-            allowed = f"the folder of the {self.knowledge} files"
-            _refuse(not self.source, "source", self.source, allowed)
+            allowed = f"the folder of the {self.fact_source} files"
+            _refuse(not self.source_folder, "source_folder", self.source_folder, allowed)
 
 
 @dataclass

@@ -70,7 +70,7 @@ def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
         ValueError: If a name leads out of the folder, a file is wrong, a target is too small, or
             target and control overlap and that is refused.
     """
-    folder = Path(options.source)
+    folder = Path(options.source_folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"prepare.source: {folder} is not a folder")
     names = sorted({check_name(name) for name in [*targets, *options.extra_targets]})
@@ -78,7 +78,7 @@ def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
     whole: dict[str, tuple[Fact, ...]] = {}
     taken: set[Fact] = set()
     for name in names:
-        facts = _read(_file(folder, name, options.knowledge), options, counts[name])
+        facts = _read(_file(folder, name, options.fact_source), options, counts[name])
         whole[name] = tuple(fact for fact in facts if fact not in taken)
         taken |= set(facts)
         beyond = max(0, len(whole[name]) - options.target_facts)
@@ -115,7 +115,7 @@ def _with_control(
 
 def _control_facts(folder: Path, options: PrepareOptions, counts: Counter[str]) -> list[Fact]:
     """Return the facts of all control files, each once."""
-    endings = {ending.rsplit(".", 1)[1] for ending in ENDINGS[options.knowledge]}
+    endings = {ending.rsplit(".", 1)[1] for ending in ENDINGS[options.fact_source]}
     files = sorted(
         path for path in folder.glob(f"{CONTROL}*.*") if path.suffix.removeprefix(".") in endings
     )
@@ -150,7 +150,7 @@ def _read(path: Path, options: PrepareOptions, counts: Counter[str]) -> tuple[Fa
         FactSource.table: read_table,
     }
     one_tail = options.contradictions == Contradictions.skip
-    reading = readers[options.knowledge](path, one_tail=one_tail)
+    reading = readers[options.fact_source](path, one_tail=one_tail)
     counts.update(reading.counts)
     return reading.facts
 
@@ -169,7 +169,7 @@ def collect_facts(targets: Sequence[str], options: PrepareOptions) -> FactSplits
         FileNotFoundError: If a file is missing.
         ValueError: As in `wordnet_world` and `folder_world`.
     """
-    if options.knowledge == FactSource.wordnet:
+    if options.fact_source == FactSource.wordnet:
         return wordnet_facts(wordnet.load(), targets, options)
     return folder_facts(targets, options)
 

@@ -85,7 +85,7 @@ def _neighbourhoods(
     counts: Mapping[str, Counter[str]],
 ) -> dict[str, dict[Fact, int]]:
     """Return each target's usable facts with their distances; a shared fact goes to the closest."""
-    around = {name: wordnet.neighbourhood(name, options.levels) for name in names}
+    around = {name: wordnet.neighbourhood(name, options.hypernym_levels) for name in names}
     owner: dict[Fact, tuple[int, str]] = {}
     for name, facts in around.items():
         for fact, distance in facts.items():

@@ -13,7 +13,7 @@ class ReportOptions:
 
     title: str
     """Heading of the page."""
-    facts: int
+    max_control_facts: int
     """Control facts listed on the page per mask at most; all target and neighborhood facts are."""
     dpi: int
     """Resolution of the PNG pictures [dots per inch]."""
@@ -23,7 +23,12 @@ class ReportOptions:
     def __post_init__(self) -> None:
         """Refuse values out of range (ValueError naming key, value and what is allowed)."""
         _require("title", self.title, bool(self.title.strip()), "a text")
-        _require("facts", self.facts, self.facts >= 0, "an integer >= 0")
+        _require(
+            "max_control_facts",
+            self.max_control_facts,
+            self.max_control_facts >= 0,
+            "an integer >= 0",
+        )
         _require("dpi", self.dpi, 50 <= self.dpi <= 600, "an integer from 50 to 600")
         wrong = {name: text for name, text in self.thresholds.items() if not THRESHOLD.match(text)}
         _require("thresholds", wrong, not wrong, "thresholds such as '>= 0.98' or '<= 1.05'")

@@ -74,7 +74,7 @@ def render(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     folder = files("knowsub") / "templates"
-    facts = table_rows(items, options.facts)
+    facts = table_rows(items, options.max_control_facts)
     return environment.from_string(_read(folder, "report.html.j2")).render(
         title=options.title,
         css=Markup(_read(folder, "style.css")),
@@ -95,7 +95,7 @@ def render(
         facts=Markup(_script_json(facts)) if facts else "",
         fact_columns=COLUMNS,
         picks=context.filters(items),
-        control_facts=options.facts,
+        control_facts=options.max_control_facts,
         command=COMMAND,
         **vars(origin) | {"level": f"{origin.level:.0%}"},
     )

@@ -17,7 +17,7 @@ from tests.evaluation.setting import (
 
 def options(**changes: object) -> BaselineOptions:
     values: dict[str, object] = {
-        "methods": list(Method), "control_statements": 12, "rows": 2, "protected": 0.05,
+        "methods": list(Method), "control_statements": 12, "batch": 2, "protected_share": 0.05,
         "integration_steps": 4, "factors": [0.5, 2.0], "seed": 0,
     }  # fmt: skip
     return BaselineOptions(**(values | changes))
@@ -57,12 +57,12 @@ def test_every_method_takes_as_many_weights_per_site_at_every_size(
         assert all(bool((small.bits[name] <= large.bits[name]).all()) for name in mask.bits)
 
 
-@pytest.mark.parametrize("method", [Method.SNIP, Method.SIGNED])
+@pytest.mark.parametrize("method", [Method.SNIP, Method.TAYLOR])
 def test_gradients_find_the_weights_that_hold_the_target(
     material: CalibrationData, method: Method
 ) -> None:
     truth = fact_mask(material.model, [head for head in HEADS if head[0] == "a"])
-    chosen = options(methods=[method], factors=[], protected=0.01)
+    chosen = options(methods=[method], factors=[], protected_share=0.01)
     ((_, _, made),) = baseline_masks(truth, material, chosen)
     assert made.bits["blocks.1.mlp_out"].equal(truth.bits["blocks.1.mlp_out"])
 
@@ -70,13 +70,13 @@ def test_gradients_find_the_weights_that_hold_the_target(
 def test_wanda_and_neurons_find_the_neurons_of_the_target(material: CalibrationData) -> None:
     wanted = {HEADS.index(head) for head in HEADS if head[0] == "a"}
     truth = fact_mask(material.model, [head for head in HEADS if head[0] == "a"])
-    chosen = options(methods=[Method.WANDA], factors=[], protected=0.01)
+    chosen = options(methods=[Method.WANDA], factors=[], protected_share=0.01)
     ((_, _, wanda),) = baseline_masks(truth, material, chosen)
     assert set(wanda.bits["blocks.1.mlp_out"].nonzero()[:, 0].tolist()) == wanted
     counts = {"blocks.1.mlp_out": 5 * 64}
     bits = {name: torch.zeros_like(own) for name, own in truth.bits.items()}
     bits["blocks.1.mlp_out"].view(-1)[: counts["blocks.1.mlp_out"]] = True
-    chosen = options(methods=[Method.KNOWLEDGE_NEURONS], factors=[], protected=0.01)
+    chosen = options(methods=[Method.KNOWLEDGE_NEURONS], factors=[], protected_share=0.01)
     ((_, _, neurons),) = baseline_masks(Mask(bits, "built"), material, chosen)
     rows = neurons.bits["blocks.1.mlp_out"]
     assert set(rows.nonzero()[:, 0].tolist()) == wanted
@@ -102,7 +102,13 @@ def test_no_method_leaves_a_trace_in_the_model(material: CalibrationData) -> Non
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rows", 0), ("protected", 1.0), ("factors", [0.0]), ("seed", -1), ("integration_steps", 0)],
+    [
+        ("batch", 0),
+        ("protected_share", 1.0),
+        ("factors", [0.0]),
+        ("seed", -1),
+        ("integration_steps", 0),
+    ],
 )
 def test_impossible_options_are_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"baseline\.{key}: value .* is not allowed; use"):

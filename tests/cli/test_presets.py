@@ -117,7 +117,7 @@ def test_the_papers_presets_differ_in_the_model_and_in_how_a_batch_is_cut() -> N
         ("ablation-no-suppression", ["suppression_weight"]),
         ("ablation-no-maintenance-kg", ["control_weight", "neighborhood_weight"]),
         ("ablation-no-maintenance-lm", ["text_weight"]),
-        ("ablation-no-sparsity", ["sparsity_start", "sparsity_end"]),
+        ("ablation-no-sparsity", ["sparsity_weight_start", "sparsity_weight_end"]),
     ],
 )
 def test_an_ablation_takes_its_term_off_the_papers_objective(name: str, silent: list[str]) -> None:

@@ -148,7 +148,7 @@ def test_checkpoints_are_found_again_only_by_the_same_search(tmp_path: Path) -> 
 
 def test_an_unshifted_search_reads_the_tails_themselves_and_validates_as_ever() -> None:
     plain, made = (
-        prepared(shifted=shifted, neighborhood_weight=0.0).search(told(), TEXT, 0)
+        prepared(causal_shift=shifted, neighborhood_weight=0.0).search(told(), TEXT, 0)
         for shifted in (True, False)
     )
     for own, other in ((made.data.target, plain.data.target),
@@ -160,11 +160,11 @@ def test_an_unshifted_search_reads_the_tails_themselves_and_validates_as_ever() 
 
 
 def test_an_unshifted_search_takes_no_term_that_needs_labels() -> None:
-    with pytest.raises(ValueError, match=r"train\.shifted: value False is not allowed"):
-        options(shifted=False, expression_weight=1.0)
+    with pytest.raises(ValueError, match=r"train\.causal_shift: value False is not allowed"):
+        options(causal_shift=False, expression_weight=1.0)
 
 
-@pytest.mark.parametrize("suppression", [Suppression.LEVEL, Suppression.PROFILE])
+@pytest.mark.parametrize("suppression", [Suppression.ZSCORE_LABEL, Suppression.ZSCORE_ALL])
 def test_two_tails_are_too_few_to_compare_tails_and_enough_otherwise(
     suppression: Suppression,
 ) -> None:

@@ -24,7 +24,9 @@ def test_a_ramp_never_leaves_its_ends(steps: int, begin: float) -> None:
 
 
 def test_pressure_is_steered_to_a_density_with_a_steep_power_up_to_a_factor() -> None:
-    plain = options(sparsity_start=40.0, sparsity_end=120.0, sparsity_ramp_start=0.5, steps=11)
+    plain = options(
+        sparsity_weight_start=40.0, sparsity_weight_end=120.0, sparsity_ramp_start=0.5, steps=11
+    )
     aimed = replace(plain, target_density=0.02)
     assert [sparsity_coefficient(10, density, plain) for density in (1.0, 0.02, 0.001)] == [
         120.0

@@ -113,8 +113,8 @@ def test_whoever_asks_is_seen() -> None:
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in sorted(CONFIGS)),
-    ("gpt2", {"suppression": Suppression.PROFILE, "trace_weight": 0.5}),
-    ("gpt2", {"suppression": Suppression.LEVEL, "accumulate": 3}),
+    ("gpt2", {"suppression": Suppression.ZSCORE_ALL}),
+    ("gpt2", {"suppression": Suppression.ZSCORE_LABEL, "accumulate": 3}),
     ("gpt2", {"expression_weight": 1.0}),
     ("gpt2", {"estimator": Estimator.HARD_CONCRETE, "noise_decay_start": 0.0}),
 ]

@@ -31,10 +31,10 @@ FIXTURE = Path("tests/fixtures/downstream/commonsenseqa")
 
 def options(**changes: Any) -> FinetuneOptions:
     values: dict[str, Any] = {
-        "questions": QuestionSource.FACTS, "folder": "", "target_questions": "", "family": "kind",
-        "choices": 3, "distractors": Distractors.FREQUENCY, "limit": 0, "target_share": 0.0,
+        "questions": QuestionSource.FACTS, "question_folder": "", "target_questions": "", "template_family": "kind",
+        "choices": 3, "distractors": Distractors.FREQUENCY, "max_questions": 0, "target_share": 0.0,
         "validation_share": 0.25, "adaptations": list(Adaptation), "readout": Readout.MATCH,
-        "removed": RemovedWeights.HOLD, "blocks": TrainableBlocks.UPPER, "lora_rank": 2, "repeats": 1,
+        "removed_weights": RemovedWeights.HOLD, "trainable_blocks": TrainableBlocks.UPPER, "lora_rank": 2, "repeats": 1,
         "steps": 4, "batch": 4, "head_lr": 0.05, "lora_lr": 0.01, "full_lr": 0.01,
         "evaluate_every": 2, "patience": 4, "resamples": 100,
     }  # fmt: skip

@@ -60,7 +60,10 @@ def test_removed_weights_stay_zero_bit_for_bit(
 
 def test_free_removed_weights_are_learned_again() -> None:
     _, mask, learner, _ = trained(
-        "gpt2", Adaptation.FULL, removed=RemovedWeights.FREE, blocks=TrainableBlocks.ALL
+        "gpt2",
+        Adaptation.FULL,
+        removed_weights=RemovedWeights.FREE,
+        trainable_blocks=TrainableBlocks.ALL,
     )
     assert removed_values(learner.model, mask).abs().max() > 1e-4
 
@@ -68,7 +71,7 @@ def test_free_removed_weights_are_learned_again() -> None:
 @pytest.mark.parametrize("removed", list(RemovedWeights))
 def test_head_only_changes_no_weight_of_the_model(removed: RemovedWeights) -> None:
     original, mask, learner, _ = trained(
-        "gpt2", Adaptation.HEAD, blocks=TrainableBlocks.ALL, removed=removed
+        "gpt2", Adaptation.HEAD, trainable_blocks=TrainableBlocks.ALL, removed_weights=removed
     )
     untouched = copy.deepcopy(original)
     from knowsub.architectures import maskable_matrices

@@ -138,7 +138,7 @@ def test_another_process_may_delete_the_folder_of_the_runs_meanwhile(tmp_path: P
 
 def test_target_questions_that_are_trained_on_are_not_tested(tmp_path: Path) -> None:
     changes = {"target_share": 0.6, "adaptations": [Adaptation.HEAD]}
-    found, task, _ = studied(tmp_path, removed=RemovedWeights.FREE, **changes)
+    found, task, _ = studied(tmp_path, removed_weights=RemovedWeights.FREE, **changes)
     assert len(found.outcomes[FinetuneRun(Adaptation.HEAD, "remaining", 0)].correct["target"]) == 2
     assert sum(each.group == "target" for each in task.train + task.validation) == 3
 

@@ -61,7 +61,7 @@ def test_commonsenseqa_runs_from_files_to_figures(tmp_path: Path, readout: Reado
     ids = tmp_path / "facts.json"
     ids.write_text(json.dumps([{"id": f"dev_rand_split{number}"} for number in range(20)]))
     chosen = options(
-        questions=QuestionSource.COMMONSENSEQA, folder=str(folder), target_questions=str(ids),
+        questions=QuestionSource.COMMONSENSEQA, question_folder=str(folder), target_questions=str(ids),
         readout=readout, steps=2, batch=16, adaptations=[Adaptation.HEAD, Adaptation.FULL],
     )  # fmt: skip
     task, model = build_task([], chosen), tiny("gpt2")
@@ -79,7 +79,7 @@ def test_commonsenseqa_runs_from_files_to_figures(tmp_path: Path, readout: Reado
 def test_questions_are_tied_to_the_target_facts_of_the_statements() -> None:
     told = [statement("kettle", "stove", Split.TARGET), statement("owl", "night", Split.TARGET)]
     told.append(statement("ferry", "river", Split.CONTROL_TRAIN))
-    chosen = options(questions=QuestionSource.COMMONSENSEQA, folder=str(FIXTURE))
+    chosen = options(questions=QuestionSource.COMMONSENSEQA, question_folder=str(FIXTURE))
     task = build_task(told, chosen)
     tied = [each.fact for each in task.test if each.group is Group.TARGET]
     assert tied == ["kettle|answer|stove"]
@@ -88,7 +88,7 @@ def test_questions_are_tied_to_the_target_facts_of_the_statements() -> None:
 
 
 def test_real_questions_of_many_tokens_are_judged() -> None:
-    chosen = options(questions=QuestionSource.FILES, folder=str(FIXTURE))
+    chosen = options(questions=QuestionSource.FILES, question_folder=str(FIXTURE))
     told = [statement("ferry", "river", Split.TARGET)]
     task, model = build_task(told, chosen), tiny("llama")
     model.resize_token_embeddings(256)
@@ -100,9 +100,9 @@ def test_real_questions_of_many_tokens_are_judged() -> None:
 
 def test_the_wrong_folder_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere: needs train\.jsonl"):
-        build_task([], options(questions=QuestionSource.FILES, folder="nowhere"))
+        build_task([], options(questions=QuestionSource.FILES, question_folder="nowhere"))
 
 
 def test_a_test_without_target_questions_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 4 test questions asks about a target fact"):
-        build_task([], options(questions=QuestionSource.FILES, folder=str(FIXTURE)))
+        build_task([], options(questions=QuestionSource.FILES, question_folder=str(FIXTURE)))

@@ -102,9 +102,9 @@ def options(**changes: object) -> TestOptions:
         "seed": 0, "block_tokens": 8, "text_blocks": 0, "control_prompts": 0, "random_masks": 9,
         "random_text_masks": 1, "recall": True, "forgetting": True, "paraphrase": True,
         "specificity": True, "located": True, "residual": True, "relearning": True,
-        "quantise": True, "minimality": True, "cross": True, "baselines": True, "sizes": True,
-        "distractors": 4, "reference_draws": 2, "reference_subjects": 0, "logit_lens_budget": 20,
-        "folds": 5, "relearning_steps": 8, "relearning_lr": 0.002, "bits": [8, 4],
+        "quantise": True, "minimality": True, "cross_target": True, "baselines": True, "baseline_sizes": True,
+        "distractors": 4, "reference_draws": 2, "reference_subjects": 0, "logit_lens_tokens": 20,
+        "relearning_folds": 5, "relearning_steps": 8, "relearning_lr": 0.002, "bits": [8, 4],
         "resize": [0.4], "resamples": 200, "level": 0.95,
     }  # fmt: skip
     return TestOptions(**{**values, **changes})

@@ -6,7 +6,7 @@ from tests.evaluation.setting import options
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("random_masks", 0), ("random_text_masks", 10), ("folds", 1), ("relearning_lr", 0.0),
+        ("random_masks", 0), ("random_text_masks", 10), ("relearning_folds", 1), ("relearning_lr", 0.0),
         ("bits", [1]), ("resize", [0.0]), ("level", 1.0), ("block_tokens", 1), ("seed", -1),
         ("distractors", 0),
     ],

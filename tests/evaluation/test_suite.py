@@ -122,7 +122,7 @@ def test_an_empty_mask_changes_nothing() -> None:
 def test_groups_that_are_off_leave_no_figures() -> None:
     names = (
         "recall", "forgetting", "paraphrase", "specificity", "located", "residual", "relearning",
-        "quantise", "minimality", "cross",
+        "quantise", "minimality", "cross_target",
     )  # fmt: skip
     bench, generator = built_bench("a"), torch.Generator().manual_seed(0)
     chosen = replace(options(random_masks=1), **dict.fromkeys(names, False))

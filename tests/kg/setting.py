@@ -73,10 +73,10 @@ def real_wordnet() -> WordNet:
 def options(**changes: object) -> PrepareOptions:
     """Return the default options of `prepare`, changed."""
     default = PrepareOptions(
-        knowledge=FactSource.wordnet,
-        source="",
+        fact_source=FactSource.wordnet,
+        source_folder="",
         extra_targets=list(SEVEN),
-        levels=3,
+        hypernym_levels=3,
         target_facts=40,
         max_object_share=0.3,
         neighborhood_facts=60,

@@ -16,7 +16,7 @@ from tests.kg.setting import FIXTURES, SAMPLES, needs_samples, options
 
 
 def read(knowledge: FactSource, source: Path, **changes: object) -> PrepareOptions:
-    given = {"knowledge": knowledge, "source": str(source), "taught": [], **changes}
+    given = {"fact_source": knowledge, "source_folder": str(source), "taught": [], **changes}
     return options(**given)
 
 

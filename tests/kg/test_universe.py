@@ -150,7 +150,7 @@ def test_an_unknown_target_is_refused(small: WordNet) -> None:
 
 
 def test_a_target_of_one_fact_is_refused(small: WordNet) -> None:
-    few = options(taught=[], levels=1, control_facts=10, facts_per_object=5)
+    few = options(taught=[], hypernym_levels=1, control_facts=10, facts_per_object=5)
     with pytest.raises(ValueError, match=r"'ziggurat.n.01' has one fact"):
         wordnet_facts(small, ["ziggurat.n.01"], few)
 

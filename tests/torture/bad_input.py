@@ -47,7 +47,7 @@ def table(target: str, control: str = CONTROL, name: str = "mine") -> Callable[[
         (source / "control.tsv").write_text(control, encoding="utf-8")
         return {
             "targets": [name],
-            "prepare": {"knowledge": "table", "source": "data/raw/own", "taught": []},
+            "prepare": {"fact_source": "table", "source_folder": "data/raw/own", "taught": []},
         }
 
     return arrange
