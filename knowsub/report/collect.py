@@ -1,4 +1,4 @@
-"""What the stages have written, read into values."""
+"""Reads what the stages have written into one value per mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-"""One JSON object."""
+"""One JSON object, or one row of a table."""
 
 Analysis = Mapping[str, Row]
 """Name of a file of `data/analyze/` without its ending -> its content."""
@@ -18,34 +18,34 @@ Analysis = Mapping[str, Row]
 
 @dataclass(frozen=True)
 class MaskResult:
-    """Everything known of one mask."""
+    """Everything known about one mask."""
 
     target: str
-    """What it removes."""
+    """The target KG that it removes."""
     seed: int
     """Seed of its training."""
     metrics: Mapping[str, float]
-    """Figures of the evidence by name, downstream ones included."""
+    """Metric -> value, downstream metrics included."""
     intervals: Mapping[str, Sequence[float]]
-    """Figure -> its confidence interval (low, high)."""
+    """Metric -> its confidence interval (low, high)."""
     methods: Mapping[str, Mapping[str, float]]
-    """Other method -> its figures at the same size."""
-    against: Mapping[str, Mapping[str, float]]
-    """Other method -> `pvalue` and `effect` [nats per token] of the trained mask's lead over it."""
+    """Baseline method -> metrics of its mask of the same size."""
+    method_tests: Mapping[str, Mapping[str, float]]
+    """Baseline method -> `pvalue` and `effect` [nats per token] of the trained mask's lead."""
     cross: Mapping[str, float]
-    """Other target -> what removing this mask costs its facts [nats per token]."""
+    """Other target -> dNLL of its facts after removing this mask [nats per token]."""
     skipped: Mapping[str, str]
-    """Figure or group -> why it is missing."""
+    """Metric or group -> why it is missing."""
     facts: Sequence[Row]
     """Rows of `facts.jsonl`."""
     curve: Sequence[Mapping[str, float]]
     """Rows of the training curve; a row lacks what was not measured at its step."""
     training: Row
-    """`training.json`."""
+    """Content of `training.json`."""
     finetune: Row
-    """`results.json` of downstream finetuning."""
+    """Content of `results.json` of downstream finetuning."""
     finetune_curve: Sequence[Row]
-    """Rows of the finetuning curves, as text where not a number."""
+    """Rows of the finetuning curves, every cell as text."""
 
     @property
     def name(self) -> str:
@@ -54,9 +54,7 @@ class MaskResult:
 
 
 def read_mask_results(data: Path, targets: Sequence[str], seeds: Sequence[int]) -> list[MaskResult]:
-    """Return every mask that the parameters ask for.
-
-    Folders are never searched: what an earlier run left behind is not counted.
+    """Return every mask that the parameters ask for; what an earlier run left is not counted.
 
     Args:
         data: The folder of the stages' outputs.
@@ -68,9 +66,55 @@ def read_mask_results(data: Path, targets: Sequence[str], seeds: Sequence[int]) 
 
     Raises:
         FileNotFoundError: If a mask has not been tested.
-        ValueError: If a file cannot be read as what it should be.
+        ValueError: If a file cannot be parsed.
     """
-    return [_read_item(data, target, seed) for target in targets for seed in seeds]
+    return [_read_mask_result(data, target, seed) for target in targets for seed in seeds]
+
+
+def _read_mask_result(data: Path, target: str, seed: int) -> MaskResult:
+    name = f"{target}-{seed}"
+    path = data / "test" / name / "figures.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run the stage test for {name} first")
+    test = read_json(path)
+    finetune = read_json(data / "finetune" / name / "results.json")
+    return MaskResult(
+        target=target,
+        seed=seed,
+        metrics={**finetune.get("figures", {}), **test.get("figures", {})},
+        intervals={**finetune.get("intervals", {}), **test.get("intervals", {})},
+        methods=test.get("methods", {}),
+        method_tests=test.get("against_methods", {}),
+        cross=test.get("cross", {}),
+        skipped=test.get("skipped", {}),
+        facts=_read_json_lines(data / "test" / name / "facts.jsonl"),
+        curve=[_numbers(row) for row in _read_csv(data / "train" / name / "curve.csv")],
+        training=read_json(data / "train" / name / "training.json"),
+        finetune=finetune,
+        finetune_curve=_read_csv(data / "finetune" / name / "curves.csv"),
+    )
+
+
+def read_summaries(folder: Path) -> dict[str, list[Row]]:
+    """Return the metrics of the masks of other runs.
+
+    Args:
+        folder: Folder of copies of their `summary.json`, each under the name of its run.
+
+    Returns:
+        Run -> one object per mask, runs in order of their names; {} if there is no such folder.
+
+    Raises:
+        ValueError: If a file is not such a summary.
+    """
+    return {path.stem: _read_masks(path) for path in sorted(folder.glob("*.json"))}
+
+
+def _read_masks(path: Path) -> list[Row]:
+    masks = read_json(path).get("masks")
+    if not isinstance(masks, list) or not masks:
+        raise ValueError(f"{path}: no list of masks; a copy of a run's summary.json is expected")
+    return masks
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -83,49 +127,24 @@ def read_json(path: Path) -> dict[str, Any]:
         The object.
 
     Raises:
-        ValueError: If it is no JSON object.
+        ValueError: If the file does not hold a JSON object.
     """
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: a JSON object is expected, not a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON object is expected, not a {type(content).__name__}")
+    return content
 
 
-def _read_item(data: Path, target: str, seed: int) -> MaskResult:
-    name = f"{target}-{seed}"
-    tested = data / "test" / name / "figures.json"
-    if not tested.is_file():
-        raise FileNotFoundError(f"{tested}: no such file; run the stage test for {name} first")
-    test = read_json(tested)
-    finetune = read_json(data / "finetune" / name / "results.json")
-    figures = {**finetune.get("figures", {}), **test.get("figures", {})}
-    return MaskResult(
-        target=target,
-        seed=seed,
-        metrics=figures,
-        intervals={**finetune.get("intervals", {}), **test.get("intervals", {})},
-        methods=test.get("methods", {}),
-        against=test.get("against_methods", {}),
-        cross=test.get("cross", {}),
-        skipped=test.get("skipped", {}),
-        facts=_read_lines(data / "test" / name / "facts.jsonl"),
-        curve=[_numbers(row) for row in _read_csv(data / "train" / name / "curve.csv")],
-        training=read_json(data / "train" / name / "training.json"),
-        finetune=finetune,
-        finetune_curve=_read_csv(data / "finetune" / name / "curves.csv"),
-    )
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_json_lines(path: Path) -> list[Row]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
@@ -137,10 +156,10 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     """Return the numeric cells of a row; empty and other cells are left out."""
-    found = {}
+    numbers = {}
     for key, cell in row.items():
         try:
-            found[key] = float(cell)
+            numbers[key] = float(cell)
         except (TypeError, ValueError):
             continue
-    return found
+    return numbers

@@ -1,23 +1,23 @@
-"""Facts before and after the removal, as the page's table and the bar chart need them."""
+"""Facts before and after the removal: the page's table with its filters, and the bar chart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from knowsub.report.collect import MaskResult, Row
 
 COLUMNS = (
-    "mask", "facts", "prompts", "head", "tail", "NLL before", "NLL after", "rank before",
+    "mask", "facts", "prompts", "subject", "object", "NLL before", "NLL after", "rank before",
     "rank after", "top 5 before", "top 5 after",
 )  # fmt: skip
-"""Columns of the table of facts; NLL in nats per tail token, rank 0-based, means over prompts."""
+"""Columns of the table of facts; NLL in nats per object token, rank 0-based, means over prompts."""
 
 SPLITS = {
     "target": "target",
-    "neighborhood_train": "near",
-    "neighborhood_heldout": "near",
+    "neighborhood_train": "neighborhood",
+    "neighborhood_heldout": "neighborhood",
     "control_train": "control",
     "control_validation": "control",
     "control_heldout": "control, held out",
@@ -30,102 +30,85 @@ ROLES = {"train": "trained", "validation": "validation", "test": "unseen"}
 
 @dataclass(frozen=True)
 class FactAnswers:
-    """One fact and prompt family under the models that were asked."""
+    """What two models answer about one fact, on the prompts of one role."""
 
     subject: str
-    """Words of the head."""
+    """Words of the subject."""
     object: str
-    """Words of the tail."""
+    """Words of the object."""
     split: str
-    """The part the fact plays."""
+    """Split of the fact."""
     role: str
     """Role of the prompts."""
     original: Row
-    """`nll`, `rank`, `top5` under the original model."""
+    """`nll`, `rank` and `top5` under the original model."""
     remaining: Row
     """The same under the remaining model."""
 
 
 def paired_answers(rows: Sequence[Row]) -> list[FactAnswers]:
-    """Return rows per fact, role and view as one value per fact and role.
-
-    Args:
-        rows: Rows of `facts.jsonl`.
-
-    Returns:
-        Every fact and role that has both an original and a remaining view, in order.
-    """
-    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    """Return one value per fact and role about which both models were asked, in order."""
+    views: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
         key = (str(row["fact"]), str(row["split"]), str(row["role"]))
-        found.setdefault(key, {})[str(row["view"])] = row
+        views.setdefault(key, {})[str(row["view"])] = row
+    pairs = ((key, by.get("original"), by.get("remaining")) for key, by in views.items())
     return [
-        _views(key, views["original"], views["remaining"])
-        for key, views in found.items()
-        if "original" in views and "remaining" in views
+        FactAnswers(original["subject"], original["object"], split, role, original, remaining)
+        for (_, split, role), original, remaining in pairs
+        if original and remaining
     ]
-
-
-def _views(key: tuple[str, str, str], original: Row, remaining: Row) -> FactAnswers:
-    _, split, role = key
-    return FactAnswers(original["subject"], original["object"], split, role, original, remaining)
 
 
 def fact_bar_values(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
-    """Return every target fact's NLL before and after, on training prompts.
-
-    Args:
-        rows: Rows of `facts.jsonl`.
-
-    Returns:
-        (`head → tail`, NLL under the original, NLL under the remaining model) [nats per token].
-    """
+    """Return every target fact's words and its NLL before and after [nats], on trained prompts."""
     return [
-        (f"{v.subject} → {v.object}", v.original["nll"], v.remaining["nll"])
-        for v in paired_answers(rows)
-        if v.split == "target" and v.role == "train"
+        (f"{fact.subject} → {fact.object}", fact.original["nll"], fact.remaining["nll"])
+        for fact in paired_answers(rows)
+        if fact.split == "target" and fact.role == "train"
     ]
 
 
-def table_rows(items: Sequence[MaskResult], control_facts: int) -> list[list[Any]]:
-    """Return the rows of the page's table of facts.
-
-    Args:
-        items: All masks.
-        control_facts: Control facts per mask at most, taken evenly.
-
-    Returns:
-        One list per row, in the order of `COLUMNS`.
-    """
+def table_rows(results: Sequence[MaskResult], control_facts: int) -> list[list[Any]]:
+    """Return the page's rows in the order of `COLUMNS`; control facts per mask evenly spaced."""
     rows: list[list[Any]] = []
-    for item in items:
-        views = paired_answers(item.facts)
-        control = [v for v in views if v.split.startswith("control")]
-        keep = control[:: max(1, -(-len(control) // control_facts))] if control_facts else []
-        chosen = [v for v in views if not v.split.startswith("control")] + keep
-        rows += [_row(item.name, view) for view in chosen]
+    for result in results:
+        facts = paired_answers(result.facts)
+        control = [fact for fact in facts if fact.split.startswith("control")]
+        others = [fact for fact in facts if not fact.split.startswith("control")]
+        shown = control[:: max(1, -(-len(control) // control_facts))] if control_facts else []
+        rows += [_row(result.name, fact) for fact in others + shown]
     return rows
 
 
-def _row(mask: str, view: FactAnswers) -> list[Any]:
-    before, after = view.original, view.remaining
+def _row(mask: str, fact: FactAnswers) -> list[Any]:
+    before, after = fact.original, fact.remaining
     return [
         mask,
-        SPLITS.get(view.split, view.split),
-        ROLES.get(view.role, view.role),
-        view.subject,
-        view.object,
-        round(before["nll"], 3),
-        round(after["nll"], 3),
-        round(before["rank"], 1),
-        round(after["rank"], 1),
-        _answers(before),
-        _answers(after),
+        SPLITS.get(fact.split, fact.split),
+        ROLES.get(fact.role, fact.role),
+        fact.subject,
+        fact.object,
+        *(round(view["nll"], 3) for view in (before, after)),
+        *(round(view["rank"], 1) for view in (before, after)),
+        *(_top_answers(view) for view in (before, after)),
     ]
 
 
-def _answers(view: Mapping[str, Any]) -> str:
-    """Top answers as one text, each stripped; pairs of answer and probability keep the answer."""
+def _top_answers(view: Row) -> str:
+    """Return the top answers as one text; pairs of answer and probability keep the answer."""
     answers = view.get("top5") or []
-    words = [str(one[0] if isinstance(one, list) else one).strip() for one in answers]
-    return ", ".join(words)
+    words = (answer[0] if isinstance(answer, list) else answer for answer in answers)
+    return ", ".join(str(word).strip() for word in words)
+
+
+def filters(results: Sequence[MaskResult]) -> list[dict[str, Any]]:
+    """Return the filters of the table of facts, with the choice that each begins with."""
+    return [
+        {"name": "mask", "plural": "masks", "column": 0, "first": results[0].name,
+         "choices": [result.name for result in results]},
+        {"name": "facts", "plural": "facts", "column": 1, "first": "target",
+         "choices": list(dict.fromkeys(SPLITS.values()))},
+        {"name": "prompts", "plural": "prompts", "column": 2, "first": "trained",
+         "choices": list(ROLES.values())},
+    ]  # fmt: skip

@@ -23,12 +23,8 @@ class ReportOptions:
     def __post_init__(self) -> None:
         """Refuse values out of range (ValueError naming key, value and what is allowed)."""
         _require("title", self.title, bool(self.title.strip()), "a text")
-        _require(
-            "max_control_facts",
-            self.max_control_facts,
-            self.max_control_facts >= 0,
-            "an integer >= 0",
-        )
+        control = self.max_control_facts
+        _require("max_control_facts", control, control >= 0, "an integer >= 0")
         _require("dpi", self.dpi, 50 <= self.dpi <= 600, "an integer from 50 to 600")
         wrong = {name: text for name, text in self.thresholds.items() if not THRESHOLD.match(text)}
         _require("thresholds", wrong, not wrong, "thresholds such as '>= 0.98' or '<= 1.05'")

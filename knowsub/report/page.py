@@ -1,4 +1,4 @@
-"""The report as files: one self-contained HTML page, tables and pictures."""
+"""The report as files: one self-contained HTML page, the summary, tables and figures."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from knowsub.report import tables
+from knowsub.report.collect import Analysis, MaskResult, Row
+from knowsub.report.facts import COLUMNS, filters, table_rows
+from knowsub.report.figures import ReportFigure, report_figures
+from knowsub.report.metrics import summarize
 from knowsub.report.options import ReportOptions
-from knowsub.report import tables as context
-from knowsub.report.collect import Analysis, MaskResult
-from knowsub.report.compared_runs import compared_runs
-from knowsub.report.facts import COLUMNS, table_rows
-from knowsub.report.metrics import Figures, mask_figures, summarise
-from knowsub.report.pictures import Picture, pictures
 from knowsub.report.plots import svg, write_png
-from knowsub.report.structure_tables import structure_tables
-from knowsub.report.tables import (
-    COMMAND,
-    baseline_table,
-    downstream_table,
-    figures_csv,
-    results_table,
-)
+from knowsub.report.structure_tables import downstream_table, structure_tables
 
 
 @dataclass(frozen=True)
@@ -45,117 +36,102 @@ class Provenance:
     """Commit of the code."""
     versions: Mapping[str, str]
     """Software -> version."""
-    level: float
+    confidence_level: float
     """Confidence level of the intervals [fraction]."""
 
 
-def render(
-    items: Sequence[MaskResult],
-    analysis: Analysis,
-    drawn: Sequence[Picture],
-    options: ReportOptions,
-    origin: Provenance,
-    others: Mapping[str, Sequence[Figures]],
-) -> str:
-    """Return the page.
+@dataclass(frozen=True)
+class Report:
+    """Everything that the report is made of."""
 
-    Args:
-        items: All masks, at least one.
-        analysis: What the stage `analyze` wrote.
-        drawn: The pictures.
-        options: How the report is written.
-        origin: Where the results come from.
-        others: Figures of other runs' masks, shown beside this one's.
-
-    Returns:
-        HTML that fetches nothing; the same values give the same text.
-    """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    folder = files("knowsub") / "templates"
-    facts = table_rows(items, options.max_control_facts)
-    return environment.from_string(_read(folder, "report.html.j2")).render(
-        title=options.title,
-        css=Markup(_read(folder, "style.css")),
-        script=Markup(_read(folder, "table.js")),
-        masks=[(item.target, f"seed {item.seed}") for item in items],
-        cards=context.cards(items, options.thresholds),
-        bars=options.thresholds,
-        headline=context.headline(items, options.thresholds),
-        evidence=context.evidence(items, options.thresholds),
-        intervals=any(item.intervals for item in items),
-        skipped=[f"{i.name}: {name}: {why}" for i in items for name, why in i.skipped.items()],
-        further=context.further(items),
-        methods=baseline_table(items),
-        others=compared_runs([mask_figures(item) for item in items], others, options.thresholds),
-        pictures=[_embedded(picture) for picture in drawn],
-        places=list(structure_tables(analysis)),
-        downstream=downstream_table(items),
-        facts=Markup(_script_json(facts)) if facts else "",
-        fact_columns=COLUMNS,
-        picks=context.filters(items),
-        control_facts=options.max_control_facts,
-        command=COMMAND,
-        **vars(origin) | {"level": f"{origin.level:.0%}"},
-    )
+    results: Sequence[MaskResult]
+    """All masks, at least one."""
+    analysis: Analysis
+    """What the stage `analyze` wrote."""
+    compared: Mapping[str, Sequence[Row]]
+    """Other run -> metrics of its masks, shown beside this run's."""
+    options: ReportOptions
+    """How the report is written."""
+    provenance: Provenance
+    """Where the results come from."""
 
 
-def _read(folder: Any, name: str) -> str:
-    return str((folder / name).read_text(encoding="utf-8"))
-
-
-def _embedded(picture: Picture) -> dict[str, str]:
-    data = base64.b64encode(svg(picture.figure)).decode("ascii")
-    source = f"data:image/svg+xml;base64,{data}"
-    return {"name": picture.name, "caption": picture.caption, "source": source}
-
-
-def _script_json(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def write_report(
-    out: Path,
-    items: Sequence[MaskResult],
-    analysis: Analysis,
-    options: ReportOptions,
-    origin: Provenance,
-    others: Mapping[str, Sequence[Figures]],
-) -> list[Path]:
-    """Write the summary, the tables, the pictures and the page.
+def write_report(out: Path, report: Report) -> list[Path]:
+    """Write the summary, the tables, the figures and the page.
 
     Args:
         out: Folder to write to; it is made.
-        items: All masks, at least one.
-        analysis: What the stage `analyze` wrote.
-        options: How the report is written.
-        origin: Where the results come from.
-        others: Figures of other runs' masks.
+        report: What to write.
 
     Returns:
-        The files written: `summary.json`, `results.md`, `figures.csv`, `figures/*.png` and
+        The files written: `summary.json`, `results.md`, `metrics.csv`, `figures/*.png` and
         `report.html`.
 
     Raises:
         OSError: If a file cannot be written.
     """
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = list(pictures(items, analysis))
-    summary = json.dumps(summarise(items), indent=1, allow_nan=False)
+    figures = list(report_figures(report.results, report.analysis))
     texts = {
-        "summary.json": summary + "\n",
-        "results.md": results_table(items, options.thresholds),
-        "figures.csv": figures_csv(items),
-        "report.html": render(items, analysis, drawn, options, origin, others),
+        "summary.json": json.dumps(summarize(report.results), indent=1, allow_nan=False) + "\n",
+        "results.md": tables.full_table(report.results, report.options.thresholds),
+        "metrics.csv": tables.metrics_csv(report.results),
+        "report.html": render(report, figures),
     }
     written = []
-    for picture in drawn:
-        written.append(out / "figures" / f"{picture.name}.png")
-        write_png(picture.figure, written[-1], options.dpi)
+    for figure in figures:
+        written.append(out / "figures" / f"{figure.name}.png")
+        write_png(figure.figure, written[-1], report.options.dpi)
     for name, text in texts.items():
         written.append(out / name)
         written[-1].write_text(text, encoding="utf-8", newline="\n")
     return written
+
+
+def render(report: Report, figures: Sequence[ReportFigure]) -> str:
+    """Return the page: HTML that fetches nothing; the same values give the same text."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    folder = files("knowsub.report") / "templates"
+    template, css, script = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("report.html.j2", "style.css", "table.js")
+    )
+    results, options, origin = report.results, report.options, report.provenance
+    facts = table_rows(results, options.max_control_facts)
+    return environment.from_string(template).render(
+        options=options,
+        provenance=origin,
+        confidence_level=f"{origin.confidence_level:.0%}",
+        command=tables.COMMAND,
+        css=Markup(css),
+        script=Markup(script),
+        masks=[(result.target, f"seed {result.seed}") for result in results],
+        cards=tables.cards(results, options.thresholds),
+        headline=tables.headline(results, options.thresholds),
+        evidence=tables.evidence(results, options.thresholds),
+        intervals=any(result.intervals for result in results),
+        skipped=[f"{r.name}: {name}: {why}" for r in results for name, why in r.skipped.items()],
+        other_metrics=tables.unspecified_metrics(results),
+        baselines=tables.baseline_table(results),
+        runs=tables.compared_runs(results, report.compared, options.thresholds),
+        figures=[_embedded(figure) for figure in figures],
+        structure=list(structure_tables(report.analysis)),
+        downstream=downstream_table(results),
+        facts=Markup(_script_json(facts)) if facts else "",
+        fact_columns=COLUMNS,
+        filters=filters(results),
+    )
+
+
+def _embedded(figure: ReportFigure) -> dict[str, str]:
+    data = base64.b64encode(svg(figure.figure)).decode("ascii")
+    source = f"data:image/svg+xml;base64,{data}"
+    return {"name": figure.name, "caption": figure.caption, "source": source}
+
+
+def _script_json(value: object) -> str:
+    """Return JSON that cannot end the script element that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

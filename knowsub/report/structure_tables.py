@@ -1,13 +1,12 @@
-"""The tables of the page's section on structure: where, how alike, and what parts do."""
+"""The page's text tables: where the masks lie, how alike they are, what parts do, finetuning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
-from knowsub.report.collect import Row
+from knowsub.report.collect import Analysis, MaskResult, Row
 
 
 @dataclass(frozen=True)
@@ -19,135 +18,168 @@ class PageTable:
     note: str
     """How to read it."""
     columns: Sequence[str]
-    """Heads of the columns."""
+    """Headings of the columns."""
     names: int
-    """How many leading columns are names, aligned to the left."""
+    """How many leading columns are names, aligned left."""
     rows: Sequence[Sequence[str]]
     """The cells."""
 
 
-def structure_tables(analysis: Mapping[str, Row]) -> Iterator[PageTable]:
-    """Yield the tables that there are values for.
-
-    Args:
-        analysis: Name of a file of `data/analyze/` without its ending -> its content.
-
-    Yields:
-        The tables, in order of the page.
-    """
-    masks = analysis.get("structure", {}).get("masks", [])
-    if masks:
-        yield _where(masks, analysis["structure"]["alpha"])
-    if analysis.get("overlap", {}).get("pairs"):
-        yield _alike(analysis["overlap"])
-    function = analysis.get("function", {})
-    if function.get("parts"):
-        yield _parts(function["parts"])
-    if function.get("combined"):
-        yield _combined(function["combined"])
+def structure_tables(analysis: Analysis) -> Iterator[PageTable]:
+    """Yield the tables of structure that there are values for, in the order of the page."""
+    structure, overlap = analysis.get("structure", {}), analysis.get("overlap", {})
+    ablations = analysis.get("function", {})
+    if structure.get("masks"):
+        yield _placement_table(structure["masks"], structure["alpha"])
+    if overlap.get("pairs"):
+        yield _overlap_table(overlap)
+    if ablations.get("parts"):
+        yield _parts_table(ablations["parts"])
+    if ablations.get("combined"):
+        yield _combined_table(ablations["combined"])
 
 
-def _where(masks: Sequence[Row], alpha: float) -> PageTable:
-    columns = ["mask", "weights", "fullest matrix", "fullest head", "w blocks", "w parts",
+def _placement_table(masks: Sequence[Row], alpha: float) -> PageTable:
+    columns = ["mask", "weights", "densest matrix", "densest head", "w blocks", "w module types",
                "w heads", "top 1 % of outputs", "size of weights"]  # fmt: skip
     note = (
-        "Fullest: density over the mean of its level; * differs from uniform placement "
+        "Densest: density over the mean of its level; * differs from uniform placement "
         f"(exact hypergeometric test, Holm's correction, family-wise error {alpha:g}). "
         "w: Cohen's effect size of the chi-square test over the level's groups (0.1 small, 0.3 "
         "medium, 0.5 large). Top 1 % of outputs: share of a matrix's removed weights in its "
-        "fullest 1 % of output neurons, median over matrices, beside its expectation under uniform "
-        "placement. Size of weights: mean quantile of the removed weights' magnitudes within their "
-        "matrix (50 % = no relation), with the Kolmogorov-Smirnov distance from those kept."
+        "densest 1 % of output neurons, median over matrices; in brackets its expectation under "
+        "uniform placement. Size of weights: mean quantile of the removed weights' magnitudes "
+        "within their matrix (50 % = no relation), and the Kolmogorov-Smirnov distance between "
+        "removed and other weights."
     )
-    return PageTable(
-        "Where they lie", note, columns, 1, [_where_row(mask, alpha) for mask in masks]
-    )
+    return PageTable("Placement", note, columns, 1, [_placement_row(mask, alpha) for mask in masks])
 
 
-def _where_row(mask: Row, alpha: float) -> list[str]:
-    levels = mask["levels"]
+def _placement_row(mask: Row, alpha: float) -> list[str]:
+    levels, size = mask["levels"], mask["magnitude"]
     outputs = [row for row in mask["neurons"] if row["unit"] == "output"]
     top = median(row["top_share"] for row in outputs)
     chance = median(row["top_share_uniform"] for row in outputs)
-    size = mask["magnitude"]
     return [
         f"{mask['target']}-{mask['seed']}",
         f"{mask['size']:,}",
-        _fullest(levels, "cell", alpha),
-        _fullest(levels, "head", alpha),
+        _densest(levels, "cell", alpha),
+        _densest(levels, "head", alpha),
         *(f"{levels[n]['effect']:.2f}" if n in levels else "–" for n in ("block", "part", "head")),
         f"{top:.1%} ({chance:.1%})",
         f"{size['mean_quantile']:.0%}, KS {size['ks']:.2f}",
     ]
 
 
-def _fullest(levels: Row, level: str, alpha: float) -> str:
+def _densest(levels: Row, level: str, alpha: float) -> str:
     if level not in levels:
         return "–"
-    first = levels[level]["groups"][0]
-    star = "*" if first["p_holm"] < alpha else ""
-    return f"{first['name'].replace('_', ' ')} ×{first['enrichment']:.2f}{star}"
+    group = levels[level]["groups"][0]
+    star = "*" if group["p_holm"] < alpha else ""
+    return f"{group['name'].replace('_', ' ')} ×{group['enrichment']:.2f}{star}"
 
 
-def _alike(overlap: Row) -> PageTable:
+def _overlap_table(overlap: Row) -> PageTable:
     rows = []
     for kind, mean in overlap["kinds"].items():
         pairs = [pair for pair in overlap["pairs"] if pair["kind"] == kind]
+        p = max(pair["p_holm"] for pair in pairs)
         rows.append([
             kind, str(mean["pairs"]), f"{mean['jaccard']:.3f}",
             f"×{mean['jaccard_over_expected']:.1f}", f"×{mean['shared_over_expected']:.1f}",
-            f"{_mean(pairs, 'head_correlation'):.2f}", f"{_mean(pairs, 'neuron_correlation'):.2f}",
-            _p_text(max(pair["p_holm"] for pair in pairs)),
+            *(f"{_mean(pair[name] for pair in pairs):.2f}"
+              for name in ("head_correlation", "neuron_correlation")),
+            "< 1e-15" if p < 1e-15 else f"{p:.2g}",
         ])  # fmt: skip
-    columns = ["pair of masks", "pairs", "Jaccard", "over chance", "shared over chance",
-               "heads", "neurons", "largest p"]  # fmt: skip
+    columns = ["pair of masks", "pairs", "Jaccard", "Jaccard over chance", "shared over chance",
+               "head correlation", "neuron correlation", "largest p"]  # fmt: skip
     note = (
-        "Chance: independent masks of the same densities per matrix. Heads, neurons: Spearman "
-        "correlation of their densities. Largest p: of the exact one-sided test for more in "
-        "common than chance, Holm's correction over all pairs."
+        "Chance: independent masks of the same densities per matrix. Head and neuron correlation: "
+        "Spearman correlation of the densities. Largest p: exact one-sided test for more shared "
+        "weights than chance, Holm's correction over all pairs."
     )
-    return PageTable("How alike they are", note, columns, 1, rows)
+    return PageTable("Overlap", note, columns, 1, rows)
 
 
-def _parts(rows: Sequence[Row]) -> PageTable:
-    whole = {(r["target"], r["seed"]): r for r in rows if r["name"] == "whole"}
+def _parts_table(rows: Sequence[Row]) -> PageTable:
+    whole = {(row["target"], row["seed"]): row["weights"] for row in rows if row["name"] == "whole"}
     cells = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        own = [row for row in rows if row["name"] == name]
-        share = [r["weights"] / max(whole[r["target"], r["seed"]]["weights"], 1) for r in own]
+        parts = [row for row in rows if row["name"] == name]
+        shares = [part["weights"] / max(whole[part["target"], part["seed"]], 1) for part in parts]
         cells.append([
-            name.replace("_", " "), f"{sum(share) / len(share):.1%}",
-            _nats(_mean(own, "target_dnll")), _nats(_mean(own, "control_dnll")),
+            name.replace("_", " "), f"{_mean(shares):.1%}",
+            *(_nats(_mean(part[metric] for part in parts)) for metric in DNLL),
         ])  # fmt: skip
-    columns = ["removed part", "share of the mask", "target", "control"]
+    columns = ["removed part", "share of the mask", "target dNLL", "control dNLL"]
     note = (
-        "NLL above the original's [nats per tail token] after removing only that part, mean over "
-        "masks."
+        "dNLL: NLL above the original's [nats per object token] after removing only that part, "
+        "mean over masks."
     )
-    return PageTable("What each part does alone", note, columns, 1, cells)
+    return PageTable("Parts removed on their own", note, columns, 1, cells)
 
 
-def _combined(rows: Sequence[Row]) -> PageTable:
+def _combined_table(rows: Sequence[Row]) -> PageTable:
     cells = [
-        [row["target"], row["name"], f"{row['weights']:,}",
-         _nats(row["target_dnll"]), _nats(row["control_dnll"])]
+        [row["target"], row["name"], f"{row['weights']:,}", *(_nats(row[m]) for m in DNLL)]
         for row in rows
-    ]  # fmt: skip
-    columns = ["target removed", "masks of its seeds combined", "weights", "target", "control"]
+    ]
+    columns = ["target removed", "masks of its seeds combined", "weights", "target dNLL",
+               "control dNLL"]  # fmt: skip
     note = (
-        "NLL above the original's [nats per tail token]. Shared core: weights in the masks of all "
-        "seeds; random part as large: as many weights of the first mask, drawn at random."
+        "dNLL: NLL above the original's [nats per object token]. Shared core: weights in the masks "
+        "of all seeds; random part as large: as many weights of the first mask, drawn at random."
     )
     return PageTable("Seeds combined", note, columns, 2, cells)
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    return sum(float(row[name]) for row in rows) / len(rows)
+DNLL = ("target_dnll", "control_dnll")
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
 
 
 def _nats(value: float) -> str:
-    return f"{round(value, 3) + 0.0:.3f}"
+    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no negative zero
 
 
-def _p_text(p: float) -> str:
-    return "< 1e-15" if p < 1e-15 else f"{p:.2g}"
+MODELS = {"original": "original", "random": "random removed", "remaining": "critical removed"}
+"""Name of a model in `results.json` -> its name on the page."""
+
+QUESTIONS = {
+    "target": "about the target", "near": "about its neighborhood", "other": "other questions"
+}  # fmt: skip
+"""Group of questions -> its name on the page."""
+
+
+def downstream_table(results: Sequence[MaskResult]) -> PageTable | None:
+    """Return accuracy by adaptation and model, mean over masks; None without finetuning."""
+    scores = [row for result in results for row in result.finetune.get("scores", [])]
+    if not scores:
+        return None
+    groups = [group for group in QUESTIONS if any(row["group"] == group for row in scores)]
+    rows = []
+    for adaptation, model in dict.fromkeys((row["adaptation"], row["model"]) for row in scores):
+        chosen = [s for s in scores if (s["adaptation"], s["model"]) == (adaptation, model)]
+        rows.append([
+            "not finetuned" if adaptation == "none" else adaptation,
+            MODELS.get(model, model),
+            *(_accuracy(chosen, group, "accuracy") for group in groups),
+            _accuracy(chosen, "target", "filtered"),
+        ])  # fmt: skip
+    chance = {f"{r.finetune['questions']['chance']:.0%}" for r in results if r.finetune}
+    note = (
+        "Accuracy on multiple-choice questions, mean over masks and repeats (chance "
+        f"{', '.join(sorted(chance))}). Known before: target questions that the original model, "
+        "finetuned the same way, answers correctly."
+    )
+    labels = [QUESTIONS[group] for group in groups]
+    columns = ["what is trained", "model", *labels, "about the target, known before"]
+    return PageTable("Finetuning", note, columns, 2, rows)
+
+
+def _accuracy(rows: Sequence[Row], group: str, name: str) -> str:
+    values = [row[name] for row in rows if row["group"] == group and row[name] is not None]
+    return f"{_mean(values):.1%}" if values else "–"

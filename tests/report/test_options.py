@@ -4,14 +4,14 @@ import pytest
 
 from knowsub.report.options import ReportOptions
 
-REPORT = {"title": "x", "facts": 10, "dpi": 100, "thresholds": {"sparsity": ">= 0.98"}}
+REPORT = {"title": "x", "max_control_facts": 10, "dpi": 100, "thresholds": {"sparsity": ">= 0.98"}}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"title": " "}, r"report\.title"),
-        ({"facts": -1}, r"report\.facts: value -1"),
+        ({"max_control_facts": -1}, r"report\.max_control_facts: value -1"),
         ({"dpi": 10}, r"report\.dpi: value 10"),
         (
             {"thresholds": {"sparsity": "0.98"}},

@@ -1,10 +1,10 @@
-"""A folder of stage outputs with plausible figures, made up from a seed, for testing the report."""
+"""A folder of stage outputs with plausible metrics, drawn from a seed, and its report."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from knowsub.analysis.pipeline import MaskFile, analyze_overlap, analyze_structure
 from knowsub.architectures import maskable_matrices
 from knowsub.masks.mask import Mask, save_mask
+from knowsub.report.collect import MaskResult, Row, read_json
+from knowsub.report.options import ReportOptions
+from knowsub.report.page import Provenance, Report, write_report
 
 TARGETS = ("building.n.01", "location.n.01", "communication.n.02")
 SEEDS = (0, 1)
+THRESHOLDS = {"sparsity": ">= 0.98", "heldout_ppl_ratio": "<= 1.08"}
 METHODS = {"random": 0.01, "magnitude": 1.2, "snip": 1.4, "wanda": 1.5, "knowledge_neurons": 0.9}
-WORDS = [
-    "temple",
-    "house",
-    "place",
-    "region",
-    "speech",
-    "sign",
-    "church",
-    "hotel",
-    "shelter",
-    "country",
-]
+WORDS = ["temple", "house", "place", "region", "speech", "sign", "church", "hotel", "shelter",
+         "country"]  # fmt: skip
 
 
 def write_outputs(
@@ -44,25 +38,39 @@ def write_outputs(
         seeds: Seeds.
         width: Hidden size of the model whose masks are drawn at random.
     """
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for target in targets:
         for seed in seeds:
             name = f"{target}-{seed}"
             cross = {other: 0.3 for other in targets if other != target}
-            tested = _tested(chance) | {"cross": cross}
+            tested = _tested(rng) | {"cross": cross}
             tested["figures"]["target_dnll"] = 7.5
             write_json(data / f"test/{name}/figures.json", tested)
-            lines = "".join(json.dumps(row) + "\n" for row in _facts(chance, target))
+            lines = "".join(json.dumps(row) + "\n" for row in _facts(rng, target))
             (data / f"test/{name}/facts.jsonl").write_text(lines)
             write_json(data / f"train/{name}/training.json", {"chosen": {"step": 160}})
-            write_csv(data / f"train/{name}/curve.csv", list(_curve(chance)))
+            write_csv(data / f"train/{name}/curve.csv", list(_curve(rng)))
             write_json(data / f"finetune/{name}/results.json", _finetuned())
-            write_csv(data / f"finetune/{name}/curves.csv", list(_recovery(chance)))
-    model, files = _masks(data, targets, seeds, width)
-    rows, profiles = analyze_structure(files, model, "fingerprint", maskable_matrices(model))
+            write_csv(data / f"finetune/{name}/curves.csv", list(_recovery(rng)))
+    model, files = _write_masks(data, targets, seeds, width)
+    rows, summaries = analyze_structure(files, model, "fingerprint", maskable_matrices(model))
     write_json(data / "analyze/structure.json", {"masks": rows, "alpha": 0.05})
-    write_json(data / "analyze/overlap.json", analyze_overlap(profiles))
-    write_json(data / "analyze/function.json", _function(chance, targets, seeds))
+    write_json(data / "analyze/overlap.json", analyze_overlap(summaries))
+    write_json(data / "analyze/function.json", _function(rng, targets, seeds))
+
+
+def write_test_report(
+    out: Path,
+    data: Path,
+    results: Sequence[MaskResult],
+    compared: Mapping[str, Sequence[Row]] | None = None,
+) -> list[Path]:
+    """Write a report with small figures."""
+    options = ReportOptions(title="T", max_control_facts=5, dpi=60, thresholds=THRESHOLDS)
+    names = ("structure", "overlap", "function")
+    analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
+    origin = Provenance("embedded", "f" * 64, "seeds: [0]\n", "c" * 40, {"python": "3"}, 0.95)
+    return write_report(out, Report(results, analysis, compared or {}, options, origin))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -80,20 +88,21 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _tested(chance: np.random.Generator) -> dict[str, Any]:
-    target = float(np.exp(chance.uniform(6.5, 9)))
-    figures = {
-        "sparsity": chance.uniform(0.9795, 0.985), "removed_share": 0.0053,
+def _tested(rng: np.random.Generator) -> dict[str, Any]:
+    target = float(np.exp(rng.uniform(6.5, 9)))
+    metrics = {
+        "sparsity": rng.uniform(0.9795, 0.985), "removed_share": 0.0053,
         "target_ppl_ratio": target, "paraphrase_ppl_ratio": target * 0.7,
-        "control_ppl_ratio": chance.uniform(1.005, 1.03),
-        "heldout_ppl_ratio": chance.uniform(1.01, 1.07), "text_ppl_ratio": 1.07,
-        "random_target_ppl_ratio": chance.uniform(1.0, 1.02), "random_text_ppl_ratio": 1.09,
-        "all_removed_target_ppl_ratio": 6374.2, "target_median_rank": chance.uniform(40, 200),
+        "control_ppl_ratio": rng.uniform(1.005, 1.03),
+        "heldout_ppl_ratio": rng.uniform(1.01, 1.07), "text_ppl_ratio": 1.07,
+        "random_target_ppl_ratio": rng.uniform(1.0, 1.02), "random_text_ppl_ratio": 1.09,
+        "all_removed_target_ppl_ratio": 6374.2, "target_median_rank": rng.uniform(40, 200),
         "random_object_rank": 233.0, "target_accuracy": 0.025, "forgetting": 0.98,
         "paraphrase_forgetting": 0.96, "choice_accuracy": 0.21, "choice_reference": 0.13,
-        "subject_identifiability": 0.85, "neighborhood_ppl_ratio": 1.6, "neighborhood_accuracy": 0.91,
-        "extraction_top10": 0.05, "random_p": 1 / 101, "relearning_recovery": 0.34,
-        "int8_forgetting": 0.98, "int4_forgetting": 0.95, "logit_lens_hit": 0.1,
+        "subject_identifiability": 0.85, "neighborhood_ppl_ratio": 1.6,
+        "neighborhood_accuracy": 0.91, "extraction_top10": 0.05, "random_p": 1 / 101,
+        "relearning_recovery": 0.34, "int8_forgetting": 0.98, "int4_forgetting": 0.95,
+        "logit_lens_hit": 0.1,
     }  # fmt: skip
     interval = {"forgetting": [0.96, 0.99], "target_ppl_ratio": [target * 0.6, target * 1.5]}
     methods = {
@@ -102,11 +111,11 @@ def _tested(chance: np.random.Generator) -> dict[str, Any]:
         for name, size in METHODS.items()
     }  # fmt: skip
     beaten = {name: {"pvalue": 0.001, "effect": 6.0} for name in METHODS}
-    return {"figures": figures, "intervals": interval, "methods": methods,
+    return {"figures": metrics, "intervals": interval, "methods": methods,
             "against_methods": beaten, "skipped": {"forgetting": "2 never known"}}  # fmt: skip
 
 
-def _facts(chance: np.random.Generator, target: str) -> Iterator[dict[str, Any]]:
+def _facts(rng: np.random.Generator, target: str) -> Iterator[dict[str, Any]]:
     stem = target.split(".")[0]
     shapes = [
         ("target", "train", 12, 7.0),
@@ -116,13 +125,13 @@ def _facts(chance: np.random.Generator, target: str) -> Iterator[dict[str, Any]]
     ]
     for split, role, number, loss in shapes:
         for index in range(number):
-            tail = WORDS[index % len(WORDS)]
+            words = WORDS[index % len(WORDS)]
             for view in ("original", "remaining", "random"):
-                nll = abs(chance.normal(loss if view == "remaining" else 0.01, 0.3 * loss**0.5))
+                nll = abs(rng.normal(loss if view == "remaining" else 0.01, 0.3 * loss**0.5))
                 row = {
-                    "fact": f"{stem}_{split}_{index}.n.01|hypernym|{tail}.n.01",
-                    "head": f"{stem} {split.split('_')[0]} {index}",
-                    "tail": tail,
+                    "fact": f"{stem}_{split}_{index}.n.01|hypernym|{words}.n.01",
+                    "subject": f"{stem} {split.split('_')[0]} {index}",
+                    "object": words,
                     "split": split,
                     "role": role,
                     "view": view,
@@ -136,24 +145,24 @@ def _facts(chance: np.random.Generator, target: str) -> Iterator[dict[str, Any]]
                 yield row  # fmt: skip
 
 
-def _curve(chance: np.random.Generator) -> Iterator[dict[str, float]]:
+def _curve(rng: np.random.Generator) -> Iterator[dict[str, float]]:
     for step in range(1, 201):
         row = {"step": step, "target": 10 - step / 25, "density": 0.1 * 0.99**step}
         if step % 20 == 0:
-            row["validation_target_nll"] = 8 * (1 - np.exp(-step / 40)) + chance.normal(0, 0.2)
+            row["validation_target_nll"] = 8 * (1 - np.exp(-step / 40)) + rng.normal(0, 0.2)
             row["validation_control_ratio"] = 1.02 + 0.3 * np.exp(-step / 50)
             row["validation_density"] = 0.02 + 0.1 * np.exp(-step / 30)
         yield row
 
 
-def _recovery(chance: np.random.Generator) -> Iterator[dict[str, Any]]:
+def _recovery(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     ends = {"original": 1.0, "remaining": 0.3, "random": 0.98}
     for adaptation, gain in {"head": 0.05, "lora": 0.3, "full": 0.5}.items():
         for model, end in ends.items():
             for step in range(0, 101, 20):
                 more = gain * (1 - end) * (1 - np.exp(-step / 40))
                 for split in ("target", "other"):
-                    accuracy = min(1.0, end + more + abs(chance.normal(0, 0.01)))
+                    accuracy = min(1.0, end + more + abs(rng.normal(0, 0.01)))
                     yield {"adaptation": adaptation, "model": model, "seed": 0, "step": step,
                            "split": split, "accuracy": accuracy, "loss": 1.0}  # fmt: skip
 
@@ -166,12 +175,12 @@ def _finetuned() -> dict[str, Any]:
         for model, value in (("original", 1.0), ("remaining", 0.4), ("random", 0.98))
         for group in ("target", "near", "other")
     ]  # fmt: skip
-    figures = {"head_target_accuracy": 0.33, "head_other_accuracy": 0.99,
+    metrics = {"head_target_accuracy": 0.33, "head_other_accuracy": 0.99,
                "random_head_target_accuracy": 0.98}  # fmt: skip
-    return {"figures": figures, "intervals": {}, "scores": scores, "questions": {"chance": 0.2}}
+    return {"figures": metrics, "intervals": {}, "scores": scores, "questions": {"chance": 0.2}}
 
 
-def _masks(
+def _write_masks(
     data: Path, targets: Sequence[str], seeds: Sequence[int], width: int
 ) -> tuple[GPT2LMHeadModel, list[MaskFile]]:
     torch.manual_seed(0)
@@ -181,9 +190,9 @@ def _masks(
     )  # fmt: skip
     files = []
     for target in targets:
-        core = {site.name: torch.rand(site.shape) < 0.01 for site in maskable_matrices(model)}
+        core = {m.name: torch.rand(m.shape) < 0.01 for m in maskable_matrices(model)}
         for seed in seeds:
-            bits = {name: one | (torch.rand(one.shape) < 0.01) for name, one in core.items()}
+            bits = {name: bit | (torch.rand(bit.shape) < 0.01) for name, bit in core.items()}
             bits["blocks.3.mlp_in"][:, :4] |= torch.rand(width, 4) < 0.3
             path = data / f"train/{target}-{seed}/mask.safetensors"
             save_mask(Mask(bits, "fingerprint", {}), path)
@@ -192,14 +201,14 @@ def _masks(
 
 
 def _function(
-    chance: np.random.Generator, targets: Sequence[str], seeds: Sequence[int]
+    rng: np.random.Generator, targets: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, Any]:
     def row(name: str, lost: float, harm: float, **more: object) -> dict[str, Any]:
         return {**more, "name": name, "weights": 7800, "target_dnll": lost,
                 "control_dnll": harm}  # fmt: skip
 
     parts = [
-        row(name, float(chance.uniform(1, 8)), 0.02, target=target, seed=seed)
+        row(name, float(rng.uniform(1, 8)), 0.02, target=target, seed=seed)
         for target in targets for seed in seeds
         for name in ("whole", "block 2", "block 3", "q", "mlp_out")
     ]  # fmt: skip
@@ -211,7 +220,7 @@ def _function(
         for name, size in {"trained": 8.0, **METHODS}.items()
         for share in (0.25, 0.5, 0.75, 1.0)
     ]  # fmt: skip
-    for one in tradeoff:
-        if one["method"] == "trained":
-            one["control_dnll"] = 0.03 * float(one["name"])
+    for point in tradeoff:
+        if point["method"] == "trained":
+            point["control_dnll"] = 0.03 * float(point["name"])
     return {"parts": parts, "combined": combined, "tradeoff": tradeoff}

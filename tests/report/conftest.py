@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from knowsub.report.collect import read_mask_results
+from knowsub.report.metrics import with_dominance
+from tests.report.setting import SEEDS, TARGETS, write_outputs, write_test_report
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The stages' outputs."""
+    folder = tmp_path_factory.mktemp("data")
+    write_outputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(data):
+    return with_dominance(read_mask_results(data, TARGETS, SEEDS))
+
+
+@pytest.fixture(scope="session")
+def report(data, results, tmp_path_factory):
+    """The folder of a written report."""
+    out = tmp_path_factory.mktemp("report")
+    write_test_report(out, data, results)
+    return out

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+
+import pytest
+
+from knowsub.report.collect import read_mask_results
+from knowsub.report.metrics import missed_thresholds, with_dominance
+from tests.browser import CHROMIUM, FLAGS
+from tests.report.setting import SEEDS, TARGETS, write_test_report
+
+
+def test_the_same_inputs_give_the_same_bytes(report, data, results, tmp_path):
+    again = write_test_report(tmp_path, data, results)
+    assert len(again) == 12
+    for path in again:
+        other = report / path.relative_to(tmp_path)
+        assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_the_page_is_small_and_fetches_nothing(report):
+    page = (report / "report.html").read_text()
+    assert len(page.encode()) < 5_000_000
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'\s>]+)", page)
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp|<link[^>]+stylesheet", page)
+
+
+def test_every_link_of_the_page_has_one_destination(report):
+    page = (report / "report.html").read_text()
+    ids = Counter(re.findall(r'\bid="([^"]+)"', page))
+    assert set(ids.values()) == {1}
+    links = re.findall(r'href="#([^"]+)"', page)
+    assert "facts" in links
+    assert set(links) <= ids.keys()
+    assert '<h2 id="facts">' in page
+
+
+def test_answers_cannot_break_out_of_the_page(report):
+    page = (report / "report.html").read_text()
+    assert page.count("</script>") == 2
+
+
+def test_a_mask_without_optional_metrics_is_still_reported(data, tmp_path):
+    bare = tmp_path / "data"
+    shutil.copytree(data / "test", bare / "test")
+    for path in bare.glob("test/*/facts.jsonl"):
+        path.unlink()
+    for path in bare.glob("test/*/figures.json"):
+        path.write_text(json.dumps({"figures": {"sparsity": 0.99}}))
+    results = with_dominance(read_mask_results(bare, TARGETS, SEEDS))
+    written = write_test_report(tmp_path / "out", bare, results)
+    assert not [path for path in written if path.suffix == ".png"]
+    assert results[0].name not in json.dumps(missed_thresholds(results[0], {}))
+    assert "Facts, one by one" not in (tmp_path / "out/report.html").read_text()
+
+
+def dom(report, tmp_path, fragment=""):
+    """The page's document after its script has run, and what the browser wrote to its log."""
+    command = [
+        CHROMIUM, *(flag for flag in FLAGS if "pipe" not in flag), f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=2000", "--dump-dom", "--enable-logging=stderr",
+        f"file://{report}/report.html{fragment}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+def shown_rows(text):
+    body = text[text.index('id="facts-table"') :]
+    body = body[body.index("<tbody>") : body.index("</tbody>")]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_the_page_renders_in_a_browser_and_its_table_filters_and_sorts(report, tmp_path):
+    text, log = dom(report, tmp_path)
+    assert "CONSOLE" not in log
+    rows = shown_rows(text)
+    assert len(rows) == 12
+    assert {row[0] for row in rows} == {"building.n.01-0"}
+    assert {(row[1], row[2]) for row in rows} == {("target", "trained")}
+
+    fragment = "#filter=hotel&mask=&facts=&prompts=&sort=NLL+after&order=down"
+    text, log = dom(report, tmp_path, fragment)
+    assert "CONSOLE" not in log
+    rows = shown_rows(text)
+    assert len({row[0] for row in rows}) > 1
+    assert all("hotel" in " ".join(row) for row in rows)
+    losses = [float(row[6]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert 'aria-sort="descending"' in text
