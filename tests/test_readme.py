@@ -6,32 +6,34 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from knowsub.cli import app
-from knowsub.report.metrics import METRIC_SPECS, printed
+from knowsub.report.metrics import METRIC_SPECS, format_metric
 from knowsub.report.tables import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def table() -> list[list[str]]:
-    lines = README.partition(BEGIN)[2].partition(END)[0].splitlines()
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"
-    ]
+def results_table(path: str) -> list[list[str]]:
+    """Cells of the first table between the markers of a file."""
+    text = (ROOT / path).read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    lines = text.strip().partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_results_table_is_the_committed_summary() -> None:
+@pytest.mark.parametrize("path", ["README.md", "docs/results.md"])
+def test_the_results_table_is_the_committed_summary(path: str) -> None:
     masks = json.loads((ROOT / "data/report/summary.json").read_text(encoding="utf-8"))["masks"]
-    header, _, *rows = table()
-    labels = {entry.label: name for name, entry in METRIC_SPECS.items()}
+    header, _, *rows = results_table(path)
+    names = {spec.label: name for name, spec in METRIC_SPECS.items()}
     for mask, row in zip(masks, rows, strict=False):
         assert row[:2] == [f"`{mask['target']}`", str(mask["seed"])]
         for label, cell in zip(header[2:], row[2:], strict=True):
-            if labels[label] in mask:
-                assert cell.strip("*✗ ") == printed(labels[label], mask[labels[label]]), label
+            if names[label] in mask:
+                assert cell.strip("*✗ ") == format_metric(names[label], mask[names[label]]), label
     assert len(rows) == len(masks) + 2, "every mask, the median and the worst"
 
 

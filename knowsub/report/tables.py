@@ -15,7 +15,6 @@ from knowsub.report.metrics import (
     EVIDENCE,
     HEADLINE,
     METRIC_SPECS,
-    Metrics,
     format_metric,
     mask_metrics,
     mean_metrics,
@@ -40,49 +39,62 @@ Thresholds = Mapping[str, str]
 
 
 def full_table(results: Sequence[MaskResult], thresholds: Thresholds) -> str:
-    """Return the table of all headline metrics in Markdown.
+    """Return the tables of all headline metrics and of the baselines in Markdown.
 
     One row per mask, then the median and the worst of every column; a metric that misses its
     threshold is bold and marked. Nothing in it depends on when it was made.
     """
     names = _headline_names(results)
-    listed = [
-        f"{METRIC_SPECS[name].label} {thresholds[name]}" for name in names if name in thresholds
-    ]
+    listed = [f"{METRIC_SPECS[n].label} {thresholds[n]}" for n in names if n in thresholds]
     note = (
         f"Written by `{COMMAND}`. PPL ×: perplexity of the remaining model over the original's on "
         "the same items."
     )
     if listed:
         note += f" Thresholds: {'; '.join(listed)}. **Bold ✗**: missed."
-    return f"{_markdown(results, thresholds, names)}\n{note}\n"
+    text = f"{_mask_table(results, thresholds, names)}\n{note}\n"
+    if baselines := baseline_table(results):
+        header = ["method", *(column["label"] for column in baselines["columns"])]
+        rows = [[row["name"], *row["cells"]] for row in baselines["rows"]]
+        text += "\nAs many weights of each matrix, chosen by other methods; means over masks:\n\n"
+        text += _markdown(header, rows, names=1)
+    return text
 
 
 def readme_table(results: Sequence[MaskResult], thresholds: Thresholds) -> str:
     """Return the table of `README_METRICS` in Markdown, and how many masks meet all thresholds."""
     met = sum(not missed_thresholds(result, thresholds) for result in results)
     return (
-        f"{_markdown(results, thresholds, README_METRICS)}\n"
+        f"{_mask_table(results, thresholds, README_METRICS)}\n"
         f"Written by `{COMMAND}`, one row per mask, none left out: {met} of {len(results)} masks "
         f"meet all {len(thresholds)} thresholds of `params.yaml`. **Bold ✗**: missed.\n"
     )
 
 
-def _markdown(results: Sequence[MaskResult], thresholds: Thresholds, names: Sequence[str]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |\n"
+def _mask_table(results: Sequence[MaskResult], thresholds: Thresholds, names: Sequence[str]) -> str:
+    metrics = [mask_metrics(result) for result in results]
+    rows = [
+        *((f"`{result.target}`", str(result.seed), row)
+          for result, row in zip(results, metrics, strict=True)),
+        ("**median**", "", median_metrics(metrics)),
+        ("**worst**", "", worst_metrics(metrics)),
+    ]  # fmt: skip
+    cells = [
+        [target, seed, *(_markdown_cell(_cell(name, row, thresholds)) for name in names)]
+        for target, seed, row in rows
+    ]
+    header = ["target removed", "seed", *(METRIC_SPECS[name].label for name in names)]
+    return _markdown(header, cells, names=1)
 
-    def metric_cells(metrics: Metrics) -> list[str]:
-        cells = [_cell(name, metrics, thresholds) for name in names]
-        return [f"**{cell['text']} ✗**" if cell["missed"] else cell["text"] for cell in cells]
 
-    rows = [mask_metrics(result) for result in results]
-    text = line(["target removed", "seed", *(METRIC_SPECS[name].label for name in names)])
-    text += line([":---", "---:", *["---:"] * len(names)])
-    for result, row in zip(results, rows, strict=True):
-        text += line([f"`{result.target}`", str(result.seed), *metric_cells(row)])
-    text += line(["**median**", "", *metric_cells(median_metrics(rows))])
-    return text + line(["**worst**", "", *metric_cells(worst_metrics(rows))])
+def _markdown_cell(cell: Mapping[str, Any]) -> str:
+    return f"**{cell['text']} ✗**" if cell["missed"] else str(cell["text"])
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> str:
+    """Return a Markdown table whose first `names` columns are aligned left, the others right."""
+    alignment = [":---"] * names + ["---:"] * (len(header) - names)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
 
 
 def write_tables(
