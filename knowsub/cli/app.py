@@ -1,8 +1,7 @@
-"""The command's tree, and how a command answers: text or JSON, one-line errors, exit codes.
+"""The command `knowsub` and its subcommands: text or JSON output, one-line errors, exit codes.
 
-0: done. 1: something given is wrong (a file, a model, a mask). 2: the command line is wrong.
-
-Every command imports what it needs when it runs, so that `--help` answers at once.
+Exit codes: 0 success, 1 invalid input (a file, a model, a mask), 2 invalid command line. Every
+subcommand imports what it needs when it runs, so that `--help` does not load torch.
 """
 
 from __future__ import annotations
@@ -16,21 +15,15 @@ from typing import Annotated, Any
 import typer
 
 Result = dict[str, Any]
-"""What a command found, as JSON can hold it."""
+"""The result of a command, as JSON can hold it."""
 
 
 def run(
     command: Callable[[], Result], lines: Callable[[Result], Sequence[str]], as_json: bool
 ) -> None:
-    """Run a command and print its result.
+    """Run a command and print its result as lines or as one JSON object.
 
-    Args:
-        command: Computes the result.
-        lines: Result -> lines of text.
-        as_json: Whether to print one JSON object instead.
-
-    Raises:
-        typer.Exit: With code 1 and one line on standard error, if something given is wrong.
+    Invalid input (ValueError, OSError) ends with one line on standard error and exit code 1.
     """
     try:
         result = command()
@@ -44,19 +37,12 @@ def run(
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines in columns: the first aligned left, the others right.
-
-    Args:
-        rows: Rows of equal length, at least one; the first is the heading.
-
-    Returns:
-        One line per row.
-    """
+    """Return rows of equal length as lines: the first column aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
@@ -77,16 +63,16 @@ ModelName = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A Hugging Face folder, a model.json, or a hub id."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing output.")]
 Without = Annotated[
     Path | None,
-    typer.Option(metavar="MASK", help="Also answer with this subnetwork removed, side by side."),
+    typer.Option(metavar="MASK", help="Also answer with this subnetwork removed."),
 ]
 
 
 class Rule(StrEnum):
-    """How masks are combined."""
+    """How masks are combined; values are functions of `knowsub.masks.mask`."""
 
     UNION = "union"
     INTERSECTION = "intersection"
@@ -101,7 +87,7 @@ def _epilog(*examples: str) -> dict[str, Any]:
 
 @app.command(**_epilog("knowsub show data/train/building.n.01-0/mask.safetensors"))
 def show(mask: MaskFile, json: AsJson = False) -> None:
-    """Tell what a mask is: its model, size, and where it lies."""
+    """Show a mask: its model, its size, and its placement."""
     from knowsub.cli.masks import describe, described_lines
 
     run(lambda: describe(mask), described_lines, json)
@@ -109,7 +95,7 @@ def show(mask: MaskFile, json: AsJson = False) -> None:
 
 @app.command(**_epilog("knowsub compare a/mask.safetensors b/mask.safetensors"))
 def compare(masks: MaskFiles, json: AsJson = False) -> None:
-    """Tell how much masks have in common, over what chance would give."""
+    """Compare masks: shared weights, and how many independent masks would share."""
     from knowsub.cli.masks import compare_masks, pair_lines
 
     run(lambda: compare_masks(masks), pair_lines, json)
@@ -124,11 +110,15 @@ def compare(masks: MaskFiles, json: AsJson = False) -> None:
 def combine(
     masks: MaskFiles,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Mask file to write.")],
-    union: Annotated[bool, typer.Option("--union", help="In any of the masks.")] = False,
-    intersection: Annotated[bool, typer.Option("--intersection", help="In all of them.")] = False,
-    floral: Annotated[bool, typer.Option("--floral", help="In at least two of them.")] = False,
+    union: Annotated[bool, typer.Option("--union", help="Weights in any mask.")] = False,
+    intersection: Annotated[
+        bool, typer.Option("--intersection", help="Weights in all masks.")
+    ] = False,
+    floral: Annotated[
+        bool, typer.Option("--floral", help="Weights in at least two masks.")
+    ] = False,
     difference: Annotated[
-        bool, typer.Option("--difference", help="In the first and none of the others.")
+        bool, typer.Option("--difference", help="Weights in the first mask alone.")
     ] = False,
     force: Force = False,
     json: AsJson = False,
@@ -136,9 +126,9 @@ def combine(
     """Combine masks of one model into a new one."""
     from knowsub.cli.masks import combine_masks, written_lines
 
-    asked = dict(zip(Rule, (union, intersection, floral, difference), strict=True))
-    chosen = [rule for rule, wanted in asked.items() if wanted]
-    run(lambda: combine_masks(masks, chosen, out, force), written_lines, json)
+    flags = zip(Rule, (union, intersection, floral, difference), strict=True)
+    rules = [rule for rule, is_set in flags if is_set]
+    run(lambda: combine_masks(masks, rules, out, force), written_lines, json)
 
 
 @app.command(
@@ -160,15 +150,15 @@ def remove(
 
 @app.command(
     **_epilog(
-        'knowsub probe gpt2 "A ziggurat is a kind of"',
-        'knowsub probe data/pretrain/model.json --without building.safetensors "A ziggurat is a"',
+        'knowsub predict gpt2 "A ziggurat is a kind of"',
+        'knowsub predict data/pretrain/model.json --without building.safetensors "A tavern is a"',
     )
 )
-def probe(
+def predict(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text before the answer.")],
     without: Without = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Answers shown [tokens].")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Number of tokens shown.")] = 10,
     json: AsJson = False,
 ) -> None:
     """Show a model's most likely next tokens, before and after a removal."""
@@ -186,14 +176,14 @@ def probe(
 def score(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text before the answer.")],
-    tail: Annotated[str, typer.Argument(metavar="ANSWER", help="The answer, with its space.")],
+    answer: Annotated[str, typer.Argument(metavar="ANSWER", help="The answer to score.")],
     without: Without = None,
     json: AsJson = False,
 ) -> None:
     """Score one answer: NLL per token [nats], perplexity and rank, before and after a removal."""
     from knowsub.cli.models import score_lines, scores
 
-    run(lambda: scores(model, prompt, tail, without), score_lines, json)
+    run(lambda: scores(model, prompt, answer, without), score_lines, json)
 
 
 @app.command(

@@ -11,29 +11,17 @@ from knowsub.analysis.counts import implied_matrices
 from knowsub.analysis.overlap import compare, summarize_mask
 from knowsub.analysis.structure import placements
 from knowsub.cli.app import Result, columns
-from knowsub.masks import mask as algebra
+from knowsub.masks import mask as mask_algebra
 from knowsub.masks.mask import load_mask, save_mask
-
-SHOWN = 6
-"""Groups of each level that are printed."""
 
 
 def describe(path: Path) -> Result:
-    """Return what a mask is and where it lies.
+    """Return a mask's file, model, metadata, size and placement.
 
-    Args:
-        path: The mask's file.
-
-    Returns:
-        `file`, `model`, `meta`, `weights`, `maskable`, `sparsity` and `levels` (level ->
-        placement, heads told from the shapes).
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no mask.
+    `levels` is level -> placement; the number of attention heads is inferred from the shapes.
+    Raises FileNotFoundError or ValueError if there is no valid mask.
     """
     mask = load_mask(path)
-    found = placements(mask, implied_matrices(mask))
     return {
         "file": str(path),
         "model": mask.model,
@@ -41,12 +29,12 @@ def describe(path: Path) -> Result:
         "weights": mask.size,
         "maskable": mask.maskable,
         "sparsity": mask.sparsity,
-        "levels": {level.level: asdict(level) for level in found},
+        "levels": {p.level: asdict(p) for p in placements(mask, implied_matrices(mask))},
     }
 
 
 def described_lines(result: Result) -> list[str]:
-    """Return the text of `describe`'s result: at most six groups of each level."""
+    """Return the text of `describe`'s result: the six densest groups of each level."""
     lines = [
         result["file"],
         f"  model     {result['model'][:16]}",
@@ -55,7 +43,7 @@ def described_lines(result: Result) -> list[str]:
     ]
     lines += [f"  {name:<9} {value[:60]}" for name, value in sorted(result["meta"].items())]
     for level, placement in result["levels"].items():
-        groups = placement["groups"][:SHOWN]
+        groups = placement["groups"][:6]
         lines += ["", f"by {level}: effect w {placement['effect']:.3f}, p {placement['p']:.2g}"]
         rows = [["", "weights", "density", "over mean", "p (Holm)"]]
         rows += [
@@ -70,25 +58,17 @@ def described_lines(result: Result) -> list[str]:
 
 
 def compare_masks(paths: Sequence[Path]) -> Result:
-    """Return what every pair of masks has in common.
+    """Return `masks` (the files) and `pairs`: the overlap of every pair, named by the files.
 
-    Args:
-        paths: Two or more mask files.
-
-    Returns:
-        `masks`, the files, and `pairs`: rows as `Pair` holds them, named by their files.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If there are fewer than two, one is no mask, or they differ in model or sites.
+    Raises ValueError if there are fewer than two masks, or they differ in model or matrices.
     """
     if len(paths) < 2:
         raise ValueError(f"compare needs two masks or more, not {len(paths)}")
-    profiles = []
+    summaries = []
     for path in paths:
         mask = load_mask(path)
-        profiles.append(summarize_mask(mask, implied_matrices(mask), str(path), 0))
-    pairs = [asdict(compare(*pair)) for pair in combinations(profiles, 2)]
+        summaries.append(summarize_mask(mask, implied_matrices(mask), str(path), 0))
+    pairs = [asdict(compare(*pair)) for pair in combinations(summaries, 2)]
     for pair, files in zip(pairs, combinations(paths, 2), strict=True):
         pair["first"], pair["second"] = map(str, files)
         del pair["kind"], pair["p_holm"]
@@ -97,7 +77,7 @@ def compare_masks(paths: Sequence[Path]) -> Result:
 
 def pair_lines(result: Result) -> list[str]:
     """Return the text of `compare_masks`' result, the masks by number."""
-    number = {path: str(place) for place, path in enumerate(result["masks"], start=1)}
+    number = {path: str(index) for index, path in enumerate(result["masks"], start=1)}
     rows = [["masks", "shared", "by chance", "ratio", "Jaccard", "heads", "neurons", "p"]]
     rows += [
         [
@@ -112,48 +92,37 @@ def pair_lines(result: Result) -> list[str]:
         ]
         for pair in result["pairs"]
     ]
-    return [*(f"{place}: {path}" for path, place in number.items()), "", *columns(rows)]
+    return [*(f"{index}: {path}" for path, index in number.items()), "", *columns(rows)]
 
 
 def combine_masks(paths: Sequence[Path], rules: Sequence[str], out: Path, force: bool) -> Result:
-    """Combine masks and write the result.
+    """Combine two or more masks by exactly one rule, write the mask, and return its size.
 
-    Args:
-        paths: Two or more mask files.
-        rules: Exactly one of union, intersection, floral and difference.
-        out: Mask file to write.
-        force: Whether a file that is there may be replaced.
-
-    Returns:
-        `written`, `weights`, `sparsity`.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If not exactly one rule is given, there are fewer than two masks, they do not
-            fit together, or the file exists.
+    Raises ValueError if the arguments are not of that form, the masks are of different models, or
+    the output exists and `force` is not given.
     """
     if len(rules) != 1:
-        asked = ", ".join(f"--{rule}" for rule in rules) or "none"
+        given = ", ".join(f"--{rule}" for rule in rules) or "none"
         raise ValueError(
-            f"combine needs one of --union, --intersection, --floral, --difference, not {asked}"
+            f"combine needs one of --union, --intersection, --floral, --difference, not {given}"
         )
     if len(paths) < 2:
         raise ValueError(f"combine needs two masks or more, not {len(paths)}")
     refuse_existing(out, force)
-    combined = getattr(algebra, rules[0])(*(load_mask(path) for path in paths))
+    combined = getattr(mask_algebra, rules[0])(*(load_mask(path) for path in paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_mask(combined, out)
     return {"written": str(out), "weights": combined.size, "sparsity": combined.sparsity}
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse to write over what is there (ValueError), unless forced."""
+    """Refuse to overwrite a path (ValueError), unless forced."""
     if path.exists() and not force:
-        raise ValueError(f"{path} exists already; --force replaces it")
+        raise ValueError(f"{path} exists already; --force overwrites it")
 
 
 def written_lines(result: Result) -> list[str]:
-    """Return the text of a result that was written."""
+    """Return the text of the result of `combine` or `remove`."""
     return [
         f"{result['written']}: {result['weights']:,} weights in the subnetwork, "
         f"sparsity {result['sparsity']:.2%}"

@@ -34,7 +34,7 @@ from knowsub.masks.mask import Mask, check_model, load_mask
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenModel:
     """A model that a command works on."""
 
     model: PreTrainedModel
@@ -49,7 +49,7 @@ class Opened:
     """Fingerprint of its weights."""
 
     @property
-    def sites(self) -> tuple[MaskableMatrix, ...]:
+    def matrices(self) -> tuple[MaskableMatrix, ...]:
         """All matrices that a mask may cover."""
         return maskable_matrices(self.model, range(block_count(self.model)))
 
@@ -64,59 +64,42 @@ class Opened:
         """Yield context managers: `original`, and `remaining` if a mask is named."""
         views: dict[str, AbstractContextManager[None]] = {"original": nullcontext()}
         if without is not None:
-            views["remaining"] = ablated(self.model, self.sites, self.mask(without))
+            views["remaining"] = ablated(self.model, self.matrices, self.mask(without))
         with torch.inference_mode():
             yield views
 
 
-def open_named(name: str) -> Opened:
-    """Open a model by what a user calls it.
+def open_named(name: str) -> OpenModel:
+    """Open a `model.json`, a Hugging Face folder or a hub id, on the CPU.
 
-    Args:
-        name: A `model.json`, a Hugging Face folder, or a hub id.
-
-    Returns:
-        The model, on the CPU.
-
-    Raises:
-        FileNotFoundError: If there is no such model.
-        ValueError: If it cannot be opened or is not the pinned one.
+    Raises FileNotFoundError if there is no such model, and ValueError if it cannot be opened or is
+    not the pinned one.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if name.endswith(".json"):
-        pins = read_manifest(Path(name))
-        base, revision = str(Path(name).parent / pins["path"]), ""
+        manifest = read_manifest(Path(name))
+        base, revision = str(Path(name).parent / manifest["path"]), ""
         if not Path(base).is_dir():
-            base, revision = pins["path"], pins["revision"]
-        return Opened(*open_model(Path(name)), base, revision, pins["fingerprint"])
+            base, revision = manifest["path"], manifest["revision"]
+        return OpenModel(*open_model(Path(name)), base, revision, manifest["fingerprint"])
     source = resolve_model(name)
     model, tokenizer = load_model(source.folder)
-    return Opened(model, tokenizer, name, source.revision, fingerprint(model))
+    return OpenModel(model, tokenizer, name, source.revision, fingerprint(model))
 
 
 def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
-    """Remove a mask from a model and write what remains.
+    """Write a model without a subnetwork, and return its folder, fingerprint and the mask's size.
 
-    Args:
-        name: The model.
-        mask_file: The mask's file.
-        out: Folder to write.
-        force: Whether a model folder that is there may be replaced.
-
-    Returns:
-        `written`, `weights`, `sparsity`, `fingerprint` of the remaining model.
-
-    Raises:
-        FileNotFoundError: If the model or the mask is missing.
-        ValueError: If they do not fit together, or the folder exists and is not to be replaced.
+    Raises ValueError if the mask is of another model, or the folder exists and is not a model
+    folder or `force` is not given.
     """
     refuse_existing(out, force)
     if out.exists() and not (out / "config.json").is_file():
-        raise ValueError(f"{out} is not a model folder; --force does not replace it")
+        raise ValueError(f"{out} is not a model folder; --force does not overwrite it")
     opened = open_named(name)
     mask = opened.mask(mask_file)
-    ablate_(opened.model, opened.sites, mask)
+    ablate_(opened.model, opened.matrices, mask)
     card = ModelCard(
         base=opened.name,
         revision=opened.revision,
@@ -126,30 +109,19 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
         maskable=mask.maskable,
         made=dict(mask.meta),
     )
-    fresh = out.with_name(f".{out.name}.new") if out.exists() else out
-    export_model(opened.model, opened.tokenizer, fresh, card)
-    if fresh != out:
+    folder = out.with_name(f".{out.name}.new") if out.exists() else out
+    export_model(opened.model, opened.tokenizer, folder, card)
+    if folder != out:  # the old folder is deleted only when the new one is complete
         shutil.rmtree(out)
-        fresh.rename(out)
+        folder.rename(out)
     result = {"written": str(out), "weights": mask.size, "sparsity": mask.sparsity}
     return result | {"fingerprint": fingerprint(opened.model)}
 
 
 def predictions(name: str, prompt: str, without: Path | None, top: int) -> Result:
-    """Return the most likely next tokens.
+    """Return `answers`: original or remaining -> the top next tokens with their probabilities.
 
-    Args:
-        name: The model.
-        prompt: Text before the answer.
-        without: Mask to remove for a second view; None for none.
-        top: Number of answers.
-
-    Returns:
-        `prompt`, and `answers`: view -> pairs of token text and probability [fraction].
-
-    Raises:
-        FileNotFoundError: If the model or the mask is missing.
-        ValueError: If they do not fit together, or the prompt is empty or too long.
+    Raises ValueError if the mask is of another model, or the prompt is empty or too long.
     """
     opened = open_named(name)
     tokens = list(opened.tokenizer(prompt)["input_ids"])
@@ -157,72 +129,61 @@ def predictions(name: str, prompt: str, without: Path | None, top: int) -> Resul
     limit = context_length(opened.model)
     if not 0 < len(tokens) <= limit:
         raise ValueError(f"the prompt has {len(tokens)} tokens; the model takes 1 to {limit}")
-    reads = torch.zeros(1, len(tokens), dtype=torch.bool)
-    reads[0, -1] = True
-    batch = Batch(torch.tensor([tokens]), reads)
-    found: dict[str, list[list[Any]]] = {}
+    target_mask = torch.zeros(1, len(tokens), dtype=torch.bool)
+    target_mask[0, -1] = True
+    batch = Batch(torch.tensor([tokens]), target_mask)
+    answers: dict[str, list[list[Any]]] = {}
     with opened.views(without) as views:
         for view, weights in views.items():
             with weights:
                 _, logits, _ = next(target_logits(opened.model, batch))
             best = logits[0].float().softmax(dim=0).topk(min(top, logits.shape[1]))
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            found[view] = [[opened.tokenizer.decode([token]), value] for token, value in pairs]
-    return {"prompt": prompt, "answers": found}
+            answers[view] = [[opened.tokenizer.decode([token]), value] for token, value in pairs]
+    return {"prompt": prompt, "answers": answers}
 
 
 def prediction_lines(result: Result) -> list[str]:
-    """Return the text of `answers`' result, the views side by side."""
+    """Return the text of `predictions`' result, the models side by side."""
     views = result["answers"]
-    heading = ["", *(cell for view in views for cell in (view, ""))]
-    rows = [heading]
-    for place, pairs in enumerate(zip(*views.values(), strict=True), start=1):
-        cells = [cell for word, share in pairs for cell in (repr(word)[1:-1], f"{share:.1%}")]
-        rows.append([str(place), *cells])
+    rows = [["", *(cell for view in views for cell in (view, ""))]]
+    for number, pairs in enumerate(zip(*views.values(), strict=True), start=1):
+        cells = [cell for word, p in pairs for cell in (repr(word)[1:-1], f"{p:.1%}")]
+        rows.append([str(number), *cells])
     return [result["prompt"], *columns(rows)]
 
 
-def scores(name: str, prompt: str, tail: str, without: Path | None) -> Result:
-    """Return how likely one answer is.
+def scores(name: str, prompt: str, answer: str, without: Path | None) -> Result:
+    """Return `scores`: original or remaining -> NLL, perplexity, rank and length of an answer.
 
-    Args:
-        name: The model.
-        prompt: Text before the answer.
-        tail: The answer; a leading space is added where it has none.
-        without: Mask to remove for a second view; None for none.
-
-    Returns:
-        `prompt`, `answer`, and `scores`: view -> `nll` [nats per token], `perplexity`, `rank`
-        (0-based, worst token) and `tokens`.
-
-    Raises:
-        FileNotFoundError: If the model or the mask is missing.
-        ValueError: If they do not fit together, or prompt or answer are empty or too long.
+    `nll` in nats per token; `rank` is 0-based, that of the worst token. An answer without a leading
+    space gets one. Raises ValueError if the mask is of another model, or prompt or answer are empty
+    or too long.
     """
     opened = open_named(name)
-    answer = tail if tail[:1].isspace() else f" {tail}"
+    answer = answer if answer[:1].isspace() else f" {answer}"
     fact = Fact(prompt, "", answer, prompt, answer)
     statement = Statement(fact, Split.TARGET, "", Role.TEST, prompt, answer)
     batch = encode_statements(opened.tokenizer, [statement], context_length(opened.model))
-    found = {}
+    results = {}
     with opened.views(without) as views:
         for view, weights in views.items():
             with weights:
                 scored = score(opened.model, batch)
             nll = float(scored.mean_nll[0])
-            found[view] = {
+            results[view] = {
                 "nll": nll,
                 "perplexity": math.exp(min(nll, 700.0)),
                 "rank": int(scored.rank[0]),
                 "tokens": int(scored.tokens[0]),
             }
-    return {"prompt": prompt, "answer": answer, "scores": found}
+    return {"prompt": prompt, "answer": answer, "scores": results}
 
 
 def score_lines(result: Result) -> list[str]:
     """Return the text of `scores`' result."""
     rows = [["", "NLL [nats per token]", "perplexity", "rank"]]
-    for view, found in result["scores"].items():
-        figures = [f"{found['nll']:.3f}", f"{found['perplexity']:,.2f}", str(found["rank"])]
-        rows.append([view, *figures])
+    for view, scored in result["scores"].items():
+        nll, perplexity = f"{scored['nll']:.3f}", f"{scored['perplexity']:,.2f}"
+        rows.append([view, nll, perplexity, str(scored["rank"])])
     return [f"{result['prompt']}{result['answer']}", *columns(rows)]

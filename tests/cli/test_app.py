@@ -27,8 +27,8 @@ def folder(tmp_path_factory):
     model.save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
     identity = fingerprint(model)
-    for name, heads in {"a": A, "half": A[:3], "other": ["b0", "a0"]}.items():
-        mask = fact_mask(model, heads)
+    for name, subjects in {"a": A, "half": A[:3], "other": ["b0", "a0"]}.items():
+        mask = fact_mask(model, subjects)
         meta = {"target": f"group {name}", "seed": "0"}
         save_mask(Mask(mask.bits, identity, meta), folder / f"{name}.safetensors")
     return folder
@@ -54,10 +54,10 @@ def test_help_answers_at_once_with_examples_and_without_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "knowsub combine --intersection a.safetensors b.safetensors --out" in done.stdout
-    assert all(name in call("--help").stdout for name in ("show", "compare", "remove", "probe"))
+    assert all(name in call("--help").stdout for name in ("show", "compare", "remove", "predict"))
 
 
-def test_show_tells_where_a_mask_lies(folder):
+def test_show_describes_where_a_mask_lies(folder):
     found = ask("show", folder / "a.safetensors")
     assert (found["weights"], found["meta"]["target"]) == (5, "group a")
     assert found["levels"]["cell"]["groups"][0]["name"] == "block 1 mlp_out"
@@ -76,28 +76,30 @@ def test_compare_counts_what_masks_share(folder):
 
 
 @pytest.mark.parametrize(
-    ("rule", "heads"),
+    ("rule", "subjects"),
     [("union", {*A, "b0"}), ("intersection", {"a0"}), ("floral", {"a0", "a1", "a2"}),
      ("difference", {"a3", "a4"})],
 )  # fmt: skip
-def test_combine_writes_a_mask_of_the_same_model(folder, tmp_path, rule, heads):
+def test_combine_writes_a_mask_of_the_same_model(folder, tmp_path, rule, subjects):
     files = [folder / f"{name}.safetensors" for name in ("a", "half", "other")]
     out = tmp_path / "deep" / "combined.safetensors"
     found = ask("combine", f"--{rule}", *files, "--out", out)
-    expected = fact_mask(built_model(), sorted(heads))
+    expected = fact_mask(built_model(), sorted(subjects))
     written = load_mask(out)
-    assert found["weights"] == len(heads)
+    assert found["weights"] == len(subjects)
     assert all(torch.equal(bits, expected.bits[name]) for name, bits in written.bits.items())
     assert written.model == load_mask(files[0]).model
 
 
-def test_combine_asks_for_one_rule_and_overwrites_nothing_unasked(folder, tmp_path):
+def test_combine_needs_one_rule_and_overwrites_only_when_forced(folder, tmp_path):
     files, out = [folder / "a.safetensors", folder / "half.safetensors"], tmp_path / "m.safetensors"
     assert "not none" in call("combine", *files, "--out", out, code=1).stderr
     both = call("combine", "--union", "--floral", *files, "--out", out, code=1)
     assert "not --union, --floral" in both.stderr
     out.write_text("mine")
-    assert "--force replaces it" in call("combine", "--union", *files, "--out", out, code=1).stderr
+    assert (
+        "--force overwrites it" in call("combine", "--union", *files, "--out", out, code=1).stderr
+    )
     assert out.read_text() == "mine"
     call("combine", "--union", *files, "--out", out, "--force")
     assert load_mask(out).size == 5
@@ -136,8 +138,8 @@ def test_remove_replaces_a_model_when_forced_and_nothing_else_ever(folder, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
 
 
-def test_probe_shows_answers_before_and_after_side_by_side(folder):
-    words = ["probe", folder / "model", "--without", folder / "a.safetensors", "kind a0"]
+def test_predict_shows_answers_before_and_after_side_by_side(folder):
+    words = ["predict", folder / "model", "--without", folder / "a.safetensors", "kind a0"]
     found = ask(*words, "--top", "3")["answers"]
     assert found["original"][0][0].strip() == "t0"
     assert found["remaining"][0][1] < found["original"][0][1]
@@ -145,7 +147,7 @@ def test_probe_shows_answers_before_and_after_side_by_side(folder):
     lines = call(*words).stdout.splitlines()
     assert "original" in lines[1]
     assert "remaining" in lines[1]
-    assert list(ask("probe", folder / "model", "kind a0")["answers"]) == ["original"]
+    assert list(ask("predict", folder / "model", "kind a0")["answers"]) == ["original"]
 
 
 def test_score_gives_nll_and_rank_before_and_after(folder):
@@ -156,13 +158,13 @@ def test_score_gives_nll_and_rank_before_and_after(folder):
     assert "perplexity" in call(*words).stdout
 
 
-def test_what_is_wrong_is_said_in_one_line_with_code_1(folder, tmp_path):
+def test_invalid_input_ends_with_one_line_and_code_1(folder, tmp_path):
     cases = [
         (["show", tmp_path / "none.safetensors"], "no such file"),
         (["show", folder / "model" / "config.json"], "config.json: not a"),
-        (["probe", folder, "x"], "no config.json"),
+        (["predict", folder, "x"], "no config.json"),
         (["score", folder / "model", "", "t1"], "has no token"),
-        (["probe", folder / "model", "kind " * 40], "the model takes 1 to 16"),
+        (["predict", folder / "model", "kind " * 40], "the model takes 1 to 16"),
     ]
     for words, message in cases:
         error = call(*words, code=1).stderr
@@ -174,10 +176,10 @@ def test_what_is_wrong_is_said_in_one_line_with_code_1(folder, tmp_path):
 def test_a_mask_of_another_model_is_refused(folder, tmp_path):
     mask = load_mask(folder / "a.safetensors")
     save_mask(Mask(mask.bits, "f" * 64, {}), tmp_path / "foreign.safetensors")
-    words = ["probe", folder / "model", "--without", tmp_path / "foreign.safetensors", "kind a0"]
+    words = ["predict", folder / "model", "--without", tmp_path / "foreign.safetensors", "kind a0"]
     assert "belongs to model ffffffffffff" in call(*words, code=1).stderr
 
 
-def test_a_wrong_command_line_ends_with_code_2(folder):
+def test_an_invalid_command_line_ends_with_code_2(folder):
     assert "No such option" in call("show", folder / "a.safetensors", "--colour", code=2).stderr
     call("remove", folder / "model", code=2)
