@@ -3,13 +3,14 @@
 Reads: data/pretrain/model.json, data/train/<target>-<seed>/mask.safetensors,
     data/baseline/<target>-<seed>/{<method>, sizes/<method>-<factor>}.safetensors,
     data/verbalize/<target>.jsonl
-Writes: data/analyze/structure.json, overlap.json, function.json,
-    combined/<target>-<union, shared_core, floral, first_alone>.safetensors
+Writes: data/analyze/structure.json, overlap.json, ablations.json,
+    combined/<target>-<union, shared_core, floral, first_only>.safetensors
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from knowsub.config import load_params, stage_main, torch_device
 
@@ -17,47 +18,53 @@ DATA, OUT = Path("data"), Path("data/analyze")
 
 
 def main() -> str:
-    """Study all masks that the parameters ask for."""
+    """Analyze all masks that the parameters ask for."""
     params = load_params()
     device = torch_device(params.machine)
     import torch
 
-    from knowsub.analysis import pipeline as study
     from knowsub.analysis.ablations import open_ablation_context
-    from knowsub.analysis.pipeline import Ablations
+    from knowsub.analysis.overlap import analyze_overlap
+    from knowsub.analysis.pipeline import (
+        Ablations,
+        analyze_structure,
+        mask_files,
+        write_analysis,
+        write_combinations,
+    )
     from knowsub.architectures import block_count, maskable_matrices
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
     from knowsub.tracking import stage_run
 
-    options, pins = params.analyze, DATA / "pretrain/model.json"
-    others = params.baseline if options.baselines else None
-    methods, factors = (others.methods, others.size_multipliers) if others else ([], [])
-    files = study.mask_files(DATA, params.targets, params.seeds, methods)
+    options, manifest = params.analyze, DATA / "pretrain/model.json"
+    baseline = params.baseline if options.baselines else None
+    methods, sizes = (baseline.methods, baseline.size_multipliers) if baseline else ([], [])
+    files = mask_files(DATA, params.targets, params.seeds, methods)
     with stage_run("analyze", params) as run, torch.no_grad():
-        (model, tokenizer), identity = open_model(pins, device), read_manifest(pins)["fingerprint"]
+        model, tokenizer = open_model(manifest, device)
+        fingerprint = read_manifest(manifest)["fingerprint"]
         blocks = params.train.block_range(block_count(model))
-        places = maskable_matrices(model, blocks, params.train.modules)
-        rows, profiles = study.analyze_structure(files, model, identity, places)
-        found = {
+        matrices = maskable_matrices(model, blocks, params.train.modules)
+        rows, summaries = analyze_structure(files, model, fingerprint, matrices)
+        results: dict[str, Any] = {
             "structure": {"masks": rows, "alpha": options.alpha},
-            "overlap": study.analyze_overlap(profiles),
+            "overlap": analyze_overlap(summaries),
         }
         if options.ablations:
             statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
-            bench, sets = open_ablation_context(
-                model, tokenizer, places, statements, options.max_facts
+            context = open_ablation_context(
+                model, tokenizer, matrices, statements, options.max_facts
             )
-            chance = torch.Generator().manual_seed(options.seed)
-            removals = Ablations(
-                bench, identity, places, sets, options.tradeoff_sizes, factors, chance
-            )
-            found["function"] = removals.study(files)
-        combined = study.write_combinations(OUT / "combined", files, identity)
-        for path in (*study.write_analysis(OUT, found), *combined):
+            generator = torch.Generator().manual_seed(options.seed)
+            results["ablations"] = Ablations(
+                context, fingerprint, options.tradeoff_sizes, sizes, generator
+            ).run(files)
+        combined = write_combinations(OUT / "combined", files, fingerprint)
+        for path in (*write_analysis(OUT, results), *combined):
             run.artifact(path)
-        run.metrics({"masks": len(rows), "pairs": len(found["overlap"]["pairs"])})
-    return f"{len(rows)} masks, {len(found['overlap']['pairs'])} pairs"
+        run.metrics({"masks": len(rows), "pairs": len(results["overlap"]["pairs"])})
+    return f"{len(rows)} masks, {len(results['overlap']['pairs'])} pairs"
 
 
 if __name__ == "__main__":

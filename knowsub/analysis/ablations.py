@@ -1,9 +1,8 @@
-"""What parts, combinations and sizes of masks do: remove them, and score target and control."""
+"""What parts, combinations and sizes of masks do: ablate them, and score target and control."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,200 +17,139 @@ from knowsub.lm.score import score
 from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask, difference, floral, grow, intersection, shrink, union
 
-ROWS = 256
-"""Statements per forward pass."""
-
 
 class AblationContext:
-    """A model with its statements pushed through the trunk, ready to have masks removed.
+    """A model with the statements of every target KG, ready to have masks ablated.
 
-    Making it pushes the statements through the blocks below the first site and scores the
-    original model.
+    What enters the first masked block and the original model's scores are computed once.
 
     Args:
         model: The original model.
-        sites: Its maskable matrices.
-        batches: Name of a set of statements -> the statements, without cached states.
+        matrices: Its maskable matrices.
+        batches: Target -> the statements of its target facts, and of its control facts.
 
     Raises:
         ValueError: If the architecture is unknown.
     """
 
     def __init__(
-        self, model: PreTrainedModel, sites: Sequence[MaskableMatrix], batches: Mapping[str, Batch]
+        self,
+        model: PreTrainedModel,
+        matrices: Sequence[MaskableMatrix],
+        batches: Mapping[str, Sequence[Batch]],
     ) -> None:
-        first = min(site.block for site in sites)
-        self._model, self._sites = model, tuple(sites)
-        self._upper = upper_blocks(model, first)
+        first = min(matrix.block for matrix in matrices)
+        self.matrices, self.targets = tuple(matrices), list(batches)
+        self._model, self._upper = model, upper_blocks(model, first)
         self._batches = {
-            name: cache_lower_states(model, first, batch) for name, batch in batches.items()
+            target: [cache_lower_states(model, first, batch) for batch in pair]
+            for target, pair in batches.items()
         }
-        self._original = {name: self._nll(name) for name in batches}
+        self._original = {target: self._nll(target) for target in batches}
 
-    def damage(self, mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        """Return what removing a mask costs [nats per tail token].
+    def nll_increase(self, mask: Mask, target: str) -> dict[str, float]:
+        """Return the mean over statements of the ablated model's NLL less the original's.
 
-        Args:
-            mask: The mask.
-            names: Sets of statements to score.
-
-        Returns:
-            Name -> mean over statements of the remaining model's NLL less the original's.
-
-        Raises:
-            ValueError: If the mask does not fit the model.
+        `target_dnll`, `control_dnll` [nats per object token] (errors: `masks.ablation.ablated`).
         """
-        with ablated(self._model, self._sites, mask):
-            return {name: self._nll(name) - self._original[name] for name in names}
+        with ablated(self._model, self.matrices, mask):
+            changed = self._nll(target)
+        increase = [new - old for new, old in zip(changed, self._original[target], strict=True)]
+        return {"target_dnll": increase[0], "control_dnll": increase[1]}
 
-    def _nll(self, name: str) -> float:
-        scored = score(self._upper, self._batches[name], rows=ROWS)
-        return float(scored.mean_nll.double().mean())
+    def _nll(self, target: str) -> list[float]:
+        scores = (score(self._upper, batch, rows=256) for batch in self._batches[target])
+        return [float(each.mean_nll.double().mean()) for each in scores]
 
 
-@dataclass(frozen=True)
-class Sets:
-    """Names of the statements that belong to one target KG."""
+def open_ablation_context(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    matrices: Sequence[MaskableMatrix],
+    statements: Mapping[str, Sequence[Statement]],
+    limit: int,
+) -> AblationContext:
+    """Return a context with the target and the held-out control facts of every target KG.
 
-    target: str
-    """Name of the target KG's set on the bench."""
-    control: str
-    """Name of the held-out control set on the bench."""
+    Args:
+        model: The original model.
+        tokenizer: Its tokenizer.
+        matrices: The maskable matrices that masks may cover.
+        statements: Target -> all its statements.
+        limit: Facts per target and per control at most.
+
+    Returns:
+        The context; a target without held-out control facts has its training ones as control.
+
+    Raises:
+        ValueError: If a target has no facts, or a statement does not fit the model.
+    """
+    batches = {}
+    for target, rows in statements.items():
+        best, heldout, trained = (
+            best_statements(rows, split, limit)
+            for split in (Split.TARGET, Split.CONTROL_HELDOUT, Split.CONTROL_TRAIN)
+        )
+        batches[target] = [
+            encode_statements(tokenizer, chosen, context_length(model))
+            for chosen in (best, heldout or trained)
+        ]
+    return AblationContext(model, matrices, batches)
 
 
 def best_statements(statements: Sequence[Statement], split: Split, limit: int) -> list[Statement]:
-    """Return the training prompt of lowest tail NLL of every fact of one split.
-
-    Args:
-        statements: Statements of all splits and families.
-        split: The split wanted.
-        limit: Facts at most, taken evenly from all of them.
-
-    Returns:
-        One statement per fact, in the given order of facts.
-    """
+    """Return the training prompt of lowest object NLL of `limit` facts of a split, taken evenly."""
     best: dict[str, Statement] = {}
     for statement in statements:
         if statement.split is split and statement.role is Role.TRAIN:
             other = best.setdefault(statement.fact.key, statement)
             if statement.nll_or_inf < other.nll_or_inf:
                 best[statement.fact.key] = statement
-    found = list(best.values())
-    step = max(1, -(-len(found) // limit))
-    return found[::step]
+    step = max(1, -(-len(best) // limit))
+    return list(best.values())[::step]
 
 
-def open_ablation_context(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sites: Sequence[MaskableMatrix],
-    statements: Mapping[str, Sequence[Statement]],
-    limit: int,
-) -> tuple[AblationContext, dict[str, Sets]]:
-    """Return a bench with the target and the held-out control facts of every target KG.
-
-    Args:
-        model: The original model.
-        tokenizer: Its tokenizer.
-        sites: The maskable matrices that masks may cover.
-        statements: Target -> all its statements.
-        limit: Facts per set at most.
-
-    Returns:
-        The bench, and target -> the names of its sets. A target without held-out control facts
-        is scored on its training ones.
-
-    Raises:
-        ValueError: If a target has no facts, or a statement does not fit the model.
-    """
-    batches: dict[str, Batch] = {}
-    sets: dict[str, Sets] = {}
-    for target, rows in statements.items():
-        sets[target] = Sets(f"{target} target", f"{target} control")
-        asked = best_statements(rows, Split.TARGET, limit)
-        control = best_statements(rows, Split.CONTROL_HELDOUT, limit)
-        control = control or best_statements(rows, Split.CONTROL_TRAIN, limit)
-        for name, chosen in ((sets[target].target, asked), (sets[target].control, control)):
-            batches[name] = encode_statements(tokenizer, chosen, context_length(model))
-    return AblationContext(model, sites, batches), sets
-
-
-def parts_of(mask: Mask, sites: Sequence[MaskableMatrix]) -> dict[str, Mask]:
-    """Return the parts of a mask that lie in one block, and those in one type of matrix.
-
-    Args:
-        mask: The mask.
-        sites: Sites of its model.
-
-    Returns:
-        `whole`, then `block 2`, ..., then `q`, ... -> the part as a mask.
-    """
-    covered = [site for site in sites if site.name in mask.bits]
+def mask_parts(mask: Mask, matrices: Sequence[MaskableMatrix]) -> dict[str, Mask]:
+    """Return a mask's parts: `whole`, then `block 2`, ... and `q`, ... -> the part as a mask."""
+    covered = [matrix for matrix in matrices if matrix.name in mask.bits]
     groups: dict[str, list[str]] = {}
-    labels: list[Callable[[MaskableMatrix], str]] = [
-        lambda s: f"block {s.block}",
-        lambda s: str(s.module_type),
-    ]
-    for label in labels:
-        for site in covered:
-            groups.setdefault(label(site), []).append(site.name)
-    parts = {
-        name: Mask({site: mask.bits[site] for site in members}, mask.model)
-        for name, members in groups.items()
+    for matrix in covered:
+        groups.setdefault(f"block {matrix.block}", []).append(matrix.name)
+    for matrix in covered:
+        groups.setdefault(str(matrix.module_type), []).append(matrix.name)
+    return {"whole": mask} | {
+        group: Mask({name: mask.bits[name] for name in names}, mask.model)
+        for group, names in groups.items()
     }
-    return {"whole": mask} | parts
 
 
-def combinations_of(masks: Sequence[Mask]) -> dict[str, Mask]:
-    """Return what the masks of one target's seeds have in common and apart.
+def seed_combinations(masks: Sequence[Mask]) -> dict[str, Mask]:
+    """Return what the masks of one target's seeds have in common and apart, {} for a single mask.
 
-    Args:
-        masks: One mask per seed.
-
-    Returns:
-        `union`, `shared core` (in all), `floral` (in at least two, from three masks on) and
-        `first alone` (in the first and no other); nothing for a single mask.
+    `union`, `shared core` (in all), `floral` (in at least two, from three masks on) and
+    `first only` (in the first and no other).
     """
     if len(masks) < 2:
         return {}
     combined = {"union": union(*masks), "shared core": intersection(*masks)}
     if len(masks) > 2:
         combined["floral"] = floral(*masks)
-    return combined | {"first alone": difference(*masks)}
+    return combined | {"first only": difference(*masks)}
 
 
-def resized(mask: Mask, share: float, generator: torch.Generator) -> Mask:
-    """Return a random part of a mask, or the mask with random weights added, per site.
-
-    Args:
-        mask: The mask.
-        share: Size wanted over the mask's size [fraction]; above 1 it grows.
-        generator: Source of randomness.
-
-    Returns:
-        The mask of that size.
-    """
+def resize_mask(mask: Mask, share: float, generator: torch.Generator) -> Mask:
+    """Return a random `share` of a mask, per matrix; above 1, with random weights added."""
     if share > 1:
         return grow(mask, share - 1, generator)
     return shrink(mask, 1 - share, generator) if share < 1 else mask
 
 
-def part_rows(
-    bench: AblationContext, masks: Mapping[str, Mask], sets: Sets
+def ablation_rows(
+    context: AblationContext, target: str, masks: Mapping[str, Mask], **fields: object
 ) -> list[dict[str, Any]]:
-    """Return what removing each of several masks does to one target KG and its control.
-
-    Args:
-        bench: The bench.
-        masks: Name -> mask.
-        sets: The target KG's statements.
-
-    Returns:
-        Rows of `name`, `weights`, `target_dnll` and `control_dnll` [nats per tail token].
-    """
-    rows = []
-    for name, mask in masks.items():
-        lost = bench.damage(mask, [sets.target, sets.control])
-        figures = {"target_dnll": lost[sets.target], "control_dnll": lost[sets.control]}
-        rows.append({"name": name, "weights": mask.size} | figures)
-    return rows
+    """Return one row for each mask ablated: `target`, fields, `name`, `weights` and increases."""
+    return [
+        {"target": target, **fields, "name": name, "weights": mask.size}
+        | context.nll_increase(mask, target)
+        for name, mask in masks.items()
+    ]

@@ -21,7 +21,7 @@ from knowsub.masks.options import Granularity
 
 @dataclass(frozen=True)
 class MaskSummary:
-    """A mask as far as comparing needs it: packed bits and the densities of its units."""
+    """What comparing needs of a mask: packed bits and the densities of its heads and neurons."""
 
     target: str
     """What it removes."""
@@ -32,13 +32,13 @@ class MaskSummary:
     model: str
     """Fingerprint of its model."""
     packed: Mapping[str, npt.NDArray[np.uint8]]
-    """Site -> bits, eight to the byte."""
+    """Matrix -> bits, eight to the byte."""
     sizes: Mapping[str, tuple[int, int]]
-    """Site -> (weights, weights of the mask)."""
+    """Matrix -> (weights, weights of the mask)."""
     heads: Values
-    """Density of every head of every attention site over that site's density [ratio]."""
+    """Density of every head of every attention matrix over that matrix's density [ratio]."""
     neurons: Values
-    """Density of every input and output neuron over its site's density [ratio]."""
+    """Density of every input and output neuron over its matrix's density [ratio]."""
 
     @property
     def name(self) -> str:
@@ -48,49 +48,45 @@ class MaskSummary:
 
 
 def summarize_mask(
-    mask: Mask, sites: Sequence[MaskableMatrix], target: str, seed: int, method: str = "trained"
+    mask: Mask, matrices: Sequence[MaskableMatrix], target: str, seed: int, method: str = "trained"
 ) -> MaskSummary:
     """Return what comparing needs of a mask, an eighth of its size.
 
     Args:
         mask: The mask.
-        sites: Sites of its model.
+        matrices: The maskable matrices of its model.
         target: What it removes.
         seed: Seed of its training.
         method: How it was found.
 
     Returns:
-        The profile.
+        The summary.
 
     Raises:
-        ValueError: If the mask has a site that is not among the sites.
+        ValueError: If the mask has a matrix that is not among them.
     """
-    covered = masked_matrices(sites, mask)
-    units = {True: [np.zeros(0)], False: [np.zeros(0)]}
-    for site in covered:
-        bits = mask.bits[site.name]
+    covered = masked_matrices(matrices, mask)
+    heads, neurons = [np.zeros(0)], [np.zeros(0)]
+    for matrix in covered:
         for unit in (Granularity.HEAD, Granularity.INPUT, Granularity.OUTPUT):
-            if unit is not Granularity.HEAD or "head" in site.axes:
-                counts = unit_counts(bits, site, unit).astype(np.float64)
-                units[unit is Granularity.HEAD].append(counts / max(counts.mean(), 1e-12))
+            if unit is not Granularity.HEAD or "head" in matrix.axes:
+                counts = unit_counts(mask.bits[matrix.name], matrix, unit).astype(np.float64)
+                densities = heads if unit is Granularity.HEAD else neurons
+                densities.append(counts / max(counts.mean(), 1e-12))
     return MaskSummary(
         target=target,
         seed=seed,
         method=method,
         model=mask.model,
-        packed={site.name: np.packbits(mask.bits[site.name].numpy()) for site in covered},
-        sizes={site.name: (site.size, int(mask.bits[site.name].sum())) for site in covered},
-        heads=np.concatenate(units[True]),
-        neurons=np.concatenate(units[False]),
+        packed={each.name: np.packbits(mask.bits[each.name].numpy()) for each in covered},
+        sizes={each.name: (each.size, int(mask.bits[each.name].sum())) for each in covered},
+        heads=np.concatenate(heads),
+        neurons=np.concatenate(neurons),
     )
 
 
-WINDOW = 12.0
-"""Standard deviations around the expectation that the exact null distribution covers."""
-
-
 @dataclass(frozen=True)
-class Pair:
+class MaskPair:
     """Two masks and what they have in common."""
 
     first: str
@@ -102,15 +98,15 @@ class Pair:
     shared: int
     """Weights in both."""
     expected: float
-    """Weights in both if the masks were independent with the same density per site."""
+    """Weights in both if the masks were independent with the same density per matrix."""
     ratio: float
     """shared / expected; 1 = chance."""
     jaccard: float
     """Shared weights over weights in either [fraction]."""
     jaccard_expected: float
     """The same at the expected number of shared weights [fraction]."""
-    coefficient: float
-    """Overlap coefficient: shared weights over the smaller mask [fraction]."""
+    overlap_coefficient: float
+    """Shared weights over the smaller mask [fraction]."""
     z: float
     """Shared weights above their expectation [standard deviations of the null]."""
     p: float
@@ -123,43 +119,44 @@ class Pair:
     """Spearman correlation of the neurons' relative densities."""
 
 
-def compare(first: MaskSummary, second: MaskSummary) -> Pair:
+def compare(first: MaskSummary, second: MaskSummary) -> MaskPair:
     """Return what two masks have in common, tested against independence.
 
-    Null hypothesis, given each mask's weights per site: the masks are independent, so that the
-    weights in both are a sum over sites of hypergeometric numbers. Alternative: more in common.
-    Exact: the sites' distributions are convolved (tails beyond 12 standard deviations cut off).
+    Null hypothesis, given each mask's weights per matrix: the masks are independent, so that the
+    weights in both are a sum over matrices of hypergeometric numbers. Alternative: more in common.
+    Exact: the matrices' distributions are convolved (tails beyond 12 standard deviations cut off).
+    `p_holm` is left uncorrected here.
 
     Args:
         first: One mask.
-        second: Another of the same model and sites.
+        second: Another of the same model and matrices.
 
     Returns:
-        The pair, its corrected p-value equal to the plain one.
+        The pair.
 
     Raises:
-        ValueError: If the masks differ in model or sites.
+        ValueError: If the masks differ in model or matrices.
     """
-    _require_alike(first, second)
+    _require_comparable(first, second)
     shared = sum(
-        int(np.bitwise_count(first.packed[site] & second.packed[site]).sum(dtype=np.int64))
-        for site in first.packed
+        int(np.bitwise_count(first.packed[name] & second.packed[name]).sum(dtype=np.int64))
+        for name in first.packed
     )
-    triples = [(size, n, second.sizes[site][1]) for site, (size, n) in first.sizes.items()]
+    triples = [(size, n, second.sizes[name][1]) for name, (size, n) in first.sizes.items()]
     expected = sum(a * b / size for size, a, b in triples)
-    variance = sum(_variance(*triple) for triple in triples)
+    variance = sum(_shared_variance(*triple) for triple in triples)
     sizes = [sum(n for _, n in mask.sizes.values()) for mask in (first, second)]
     p = _upper_tail(shared, triples)
-    return Pair(
+    return MaskPair(
         first=first.name,
         second=second.name,
         kind=_kind(first, second),
         shared=shared,
         expected=expected,
-        ratio=shared / expected if expected else 1.0,
-        jaccard=_share(float(shared), float(sum(sizes) - shared)),
-        jaccard_expected=_share(expected, sum(sizes) - expected),
-        coefficient=_share(float(shared), float(min(sizes))),
+        ratio=_ratio(shared, expected),
+        jaccard=_ratio(shared, sum(sizes) - shared),
+        jaccard_expected=_ratio(expected, sum(sizes) - expected),
+        overlap_coefficient=_ratio(shared, min(sizes)),
         z=(shared - expected) / variance**0.5 if variance else 0.0,
         p=p,
         p_holm=p,
@@ -168,32 +165,51 @@ def compare(first: MaskSummary, second: MaskSummary) -> Pair:
     )
 
 
-def overlaps(profiles: Sequence[MaskSummary]) -> list[dict[str, Any]]:
-    """Return all pairs of trained masks, and each of them with the other methods' of its item.
+def analyze_overlap(summaries: Sequence[MaskSummary]) -> dict[str, Any]:
+    """Return all pairs of trained masks, and of each with the baselines of its target and seed.
 
     Args:
-        profiles: The masks, all of one model.
+        summaries: The masks, all of one model.
 
     Returns:
-        One `Pair` per row as a dictionary, Holm's correction over all of them.
+        `pairs` (one `MaskPair` per row, Holm's correction over all of them) and `kinds` (kind ->
+        number of pairs, mean Jaccard, mean of Jaccard and of shared weights over expected).
 
     Raises:
-        ValueError: If the masks differ in model or sites.
+        ValueError: If the masks differ in model or matrices.
     """
     pairs = [
         compare(first, second)
-        for first, second in combinations(profiles, 2)
+        for first, second in combinations(summaries, 2)
         if "trained" in (first.method, second.method)
-        and (first.method == second.method or _item(first) == _item(second))
+        and (
+            first.method == second.method
+            or (first.target, first.seed) == (second.target, second.seed)
+        )
     ]
     corrected = holm([pair.p for pair in pairs])
-    return [
-        asdict(replace(pair, p_holm=float(p))) for pair, p in zip(pairs, corrected, strict=True)
-    ]
+    pairs = [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True)]
+    kinds = {}
+    for kind in dict.fromkeys(pair.kind for pair in pairs):
+        own = [pair for pair in pairs if pair.kind == kind]
+        over = [pair.jaccard / pair.jaccard_expected for pair in own if pair.jaccard_expected]
+        kinds[kind] = {
+            "pairs": len(own),
+            "jaccard": sum(pair.jaccard for pair in own) / len(own),
+            "jaccard_over_expected": sum(over) / len(over) if over else 1.0,
+            "shared_over_expected": sum(pair.ratio for pair in own) / len(own),
+        }
+    return {"kinds": kinds, "pairs": [asdict(pair) for pair in pairs]}
 
 
-def _item(mask: MaskSummary) -> tuple[str, int]:
-    return mask.target, mask.seed
+def _require_comparable(first: MaskSummary, second: MaskSummary) -> None:
+    if first.model != second.model:
+        raise ValueError(
+            f"{first.name} and {second.name} are masks of two models: "
+            f"{first.model[:12]} and {second.model[:12]}"
+        )
+    if differing := sorted(first.sizes.keys() ^ second.sizes.keys()):
+        raise ValueError(f"{first.name} and {second.name} differ in matrices: {differing[0]}")
 
 
 def _kind(first: MaskSummary, second: MaskSummary) -> str:
@@ -202,26 +218,28 @@ def _kind(first: MaskSummary, second: MaskSummary) -> str:
     return "other seed" if first.target == second.target else "other target"
 
 
-def _share(part: float, whole: float) -> float:
+def _ratio(part: int | float, whole: int | float) -> float:
     return part / whole if whole else 1.0
 
 
-def _variance(size: int, first: int, second: int) -> float:
-    """Variance of the weights that two independent masks of one site share."""
+def _shared_variance(size: int, first: int, second: int) -> float:
+    """Variance of the weights that two independent masks of one matrix share."""
     free = first * second * (size - first) * (size - second)
     return free / (size * size * max(size - 1, 1))
 
 
 def _upper_tail(shared: int, triples: Sequence[tuple[int, int, int]]) -> float:
-    law, start = np.ones(1), 0
+    """Probability of `shared` or more; triples: a matrix's size and its weights in either mask."""
+    pmf, start = np.ones(1), 0
     for size, first, second in triples:
-        mean, reach = first * second / size, WINDOW * _variance(size, first, second) ** 0.5 + 2
+        mean = first * second / size
+        reach = 12.0 * _shared_variance(size, first, second) ** 0.5 + 2
         low = max(0, first + second - size, int(mean - reach))
         high = min(first, second, int(mean + reach) + 1)
-        site = np.exp(stats.hypergeom.logpmf(np.arange(low, high + 1), size, first, second))
-        law = signal.convolve(law, site, method="direct")
+        own = np.exp(stats.hypergeom.logpmf(np.arange(low, high + 1), size, first, second))
+        pmf = signal.convolve(pmf, own, method="direct")
         start += low
-    tail = float(law[max(0, shared - start) :].sum())
+    tail = float(pmf[max(0, shared - start) :].sum())
     return min(1.0, tail) if tail > 1e-15 else 0.0
 
 
@@ -229,14 +247,3 @@ def _spearman(first: Values, second: Values) -> float:
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(stats.spearmanr(first, second).statistic)
-
-
-def _require_alike(first: MaskSummary, second: MaskSummary) -> None:
-    if first.model != second.model:
-        raise ValueError(
-            f"{first.name} and {second.name} are masks of two models: "
-            f"{first.model[:12]} and {second.model[:12]}"
-        )
-    if first.sizes.keys() != second.sizes.keys():
-        differing = sorted(first.sizes.keys() ^ second.sizes.keys())
-        raise ValueError(f"{first.name} and {second.name} differ in sites: {differing[0]}")

@@ -18,7 +18,7 @@ from knowsub.masks.mask import load_mask, save_mask
 def describe(path: Path) -> Result:
     """Return a mask's file, model, metadata, size and placement.
 
-    `levels` is level -> placement; the number of attention heads is inferred from the shapes.
+    `groupings` is grouping -> placement; the number of attention heads is inferred from the shapes.
     Raises FileNotFoundError or ValueError if there is no valid mask.
     """
     mask = load_mask(path)
@@ -29,12 +29,12 @@ def describe(path: Path) -> Result:
         "weights": mask.size,
         "maskable": mask.maskable,
         "sparsity": mask.sparsity,
-        "levels": {p.level: asdict(p) for p in placements(mask, implied_matrices(mask))},
+        "groupings": {p.grouping: asdict(p) for p in placements(mask, implied_matrices(mask))},
     }
 
 
 def described_lines(result: Result) -> list[str]:
-    """Return the text of `describe`'s result: the six densest groups of each level."""
+    """Return the text of `describe`'s result: the six densest groups of each grouping."""
     lines = [
         result["file"],
         f"  model     {result['model'][:16]}",
@@ -42,9 +42,10 @@ def described_lines(result: Result) -> list[str]:
         f"  sparsity  {result['sparsity']:.2%}",
     ]
     lines += [f"  {name:<9} {value[:60]}" for name, value in sorted(result["meta"].items())]
-    for level, placement in result["levels"].items():
+    for grouping, placement in result["groupings"].items():
         groups = placement["groups"][:6]
-        lines += ["", f"by {level}: effect w {placement['effect']:.3f}, p {placement['p']:.2g}"]
+        effect, p = placement["effect"], placement["p"]
+        lines += ["", f"by {grouping.replace('_', ' ')}: effect w {effect:.3f}, p {p:.2g}"]
         rows = [["", "weights", "density", "over mean", "p (Holm)"]]
         rows += [
             [f"  {g['name']}", f"{g['members']:,}", f"{g['density']:.2%}",

@@ -56,7 +56,7 @@ def _facts(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
 
 def _tradeoff(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
     methods: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for row in analysis.get("function", {}).get("tradeoff", []):
+    for row in analysis.get("ablations", {}).get("tradeoff", []):
         sizes = methods.setdefault(row["method"], {})
         sizes.setdefault(row["name"], []).append((row["control_dnll"], row["target_dnll"]))
     means = {
@@ -87,7 +87,7 @@ MODULE_TYPES = ("q", "k", "v", "output", "mlp_in", "mlp_gate", "mlp_out")
 
 def _density(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
     """Density of every matrix by block and module type, one map per target."""
-    targets = _mean_by_target(analysis, "cell", "density")
+    targets = _mean_by_target(analysis, "matrix", "density")
     cells = {tuple(name.split(" ")[1:]) for means in targets.values() for name in means}
     blocks = sorted({int(block) for block, _ in cells})
     rows = [kind for kind in MODULE_TYPES if kind in {kind for _, kind in cells}]
@@ -119,7 +119,7 @@ def _mean_by_target(analysis: Analysis, level: str, value: str) -> dict[str, dic
     """Target -> group of the level -> mean of a value over its seeds."""
     values: dict[str, dict[str, list[float]]] = {}
     for mask in analysis.get("structure", {}).get("masks", []):
-        for group in mask["levels"].get(level, {}).get("groups", []):
+        for group in mask["groupings"].get(level, {}).get("groups", []):
             by_name = values.setdefault(mask["target"], {})
             by_name.setdefault(group["name"], []).append(group[value])
     return {

@@ -28,7 +28,7 @@ class PageTable:
 def structure_tables(analysis: Analysis) -> Iterator[PageTable]:
     """Yield the tables of structure that there are values for, in the order of the page."""
     structure, overlap = analysis.get("structure", {}), analysis.get("overlap", {})
-    ablations = analysis.get("function", {})
+    ablations = analysis.get("ablations", {})
     if structure.get("masks"):
         yield _placement_table(structure["masks"], structure["alpha"])
     if overlap.get("pairs"):
@@ -43,9 +43,9 @@ def _placement_table(masks: Sequence[Row], alpha: float) -> PageTable:
     columns = ["mask", "weights", "densest matrix", "densest head", "w blocks", "w module types",
                "w heads", "top 1 % of outputs", "size of weights"]  # fmt: skip
     note = (
-        "Densest: density over the mean of its level; * differs from uniform placement "
+        "Densest: density over the mean of its grouping; * differs from uniform placement "
         f"(exact hypergeometric test, Holm's correction, family-wise error {alpha:g}). "
-        "w: Cohen's effect size of the chi-square test over the level's groups (0.1 small, 0.3 "
+        "w: Cohen's effect size of the chi-square test over the groups (0.1 small, 0.3 "
         "medium, 0.5 large). Top 1 % of outputs: share of a matrix's removed weights in its "
         "densest 1 % of output neurons, median over matrices; in brackets its expectation under "
         "uniform placement. Size of weights: mean quantile of the removed weights' magnitudes "
@@ -56,25 +56,28 @@ def _placement_table(masks: Sequence[Row], alpha: float) -> PageTable:
 
 
 def _placement_row(mask: Row, alpha: float) -> list[str]:
-    levels, size = mask["levels"], mask["magnitude"]
-    outputs = [row for row in mask["neurons"] if row["unit"] == "output"]
+    groupings, size = mask["groupings"], mask["magnitude"]
+    outputs = [row for row in mask["neurons"] if row["direction"] == "output"]
     top = median(row["top_share"] for row in outputs)
     chance = median(row["top_share_uniform"] for row in outputs)
     return [
         f"{mask['target']}-{mask['seed']}",
         f"{mask['size']:,}",
-        _densest(levels, "cell", alpha),
-        _densest(levels, "head", alpha),
-        *(f"{levels[n]['effect']:.2f}" if n in levels else "–" for n in ("block", "part", "head")),
+        _densest(groupings, "matrix", alpha),
+        _densest(groupings, "head", alpha),
+        *(
+            f"{groupings[name]['effect']:.2f}" if name in groupings else "–"
+            for name in ("block", "module_type", "head")
+        ),
         f"{top:.1%} ({chance:.1%})",
         f"{size['mean_quantile']:.0%}, KS {size['ks']:.2f}",
     ]
 
 
-def _densest(levels: Row, level: str, alpha: float) -> str:
-    if level not in levels:
+def _densest(groupings: Row, name: str, alpha: float) -> str:
+    if name not in groupings:
         return "–"
-    group = levels[level]["groups"][0]
+    group = groupings[name]["groups"][0]
     star = "*" if group["p_holm"] < alpha else ""
     return f"{group['name'].replace('_', ' ')} ×{group['enrichment']:.2f}{star}"
 

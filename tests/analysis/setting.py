@@ -11,12 +11,12 @@ from knowsub.masks.mask import Mask
 from tests.architectures import tiny
 
 
-def places(kind: str = "gpt2") -> tuple[MaskableMatrix, ...]:
+def tiny_matrices(kind: str = "gpt2") -> tuple[MaskableMatrix, ...]:
     return maskable_matrices(tiny(kind))
 
 
-def wide_places(width: int = 64, heads: int = 4) -> tuple[MaskableMatrix, ...]:
-    """Sites of a GPT-2 of two masked blocks, without a model: counting needs none."""
+def wide_matrices(width: int = 64, heads: int = 4) -> tuple[MaskableMatrix, ...]:
+    """Matrices of a GPT-2 of two masked blocks, without a model: counting needs none."""
     size = width // heads
     shapes = {
         "q": ((width, heads, size), ("in", "head", "dim")),
@@ -31,12 +31,20 @@ def wide_places(width: int = 64, heads: int = 4) -> tuple[MaskableMatrix, ...]:
     )
 
 
-def drawn(sites: Sequence[MaskableMatrix], density: float, generator: torch.Generator) -> Mask:
+def random_mask(
+    matrices: Sequence[MaskableMatrix], density: float, generator: torch.Generator
+) -> Mask:
     """A mask in which every weight is a member with the same probability."""
     return Mask(
-        {site.name: torch.rand(site.shape, generator=generator) < density for site in sites}, "m"
+        {
+            matrix.name: torch.rand(matrix.shape, generator=generator) < density
+            for matrix in matrices
+        },
+        "m",
     )
 
 
-def empty(sites: Sequence[MaskableMatrix]) -> Mask:
-    return Mask({site.name: torch.zeros(site.shape, dtype=torch.bool) for site in sites}, "m")
+def empty_mask(matrices: Sequence[MaskableMatrix]) -> Mask:
+    return Mask(
+        {matrix.name: torch.zeros(matrix.shape, dtype=torch.bool) for matrix in matrices}, "m"
+    )

@@ -4,15 +4,15 @@ import pytest
 
 from knowsub.analysis.options import AnalyzeOptions
 
-ANALYZE = {"ablations": True, "statements": 8, "shares": [0.5], "baselines": True, "alpha": 0.05,
+ANALYZE = {"ablations": True, "max_facts": 8, "tradeoff_sizes": [0.5], "baselines": True, "alpha": 0.05,
            "seed": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"statements": 0}, r"analyze\.statements: value 0 is not allowed; use an integer >= 1"),
-        ({"shares": [0.5, 0.0]}, r"analyze\.shares: value \[0\.0\] is not allowed"),
+        ({"max_facts": 0}, r"analyze\.max_facts: value 0 is not allowed; use an integer >= 1"),
+        ({"tradeoff_sizes": [0.5, 0.0]}, r"analyze\.tradeoff_sizes: value \[0\.0\] is not allowed"),
         ({"alpha": 1.0}, r"analyze\.alpha: value 1\.0 is not allowed"),
         ({"seed": -1}, r"analyze\.seed: value -1 is not allowed"),
     ],

@@ -5,28 +5,28 @@ import pytest
 import torch
 from scipy import stats
 
-from knowsub.analysis.overlap import compare, overlaps, summarize_mask
+from knowsub.analysis.overlap import analyze_overlap, compare, summarize_mask
 from knowsub.masks.mask import Mask, jaccard
-from tests.analysis.setting import drawn, wide_places
+from tests.analysis.setting import random_mask, wide_matrices
 
 
-def uneven(sites, generator):
-    """A mask whose density differs from site to site."""
+def uneven(matrices, generator):
+    """A mask whose density differs from matrix to matrix."""
     return Mask(
         {
-            site.name: torch.rand(site.shape, generator=generator) < 0.02 + 0.02 * place
-            for place, site in enumerate(sites)
+            matrix.name: torch.rand(matrix.shape, generator=generator) < 0.02 + 0.02 * index
+            for index, matrix in enumerate(matrices)
         },
         "m",
     )
 
 
 def test_independent_masks_share_what_chance_gives():
-    sites, generator = wide_places(), torch.Generator().manual_seed(0)
+    matrices, generator = wide_matrices(), torch.Generator().manual_seed(0)
     pairs = [
         compare(
-            summarize_mask(uneven(sites, generator), sites, "a", 0),
-            summarize_mask(uneven(sites, generator), sites, "b", 0),
+            summarize_mask(uneven(matrices, generator), matrices, "a", 0),
+            summarize_mask(uneven(matrices, generator), matrices, "b", 0),
         )
         for _ in range(200)
     ]
@@ -38,26 +38,30 @@ def test_independent_masks_share_what_chance_gives():
 
 
 def test_large_independent_masks_share_within_5_percent_of_expectation():
-    sites, generator = wide_places(128), torch.Generator().manual_seed(1)
-    one, two = (summarize_mask(drawn(sites, 0.1, generator), sites, name, 0) for name in "ab")
+    matrices, generator = wide_matrices(128), torch.Generator().manual_seed(1)
+    one, two = (
+        summarize_mask(random_mask(matrices, 0.1, generator), matrices, name, 0) for name in "ab"
+    )
     assert compare(one, two).ratio == pytest.approx(1, abs=0.05)
 
 
 def test_a_mask_shares_everything_with_itself():
-    sites = wide_places()
-    one = summarize_mask(drawn(sites, 0.05, torch.Generator().manual_seed(0)), sites, "a", 0)
+    matrices = wide_matrices()
+    one = summarize_mask(
+        random_mask(matrices, 0.05, torch.Generator().manual_seed(0)), matrices, "a", 0
+    )
     pair = compare(one, one)
-    assert pair.jaccard == pair.coefficient == 1
+    assert pair.jaccard == pair.overlap_coefficient == 1
     assert pair.p == 0
     assert pair.head_correlation == pytest.approx(1)
     assert pair.neuron_correlation == pytest.approx(1)
 
 
-def test_the_tail_over_one_site_is_scipys_hypergeometric():
-    sites = wide_places(16)[:1]
+def test_the_tail_over_one_matrix_is_scipys_hypergeometric():
+    matrices = wide_matrices(16)[:1]
     generator = torch.Generator().manual_seed(3)
-    one, two = drawn(sites, 0.3, generator), drawn(sites, 0.3, generator)
-    pair = compare(summarize_mask(one, sites, "a", 0), summarize_mask(two, sites, "b", 0))
+    one, two = random_mask(matrices, 0.3, generator), random_mask(matrices, 0.3, generator)
+    pair = compare(summarize_mask(one, matrices, "a", 0), summarize_mask(two, matrices, "b", 0))
     law = stats.hypergeom(one.maskable, one.size, two.size)
     assert pair.p == pytest.approx(law.sf(pair.shared - 1))
     assert pair.expected == pytest.approx(law.mean())
@@ -66,10 +70,13 @@ def test_the_tail_over_one_site_is_scipys_hypergeometric():
 
 
 def test_pairs_are_of_three_kinds():
-    sites, generator = wide_places(16), torch.Generator().manual_seed(0)
-    asked = [("a", 0, "trained"), ("a", 1, "trained"), ("b", 0, "trained"), ("a", 0, "snip"),
+    matrices, generator = wide_matrices(16), torch.Generator().manual_seed(0)
+    masks = [("a", 0, "trained"), ("a", 1, "trained"), ("b", 0, "trained"), ("a", 0, "snip"),
              ("a", 0, "wanda")]  # fmt: skip
-    rows = overlaps([summarize_mask(drawn(sites, 0.1, generator), sites, *one) for one in asked])
+    summaries = [
+        summarize_mask(random_mask(matrices, 0.1, generator), matrices, *mask) for mask in masks
+    ]
+    rows = analyze_overlap(summaries)["pairs"]
     kinds = {(row["first"], row["second"]): row["kind"] for row in rows}
     assert kinds == {
         ("a-0", "a-1"): "other seed",
@@ -82,8 +89,8 @@ def test_pairs_are_of_three_kinds():
 
 
 def test_masks_of_two_models_are_not_compared():
-    sites = wide_places(16)
-    mask = drawn(sites, 0.1, torch.Generator())
+    matrices = wide_matrices(16)
+    mask = random_mask(matrices, 0.1, torch.Generator())
     other = Mask(mask.bits, "another")
     with pytest.raises(ValueError, match="masks of two models: m and another"):
-        compare(summarize_mask(mask, sites, "a", 0), summarize_mask(other, sites, "b", 0))
+        compare(summarize_mask(mask, matrices, "a", 0), summarize_mask(other, matrices, "b", 0))

@@ -60,7 +60,7 @@ def test_help_answers_at_once_with_examples_and_without_torch():
 def test_show_describes_where_a_mask_lies(folder):
     found = ask("show", folder / "a.safetensors")
     assert (found["weights"], found["meta"]["target"]) == (5, "group a")
-    assert found["levels"]["cell"]["groups"][0]["name"] == "block 1 mlp_out"
+    assert found["groupings"]["matrix"]["groups"][0]["name"] == "block 1 mlp_out"
     text = call("show", folder / "a.safetensors").stdout
     assert "weights   5 of " in text
     assert text.index("block 1 mlp_out") < text.index("block 1 q")

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from knowsub.analysis.pipeline import MaskFile, analyze_overlap, analyze_structure
+from knowsub.analysis.overlap import analyze_overlap
+from knowsub.analysis.pipeline import MaskFile, analyze_structure
 from knowsub.architectures import maskable_matrices
 from knowsub.masks.mask import Mask, save_mask
 from knowsub.report.collect import MaskResult, Row, read_json
@@ -56,7 +57,7 @@ def write_outputs(
     rows, summaries = analyze_structure(files, model, "fingerprint", maskable_matrices(model))
     write_json(data / "analyze/structure.json", {"masks": rows, "alpha": 0.05})
     write_json(data / "analyze/overlap.json", analyze_overlap(summaries))
-    write_json(data / "analyze/function.json", _function(rng, targets, seeds))
+    write_json(data / "analyze/ablations.json", _ablations(rng, targets, seeds))
 
 
 def write_test_report(
@@ -67,7 +68,7 @@ def write_test_report(
 ) -> list[Path]:
     """Write a report with small figures."""
     options = ReportOptions(title="T", max_control_facts=5, dpi=60, thresholds=THRESHOLDS)
-    names = ("structure", "overlap", "function")
+    names = ("structure", "overlap", "ablations")
     analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
     origin = Provenance("embedded", "f" * 64, "seeds: [0]\n", "c" * 40, {"python": "3"}, 0.95)
     return write_report(out, Report(results, analysis, compared or {}, options, origin))
@@ -200,7 +201,7 @@ def _write_masks(
     return model, files
 
 
-def _function(
+def _ablations(
     rng: np.random.Generator, targets: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, Any]:
     def row(name: str, lost: float, harm: float, **more: object) -> dict[str, Any]:

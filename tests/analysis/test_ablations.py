@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from knowsub.analysis.ablations import (
+    ablation_rows,
     best_statements,
-    combinations_of,
+    mask_parts,
     open_ablation_context,
-    part_rows,
-    parts_of,
-    resized,
+    resize_mask,
+    seed_combinations,
 )
 from knowsub.analysis.pipeline import Ablations, MaskFile, mask_files
 from knowsub.architectures import maskable_matrices
 from knowsub.kg.facts import Role, Split
 from knowsub.masks.mask import save_mask
-from tests.analysis.setting import drawn, wide_places
+from tests.analysis.setting import random_mask, wide_matrices
 from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
 
 A = [f"a{index}" for index in range(5)]
@@ -26,47 +26,53 @@ A = [f"a{index}" for index in range(5)]
 @pytest.fixture(scope="module")
 def opened():
     model = built_model()
-    places = maskable_matrices(model)
-    told = {name: statements(name) for name in "ab"}
-    return model, places, *open_ablation_context(model, tokenizer(), places, told, 100)
+    matrices = maskable_matrices(model)
+    rows = {name: statements(name) for name in "ab"}
+    return model, open_ablation_context(model, tokenizer(), matrices, rows, 100)
 
 
 def test_removing_nothing_changes_nothing(opened):
-    model, _, bench, sets = opened
-    lost = bench.damage(fact_mask(model, []), [sets["a"].target, sets["a"].control])
-    assert set(lost.values()) == {0.0}
+    model, context = opened
+    increase = context.nll_increase(fact_mask(model, []), "a")
+    assert increase == {"target_dnll": 0.0, "control_dnll": 0.0}
 
 
 def test_the_part_that_holds_the_facts_does_all_the_damage(opened):
-    model, places, bench, sets = opened
-    parts = parts_of(fact_mask(model, A), places)
+    model, context = opened
+    parts = mask_parts(fact_mask(model, A), context.matrices)
     assert list(parts)[:2] == ["whole", "block 1"]
-    rows = {row["name"]: row for row in part_rows(bench, parts, sets["a"])}
+    rows = {row["name"]: row for row in ablation_rows(context, "a", parts)}
     assert rows["mlp_out"]["target_dnll"] == rows["whole"]["target_dnll"] > 1
-    assert rows["q"] == {"name": "q", "weights": 0, "target_dnll": 0.0, "control_dnll": 0.0}
+    assert rows["q"] == {
+        "target": "a",
+        "name": "q",
+        "weights": 0,
+        "target_dnll": 0.0,
+        "control_dnll": 0.0,
+    }
     assert rows["whole"]["control_dnll"] == 0.0
 
 
 def test_floral_of_three_is_the_majority_in_memory_and_on_disk(tmp_path):
-    places, generator = wide_places(16), torch.Generator().manual_seed(0)
-    masks = [drawn(places, 0.3, generator) for _ in range(3)]
+    matrices, generator = wide_matrices(16), torch.Generator().manual_seed(0)
+    masks = [random_mask(matrices, 0.3, generator) for _ in range(3)]
     for seed, mask in enumerate(masks):
         save_mask(mask, tmp_path / f"{seed}.safetensors")
     files = [MaskFile("a", n, "trained", tmp_path / f"{n}.safetensors") for n in range(3)]
-    read = combinations_of([file.load("m") for file in files])
-    for name, bits in combinations_of(masks)["floral"].bits.items():
+    read = seed_combinations([file.load("m") for file in files])
+    for name, bits in seed_combinations(masks)["floral"].bits.items():
         votes = sum(mask.bits[name].int() for mask in masks)
         assert torch.equal(bits, votes >= 2)
         assert torch.equal(read["floral"].bits[name], bits)
-    assert "floral" not in combinations_of(masks[:2])
-    assert combinations_of(masks[:1]) == {}
+    assert "floral" not in seed_combinations(masks[:2])
+    assert seed_combinations(masks[:1]) == {}
 
 
 def test_resizing_gives_the_size_asked_for():
-    mask = drawn(wide_places(), 0.1, torch.Generator().manual_seed(0))
+    mask = random_mask(wide_matrices(), 0.1, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     for share in (0.25, 1.0, 1.5):
-        size = resized(mask, share, generator).size
+        size = resize_mask(mask, share, generator).size
         assert size == pytest.approx(share * mask.size, rel=0.01)
 
 
@@ -85,10 +91,10 @@ def test_a_prompt_without_an_nll_is_never_the_best_of_its_fact():
         assert [row.family for row in best_statements(order, Split.TARGET, 1)] == ["scored"]
 
 
-def test_all_masks_of_the_parameters_are_removed_in_parts_together_and_at_every_size(
+def test_all_masks_of_the_parameters_are_ablated_in_parts_together_and_at_every_size(
     opened, tmp_path
 ):
-    model, places, bench, sets = opened
+    model, context = opened
     files = mask_files(tmp_path, ["a", "b"], [0, 1], ["snip"])
     for file in files:
         file.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +105,7 @@ def test_all_masks_of_the_parameters_are_removed_in_parts_together_and_at_every_
         (tmp_path / f"baseline/{target}-0/sizes").mkdir()
         half = fact_mask(model, [f"{target}0"])
         save_mask(half, tmp_path / f"baseline/{target}-0/sizes/snip-0.2.safetensors")
-    removals = Ablations(bench, "built", places, sets, [0.5, 1.0], [0.2], torch.Generator())
-    found = removals.study(files)
+    found = Ablations(context, "built", [0.5, 1.0], [0.2], torch.Generator()).run(files)
     core = {row["target"]: row for row in found["combined"] if row["name"] == "shared core"}
     union = {row["target"]: row for row in found["combined"] if row["name"] == "union"}
     assert (core["a"]["weights"], union["a"]["weights"]) == (5, 6)

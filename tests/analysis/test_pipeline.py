@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from knowsub.analysis.overlap import analyze_overlap
 from knowsub.analysis.pipeline import (
-    analyze_overlap,
     analyze_structure,
     mask_files,
     write_analysis,
@@ -15,7 +15,7 @@ from knowsub.analysis.pipeline import (
 )
 from knowsub.architectures import maskable_matrices
 from knowsub.masks.mask import Mask, load_mask, save_mask
-from tests.analysis.setting import drawn
+from tests.analysis.setting import random_mask
 from tests.architectures import tiny
 
 
@@ -34,19 +34,19 @@ def test_masks_are_enumerated_from_the_parameters_not_from_the_disk(tmp_path):
 
 def test_every_trained_mask_gets_a_row_and_every_pair_a_comparison(tmp_path):
     model, generator = tiny("gpt2"), torch.Generator().manual_seed(0)
-    places = maskable_matrices(model)
+    matrices = maskable_matrices(model)
     files = mask_files(tmp_path, ["a", "b"], [0, 1], ["snip"])
     for file in files:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        save_mask(drawn(places, 0.1, generator), file.path)
-    rows, profiles = analyze_structure(files, model, "m", places)
+        save_mask(random_mask(matrices, 0.1, generator), file.path)
+    rows, summaries = analyze_structure(files, model, "m", matrices)
     assert [(row["target"], row["seed"]) for row in rows] == [
         ("a", 0),
         ("a", 1),
         ("b", 0),
         ("b", 1),
     ]
-    kinds = {kind: mean["pairs"] for kind, mean in analyze_overlap(profiles)["kinds"].items()}
+    kinds = {kind: mean["pairs"] for kind, mean in analyze_overlap(summaries)["kinds"].items()}
     assert kinds == {"other seed": 2, "other target": 4, "other method": 4}
     first, second = write_analysis(tmp_path / "out", {"one": {"masks": rows}, "two": {}})
     assert json.loads(first.read_text())["masks"][0]["magnitude"]["p"] > 0
@@ -60,7 +60,8 @@ def test_a_missing_or_foreign_mask_is_named(tmp_path):
         analyze_structure(files, model, "m", maskable_matrices(model))
     files[0].path.parent.mkdir(parents=True)
     save_mask(
-        Mask(drawn(maskable_matrices(model), 0.1, torch.Generator()).bits, "x" * 64), files[0].path
+        Mask(random_mask(maskable_matrices(model), 0.1, torch.Generator()).bits, "x" * 64),
+        files[0].path,
     )
     with pytest.raises(ValueError, match="belongs to model xxxxxxxxxxxx"):
         analyze_structure(files, model, "m", maskable_matrices(model))
@@ -73,13 +74,13 @@ def test_what_is_written_does_not_depend_on_the_order_of_keys(tmp_path):
 
 
 def test_what_seeds_share_is_written_as_masks_and_floral_is_the_majority(tmp_path):
-    places, generator = maskable_matrices(tiny("gpt2")), torch.Generator().manual_seed(0)
+    matrices, generator = maskable_matrices(tiny("gpt2")), torch.Generator().manual_seed(0)
     files = mask_files(tmp_path, ["a", "b"], [0, 1, 2], [])
     for file in files:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        save_mask(drawn(places, 0.4, generator), file.path)
+        save_mask(random_mask(matrices, 0.4, generator), file.path)
     written = write_combinations(tmp_path / "combined", files, "m")
-    names = ("union", "shared_core", "floral", "first_alone")
+    names = ("union", "shared_core", "floral", "first_only")
     assert [path.stem for path in written] == [f"{t}-{name}" for t in "ab" for name in names]
     union, core, floral, _ = (load_mask(path) for path in written[:4])
     seeds = [load_mask(file.path) for file in files if file.target == "a"]
