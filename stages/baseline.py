@@ -16,7 +16,7 @@ DATA = Path("data")
 
 
 def main(target: str, seed: int) -> str:
-    """Choose as many weights per site as the trained mask has, by every method asked for."""
+    """Choose as many weights per matrix as the trained mask has, by every method."""
     params = load_params()
     device = torch_device(params.machine)
     from knowsub.baselines.methods import baseline_masks, calibration_data
@@ -25,25 +25,25 @@ def main(target: str, seed: int) -> str:
     from knowsub.masks.mask import check_model, load_mask, save_mask
     from knowsub.tracking import stage_run
 
-    options, pins = params.baseline, DATA / "pretrain/model.json"
+    options, manifest = params.baseline, DATA / "pretrain/model.json"
     out = DATA / f"baseline/{target}-{seed}"
     (out / "sizes").mkdir(parents=True, exist_ok=True)
     with stage_run("baseline", params, item={"target": target, "seed": seed}) as run:
         mask = load_mask(DATA / f"train/{target}-{seed}/mask.safetensors")
-        check_model(mask, read_manifest(pins)["fingerprint"])
-        model, tokenizer = open_model(pins, device)
+        check_model(mask, read_manifest(manifest)["fingerprint"])
+        model, tokenizer = open_model(manifest, device)
         statements = [
-            one
-            for part in ("", "unseen/")
-            for one in read_statements(DATA / f"verbalize/{part}{target}.jsonl")
+            statement
+            for folder in ("", "unseen/")
+            for statement in read_statements(DATA / f"verbalize/{folder}{target}.jsonl")
         ]
-        material = calibration_data(model, tokenizer, mask, statements, options)
-        for method, factor, found in baseline_masks(mask, material, options):
+        data = calibration_data(model, tokenizer, mask, statements, options)
+        for method, factor, baseline in baseline_masks(mask, data, options):
             same_size = factor == 1
             file = f"{method}.safetensors" if same_size else f"sizes/{method}-{factor}.safetensors"
-            save_mask(found, out / file)
+            save_mask(baseline, out / file)
             if same_size:
-                run.metrics({f"{method}_weights": float(found.size)})
+                run.metrics({f"{method}_weights": float(baseline.size)})
     return f"{target} {seed}: {len(options.methods)} methods, {mask.size} weights each"
 
 

@@ -16,37 +16,44 @@ DATA = Path("data")
 
 
 def main(target: str, seed: int) -> str:
-    """Examine one mask, beside as many random masks and other methods' masks as asked for."""
+    """Evaluate one mask, beside as many random masks and other methods' masks as asked for."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.evaluation.evaluate import MaskEvaluation, evaluate_mask
+    from knowsub.evaluation.evaluate import MaskEvaluation
     from knowsub.evaluation.records import fact_rows, to_json, write_evidence
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
     from knowsub.masks.mask import check_model, load_mask, random_masks
     from knowsub.tracking import stage_run
 
-    options, pins, item = params.test, DATA / "pretrain/model.json", f"{target}-{seed}"
+    options, manifest, item = params.test, DATA / "pretrain/model.json", f"{target}-{seed}"
     with stage_run("test", params, item={"target": target, "seed": seed}) as run:
         mask = load_mask(DATA / f"train/{item}/mask.safetensors")
-        check_model(mask, read_manifest(pins)["fingerprint"])
-        told = {name: read_statements(DATA / f"verbalize/{name}.jsonl") for name in params.targets}
+        check_model(mask, read_manifest(manifest)["fingerprint"])
+        statements = {
+            name: read_statements(DATA / f"verbalize/{name}.jsonl") for name in params.targets
+        }
         texts = {
             name: (DATA / f"prepare/text/{file}.txt").read_text("utf-8")
             for name, file in (("text", "test"), ("other", "other"))
         }
-        case = MaskEvaluation(*open_model(pins, device), mask, target, told, texts, options)
-        randoms = random_masks(mask, options.random_masks, case.generator)
-        evidence = evaluate_mask(case.bench, mask, randoms, options, case.exam, case.generator)
-        others = params.baseline
-        folder, trained = DATA / f"baseline/{item}", evidence.metrics
-        methods = case.compare_methods(folder, others.methods, others.size_multipliers, trained)
-        found = to_json(evidence, methods, options.confidence_level, options.resamples)
-        figures, rows = found["figures"], fact_rows(case.bench, evidence.views, evidence.answers)
-        run.metrics(figures)
-        for path in write_evidence(DATA / f"test/{item}", found, rows):
+        evaluation = MaskEvaluation(
+            *open_model(manifest, device), mask, target, statements, texts, options
+        )
+        randoms = random_masks(mask, options.random_masks, evaluation.generator)
+        evidence = evaluation.evaluate(mask, randoms)
+        methods = evaluation.compare_methods(
+            DATA / f"baseline/{item}",
+            params.baseline.methods,
+            params.baseline.size_multipliers,
+            evidence.metrics,
+        )
+        record = to_json(evidence, methods, options.confidence_level, options.resamples)
+        metrics, rows = record["figures"], fact_rows(evaluation.context, evidence)
+        run.metrics(metrics)
+        for path in write_evidence(DATA / f"test/{item}", record, rows):
             run.artifact(path)
-    ratio, p = figures["target_ppl_ratio"], figures["random_p"]
+    ratio, p = metrics["target_ppl_ratio"], metrics["random_p"]
     return f"{target} {seed}: target PPL ratio {ratio:.0f}, random p {p:.3f}"
 
 

@@ -25,7 +25,7 @@ from knowsub.masks.options import Estimator, Granularity
 from knowsub.schema import Device, Machine, Progress
 from tests.architectures import CONFIGS, VOCAB, tiny
 from tests.discovery.setting import search, validation
-from tests.evaluation.setting import built_bench, built_model, fact_mask, options
+from tests.evaluation.setting import built_context, built_model, fact_mask, options
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -54,15 +54,14 @@ def run(made: MaskTrainer, store: Checkpoints | None = None, until: int = 99) ->
     return find_subnetwork(made, lambda: validation(made), log, store)
 
 
-def examined(device: str) -> Metrics:
+def evaluated(device: str) -> Metrics:
     """The evidence for a mask with five known facts."""
-    bench, chosen = built_bench("a", built_model().to(device)), options(baseline_sizes=False)
+    context, chosen = built_context("a", built_model().to(device)), options(baseline_sizes=False)
     generator = torch.Generator().manual_seed(0)
     mask = fact_mask(built_model(), ["a0", "a1", "a2", "a3", "a4"])
-    exam = compute_references(bench, chosen, {}, generator)
-    return evaluate_mask(
-        bench, mask, random_masks(mask, 9, generator), chosen, exam, generator
-    ).metrics
+    references = compute_references(context, chosen, {}, generator)
+    randoms = random_masks(mask, 9, generator)
+    return evaluate_mask(context, mask, randoms, chosen, references, generator).metrics
 
 
 @pytest.fixture
@@ -162,6 +161,6 @@ def test_a_mask_found_there_does_the_same_on_the_cpu(tmp_path: Path, kind: str) 
 
 
 def test_the_evidence_is_that_of_the_cpu() -> None:
-    found, expected = examined(DEVICE).values, examined("cpu").values
+    found, expected = evaluated(DEVICE).values, evaluated("cpu").values
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)

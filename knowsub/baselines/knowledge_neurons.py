@@ -17,120 +17,99 @@ from knowsub.lm.score import target_logits
 def neuron_attributions(
     model: PreTrainedModel,
     upper: PreTrainedModel,
-    sites: Sequence[MaskableMatrix],
+    matrices: Sequence[MaskableMatrix],
     batch: Batch,
     steps: int,
     rows: int,
 ) -> dict[int, Float[Tensor, " neuron"]]:
-    """Return how much of the tail's probability each MLP neuron accounts for.
+    """Return how much of the object's probability each MLP neuron accounts for.
 
-    A neuron is an input of the second MLP matrix. Its attribution is its activation at the tail
-    positions times the integral of the gradient of the tail's probability, as all activations of
-    its block are scaled there from 0 to their value; the mean over statements.
+    A neuron is an input of the second MLP matrix. Its attribution is its activation at the object
+    positions times the integral of the gradient of the object's probability, as all activations of
+    its block are scaled there from 0 to their value; the mean over statements. The integral is a
+    right Riemann sum of `steps` points; `rows` statements per forward pass.
 
-    Args:
-        model: The original model.
-        upper: Its upper blocks.
-        sites: The maskable matrices.
-        batch: The statements, with trunk states.
-        steps: Points of the integral (right Riemann sum).
-        rows: Statements per forward pass.
-
-    Returns:
-        Block -> attribution per neuron [probability].
+    Block -> attribution per neuron [probability].
 
     Source:
-        Dai et al. 2022 (arXiv 2104.08696), equation 4, with the product over the tail's tokens as
-        the probability.
+        Dai et al. 2022 (arXiv 2104.08696), equation 4, with the product over the object's tokens
+        as the probability.
     """
     result = {}
-    for site in sites:
-        if site.module_type == ModuleType.MLP_OUT:
-            module = model.get_submodule(site.parameter.removesuffix(".weight"))
-            total = torch.zeros(site.shape[site.axes.index("in")])
+    for matrix in matrices:
+        if matrix.module_type == ModuleType.MLP_OUT:
+            module = model.get_submodule(matrix.parameter.removesuffix(".weight"))
+            total = torch.zeros(matrix.shape[matrix.axes.index("in")])
             for start in range(0, len(batch), rows):
-                part = batch[slice(start, start + rows)]
+                part = batch[start : start + rows]
                 for step in range(1, steps + 1):
-                    total += _attributed(upper, module, part, step / steps).cpu()
-            result[site.block] = total / (steps * len(batch))
+                    total += _attribution_at(upper, module, part, step / steps).cpu()
+            result[matrix.block] = total / (steps * len(batch))
     return result
 
 
-def _attributed(
+def _attribution_at(
     upper: PreTrainedModel, module: nn.Module, batch: Batch, scale: float
 ) -> Float[Tensor, " neuron"]:
-    """Return activation times gradient at one scale, summed over statements and tail positions."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    """Return activation times gradient at one scale, summed over statements and positions."""
+    captured: list[tuple[Tensor, Tensor]] = []
 
     def rescale(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        value = inputs[0].detach()
-        scaled = (value[batch.target_mask] * scale).requires_grad_(True)
-        seen.append((value[batch.target_mask], scaled))
-        return (value.masked_scatter(batch.target_mask[..., None], scaled), *inputs[1:])
+        activation = inputs[0].detach()
+        scaled = (activation[batch.target_mask] * scale).requires_grad_(True)
+        captured.append((activation[batch.target_mask], scaled))
+        return (activation.masked_scatter(batch.target_mask[..., None], scaled), *inputs[1:])
 
     handle = module.register_forward_pre_hook(rescale)
     try:
         with torch.enable_grad():
             _, logits, labels = next(target_logits(upper, batch, len(batch)))
             log_p = -nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-            owner = batch.target_mask.nonzero()[:, 0]
-            probability = (
-                torch.zeros(len(batch), device=log_p.device).index_add(0, owner, log_p).exp()
-            )
-            value, scaled = seen[0]
-            gradient = torch.autograd.grad(probability.sum(), scaled)[0]
+            row = batch.target_mask.nonzero()[:, 0]
+            log_p_object = torch.zeros(len(batch), device=log_p.device).index_add(0, row, log_p)
+            activation, scaled = captured[0]
+            gradient = torch.autograd.grad(log_p_object.exp().sum(), scaled)[0]
     finally:
         handle.remove()
-    return (value * gradient).sum(dim=0)
+    return (activation * gradient).sum(dim=0)
 
 
 def neuron_scores(
-    sites: Sequence[MaskableMatrix], attributions: Mapping[int, Float[Tensor, " neuron"]]
+    matrices: Sequence[MaskableMatrix], attributions: Mapping[int, Float[Tensor, " neuron"]]
 ) -> dict[str, Tensor]:
-    """Return each weight's score: that of the neuron it feeds or is fed by.
+    """Return each weight's score: the attribution of the neuron that it feeds or is fed by.
 
-    Args:
-        sites: The maskable matrices.
-        attributions: Block -> score per neuron.
-
-    Returns:
-        Site name -> scores; weights of the attention, which belong to no neuron, have 0.
+    Matrix name -> scores; weights of the attention, which belong to no neuron, have 0.
     """
     scores = {}
-    for site in sites:
-        if site.module_type in MLP and site.block in attributions:
-            axis = site.axes.index("in" if site.module_type == ModuleType.MLP_OUT else "out")
-            shape = [-1 if place == axis else 1 for place in range(len(site.shape))]
-            scores[site.name] = attributions[site.block].view(shape).expand(site.shape).clone()
+    for matrix in matrices:
+        if matrix.module_type in MLP and matrix.block in attributions:
+            neuron_axis = "in" if matrix.module_type == ModuleType.MLP_OUT else "out"
+            shape = [-1 if axis == neuron_axis else 1 for axis in matrix.axes]
+            attribution = attributions[matrix.block].view(shape)
+            scores[matrix.name] = attribution.expand(matrix.shape).clone()
         else:
-            scores[site.name] = torch.zeros(site.shape)
+            scores[matrix.name] = torch.zeros(matrix.shape)
     return scores
 
 
-def neuron_counts(sites: Sequence[MaskableMatrix], counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts with those of a block's attention handed to its MLP.
+def neuron_counts(matrices: Sequence[MaskableMatrix], counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts per matrix with those of a block's attention moved to its MLP.
 
     A neuron has no attention weights, so the number of weights is matched per block: each MLP
-    site keeps its own count and takes a share of the attention's in proportion to its size. The
-    neurons of a site are taken whole, in order of score; the last one only as far as the count
+    matrix keeps its own count and takes a share of the attention's in proportion to its size. The
+    neurons of a matrix are taken whole, in order of score; the last one only as far as the count
     goes. What does not fit into the MLP is left out.
-
-    Args:
-        sites: The maskable matrices.
-        counts: Site name -> number of weights of the mask to be matched.
-
-    Returns:
-        Site name -> number of weights.
     """
-    result = {site.name: counts.get(site.name, 0) for site in sites}
-    for block in {site.block for site in sites}:
-        mlp = [site for site in sites if site.block == block and site.module_type in MLP]
-        others = [site for site in sites if site.block == block and site.module_type not in MLP]
-        left = sum(result[site.name] for site in others) if mlp else 0
-        result |= {site.name: 0 for site in others if mlp}
-        whole = sum(site.size for site in mlp)
-        for site in mlp:
-            share = round(left * site.size / whole) if whole else 0
-            result[site.name] = min(result[site.name] + share, site.size)
-            left, whole = left - share, whole - site.size
+    result = {matrix.name: counts.get(matrix.name, 0) for matrix in matrices}
+    for block in {matrix.block for matrix in matrices}:
+        mlp = [m for m in matrices if m.block == block and m.module_type in MLP]
+        attention = [m for m in matrices if m.block == block and m.module_type not in MLP]
+        left = sum(result[m.name] for m in attention) if mlp else 0
+        result |= {m.name: 0 for m in attention if mlp}
+        size_left = sum(m.size for m in mlp)
+        for matrix in mlp:
+            share = round(left * matrix.size / size_left) if size_left else 0
+            result[matrix.name] = min(result[matrix.name] + share, matrix.size)
+            left, size_left = left - share, size_left - matrix.size
     return result

@@ -1,4 +1,4 @@
-"""Wanda: |weight| times the norm of the activation that it reads; set difference."""
+"""Wanda: |weight| times the norm of the activation that it multiplies."""
 
 from __future__ import annotations
 
@@ -15,30 +15,23 @@ from knowsub.lm.blocks import last_hidden
 
 
 def wanda_scores(
-    model: PreTrainedModel, upper: PreTrainedModel, sites: Sequence[MaskableMatrix], batch: Batch
+    model: PreTrainedModel, upper: PreTrainedModel, matrices: Sequence[MaskableMatrix], batch: Batch
 ) -> dict[str, Tensor]:
-    """Return |w| times the L2 norm of its input over all positions up to the last one read.
+    """Return |w| times the L2 norm of its input over all positions up to the last target position.
 
-    Args:
-        model: The original model.
-        upper: Its upper blocks.
-        sites: The maskable matrices.
-        batch: The statements, with trunk states.
-
-    Returns:
-        Site name -> importance.
+    Matrix name -> importance. The batch carries lower states for the upper blocks.
 
     Source:
         Sun et al. 2024 (Wanda, arXiv 2306.11695). They compare weights within an output; here, as
-        every method, within a site.
+        for every method, within a matrix.
     """
-    norms = input_norms(model, upper, {site.parameter for site in sites}, batch)
+    norms = input_norms(model, upper, {matrix.parameter for matrix in matrices}, batch)
     scores = {}
-    for site in sites:
-        weight = site.view(model.get_parameter(site.parameter)).detach()
-        sizes = dict(zip(site.axes, site.shape, strict=True))
-        shape = [sizes[axis] if axis in site.input_axes else 1 for axis in site.axes]
-        scores[site.name] = (weight.abs() * norms[site.parameter].view(shape)).cpu()
+    for matrix in matrices:
+        weight = matrix.view(model.get_parameter(matrix.parameter)).detach()
+        sizes = zip(matrix.axes, matrix.shape, strict=True)
+        shape = [size if axis in matrix.input_axes else 1 for axis, size in sizes]
+        scores[matrix.name] = (weight.abs() * norms[matrix.parameter].view(shape)).cpu()
     return scores
 
 
@@ -46,24 +39,17 @@ def wanda_scores(
 def input_norms(
     model: PreTrainedModel, upper: PreTrainedModel, parameters: set[str], batch: Batch
 ) -> dict[str, Float[Tensor, " in"]]:
-    """Return the L2 norm of each input feature of some linear layers.
+    """Return parameter name -> L2 norm of each input feature of that weight's linear layer.
 
-    Args:
-        model: The original model.
-        upper: Its upper blocks.
-        parameters: Names of the layers' weights.
-        batch: The statements, with trunk states; positions after the last read one do not count.
-
-    Returns:
-        Parameter name -> norm per input feature.
+    Positions after a statement's last target position do not count.
     """
-    real = batch.target_mask.flip(1).cumsum(dim=1).flip(1) > 0
+    counted = batch.target_mask.flip(1).cumsum(dim=1).flip(1) > 0
     squares: dict[str, Tensor] = {}
     handles = []
     for name in sorted(parameters):
 
         def add(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            squares[name] = inputs[0][real].float().square().sum(dim=0)
+            squares[name] = inputs[0][counted].float().square().sum(dim=0)
 
         module = model.get_submodule(name.removesuffix(".weight"))
         handles.append(module.register_forward_pre_hook(add))

@@ -1,4 +1,8 @@
-"""Multiple choice among objects of the same relation, and what ignorance would choose."""
+"""Whether the model still prefers the true object: multiple choice, and identifiability by subject.
+
+Both compare the likelihood of given objects after a prompt, so that they find knowledge that no
+longer shows among the top answers.
+"""
 
 from __future__ import annotations
 
@@ -6,162 +10,202 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.evaluation.context import EncodedFacts, EvalContext, PrefixEncoder, score_facts
-from knowsub.evaluation.identifiability import SubjectGrid, subject_grid, subject_identifiability
-from knowsub.evaluation.metrics import Metrics
+from knowsub.evaluation.metrics import Metrics, median
 from knowsub.evaluation.objects import (
+    EncodedPairs,
     OtherSubjects,
-    Pairs,
     RelationObjects,
-    ask,
+    encode_pairs,
     pair_nll,
     relation_objects,
 )
-from knowsub.kg.facts import Fact, Role, Statement
+from knowsub.kg.facts import Role, Statement
 
 DRAWS = ("uniform", "frequency")
-"""How distractors are drawn: every tail alike, or by the number of facts that have it."""
+"""How distractors are drawn: every object alike, or by the number of facts that have it."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One question per prompt and draw: its true tail first, then the distractors."""
+    """One question per prompt and draw: its true object first, then the distractors."""
 
-    items: EncodedFacts
-    """The prompts, those of the target facts."""
-    texts: tuple[str, ...]
-    """Texts of all tails."""
+    facts: EncodedFacts
+    """The target prompts."""
+    objects: tuple[str, ...]
+    """Texts of all objects."""
     options: Int[Tensor, "statement draw option"]
-    """Tails offered, as indices; option 0 is the true one."""
-    pairs: Pairs
-    """Every prompt with every tail that it is offered."""
+    """Objects offered, as indices; option 0 is the true one."""
+    pairs: EncodedPairs
+    """Every prompt with every object that it is offered."""
 
 
-def set_choices(
-    reader: PrefixEncoder,
-    items: EncodedFacts,
-    tails: RelationObjects,
+def draw_choices(
+    encoder: PrefixEncoder,
+    facts: EncodedFacts,
+    objects: RelationObjects,
     number: int,
     generator: torch.Generator,
 ) -> Choices:
-    """Return the questions about items; prompts of one fact share their distractors.
+    """Return one question per prompt and draw; the prompts of one fact share their distractors.
 
-    Args:
-        reader: The original model and where it is cut.
-        items: The items.
-        tails: The tails of every relation.
-        number: Distractors per question; fewer where there are too few tails.
-        generator: Source of randomness.
-
-    Returns:
-        The questions.
-
-    Raises:
-        ValueError: If some fact has no distractor at all.
+    `number` distractors each, fewer where there are too few objects. Raises ValueError if some
+    fact has none at all.
     """
-    text = {one.fact: one.object for one in items.statements}
-    drawn = [_offered(fact, text[fact], tails, number, generator) for fact in items.facts]
-    fewest = min(len(options) for draws in drawn for options in draws)
+    true = {s.fact: objects.texts.index(s.object) for s in facts.statements}
+    per_fact = []
+    for fact in facts.facts:
+        distractors = [
+            objects.draw(fact, by_frequency=by_frequency, number=number, generator=generator)
+            for by_frequency in (False, True)  # in the order of DRAWS
+        ]
+        per_fact.append([[true[fact], *drawn] for drawn in distractors])
+    fewest = min(len(options) for draws in per_fact for options in draws)
     if fewest < 2:
-        raise ValueError("choice needs at least one tail that is not true of each head")
-    per_fact = torch.tensor([[options[:fewest] for options in draws] for draws in drawn])
-    options = per_fact[items.owner]
-    pairs = _offer(reader, items.statements, tails.texts, options)
-    return Choices(items, tails.texts, options, pairs)
+        raise ValueError("choice needs at least one object that is not true of each subject")
+    options = torch.tensor([[drawn[:fewest] for drawn in draws] for draws in per_fact])
+    options = options[facts.fact_index]
+    pairs = _encode_options(encoder, facts.statements, objects.texts, options)
+    return Choices(facts, objects.texts, options, pairs)
 
 
-def _offered(
-    fact: Fact, text: str, tails: RelationObjects, number: int, generator: torch.Generator
-) -> list[list[int]]:
-    own = tails.texts.index(text)
-    draws = [
-        tails.drawn(fact, by_frequency=draw == "frequency", number=number, generator=generator)
-        for draw in DRAWS
-    ]
-    return [[own, *others] for others in draws]
-
-
-def _offer(
-    reader: PrefixEncoder, prompts: Sequence[Statement], texts: tuple[str, ...], options: Tensor
-) -> Pairs:
+def _encode_options(
+    encoder: PrefixEncoder, prompts: Sequence[Statement], objects: Sequence[str], options: Tensor
+) -> EncodedPairs:
+    """Return each prompt paired with all options of its questions."""
     row = torch.arange(len(options)).repeat_interleave(options[0].numel())
-    return ask(reader, prompts, texts, torch.stack([row, options.flatten()], dim=1))
+    return encode_pairs(encoder, prompts, objects, torch.stack([row, options.flatten()], dim=1))
 
 
-def won(nll: Float[Tensor, "*rest option"]) -> Float[Tensor, "*rest"]:
-    """Return whether option 0 is the likeliest; a tie of n options for the best counts 1/n.
-
-    Args:
-        nll: NLL per token of each option [nats].
-
-    Returns:
-        1 for a win, 0 for a loss, in between for a tie.
-    """
+def first_option_wins(nll: Float[Tensor, "*rest option"]) -> Float[Tensor, "*rest"]:
+    """Return 1 where option 0 has the lowest NLL, else 0; a tie of n options counts 1/n."""
     best = nll.amin(dim=-1, keepdim=True)
     tied = (nll == best).sum(dim=-1)
     return (nll[..., 0] == best[..., 0]).double() / tied
 
 
 def choice_accuracy(model: PreTrainedModel, choices: Choices) -> Float[Tensor, "fact draw"]:
-    """Return how often the true tail is chosen.
-
-    Args:
-        model: The upper blocks, as they are now.
-        choices: The questions.
-
-    Returns:
-        Accuracy per fact and draw, over the fact's prompts [fraction].
-    """
-    return _accuracy(model, choices, choices.pairs)
+    """Return how often the upper blocks, as they are now, prefer the true object [fraction]."""
+    wins = first_option_wins(pair_nll(model, choices.pairs).view(choices.options.shape))
+    return torch.stack([choices.facts.per_fact(draw) for draw in wins.unbind(dim=1)], dim=1)
 
 
-def _accuracy(model: PreTrainedModel, choices: Choices, pairs: Pairs) -> Tensor:
-    wins = won(pair_nll(model, pairs).view(choices.options.shape))
-    return torch.stack([choices.items.per_fact(draw) for draw in wins.unbind(dim=1)], dim=1)
-
-
-def ignorance(
-    reader: PrefixEncoder,
-    upper: PreTrainedModel,
+def ignorance_reference(
+    context: EvalContext,
     choices: Choices,
-    pool: Sequence[Statement],
+    statements: Sequence[Statement],
     draws: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "fact draw"]:
-    """Return the ignorance reference: the same questions, the original asked about another head.
+    """Return the accuracy of the original model on the same options after another subject's prompt.
 
-    Each prompt is replaced by that of another head of the same relation in the same template
-    family (any family where that one is missing), drawn at random among all splits. Heads that
-    share the tail may be drawn: a model that does not know may still guess a frequent tail.
-
-    Args:
-        reader: The original model and where it is cut.
-        upper: Its upper blocks, with the original weights in place.
-        choices: The questions.
-        pool: Statements of all facts, in the template families of the questions.
-        draws: Other heads per prompt.
-        generator: Source of randomness.
-
-    Returns:
-        Accuracy per fact and draw of distractors [fraction].
-
-    Raises:
-        ValueError: If some relation has no other head.
+    Each prompt is replaced, `draws` times, by that of another subject of the same relation and
+    template family among `statements`. Subjects that share the object may be drawn: a model that
+    does not know may still guess a frequent object. Raises ValueError if there is no other subject.
     """
-    heads, parts = OtherSubjects(pool), []
+    subjects, accuracies = OtherSubjects(statements), []
     for _ in range(draws):
-        others = [heads.drawn(one, generator) for one in choices.items.statements]
-        pairs = _offer(reader, others, choices.texts, choices.options)
-        parts.append(_accuracy(upper, choices, pairs))
-    return torch.stack(parts).mean(dim=0)
+        prompts = [subjects.draw(s, generator) for s in choices.facts.statements]
+        pairs = _encode_options(context.encoder, prompts, choices.objects, choices.options)
+        accuracies.append(choice_accuracy(context.upper, replace(choices, pairs=pairs)))
+    return torch.stack(accuracies).mean(dim=0)
 
 
 RANDOM_OBJECTS = 3
-"""Random tails of the relation per prompt, for the rank that an ignorant model gives."""
+"""Random objects of the relation per prompt, for the rank that an ignorant model gives."""
+
+
+def swap_objects(
+    encoder: PrefixEncoder,
+    facts: EncodedFacts,
+    objects: RelationObjects,
+    generator: torch.Generator,
+) -> EncodedFacts:
+    """Return each prompt with up to three random objects that are not true of its subject."""
+    swapped = [
+        replace(statement, object=objects.texts[index])
+        for statement in facts.statements
+        for index in objects.draw(
+            statement.fact, by_frequency=False, number=RANDOM_OBJECTS, generator=generator
+        )
+    ]
+    return encoder.encode(swapped)
+
+
+@dataclass(frozen=True)
+class SubjectGrid:
+    """Every target prompt paired with every distinct object of the target."""
+
+    pairs: EncodedPairs
+    """Prompts by objects, row-major."""
+    n_objects: int
+    """Number of distinct objects; chance is 1 over it."""
+    answer: Int[Tensor, " statement"]
+    """Column of each prompt's true object."""
+    also_true: Bool[Tensor, "statement object"]
+    """True where another object is true of the subject as well."""
+    family: Int[Tensor, " statement"]
+    """Number of each prompt's template family."""
+    fact_index: Int[Tensor, " statement"]
+    """Number of each prompt's fact, from 0 on."""
+
+
+def subject_grid(
+    encoder: PrefixEncoder, facts: EncodedFacts, objects: RelationObjects
+) -> SubjectGrid:
+    """Return the grid of the target's prompts and objects."""
+    texts = list(dict.fromkeys(s.object for s in facts.statements))
+    families = list(dict.fromkeys(s.family for s in facts.statements))
+    answer = torch.tensor([texts.index(s.object) for s in facts.statements])
+    also_true = torch.zeros(len(facts), len(texts), dtype=torch.bool)
+    for row, statement in enumerate(facts.statements):
+        true = objects.true[statement.fact.subject_words, statement.fact.relation]
+        true_texts = {objects.texts[index] for index in true} - {statement.object}
+        also_true[row] = torch.tensor([text in true_texts for text in texts])
+    grid = torch.cartesian_prod(torch.arange(len(facts)), torch.arange(len(texts)))
+    return SubjectGrid(
+        pairs=encode_pairs(encoder, facts.statements, texts, grid),
+        n_objects=len(texts),
+        answer=answer,
+        also_true=also_true,
+        family=torch.tensor([families.index(s.family) for s in facts.statements]),
+        fact_index=facts.fact_index,
+    )
+
+
+def subject_identifiability(model: PreTrainedModel, grid: SubjectGrid) -> Float[Tensor, " fact"]:
+    """Return values per fact whose mean is the macro accuracy; see `identified_share`."""
+    return identified_share(-pair_nll(model, grid.pairs).view(-1, grid.n_objects), grid)
+
+
+def identified_share(
+    log_p: Float[Tensor, "statement object"], grid: SubjectGrid
+) -> Float[Tensor, " fact"]:
+    """Return values per fact whose mean is the macro accuracy of the largest centered score.
+
+    The estimator has no parameters: the score of object t at prompt i is its log-probability per
+    token minus the mean of that over the target prompts of the same template family, and the
+    largest score is the prediction; other objects that are true of the subject are left out.
+    Accuracy is taken per true object over its facts, then averaged over objects. What does not
+    depend on the subject (prior, template, norm of a prompt) cancels, so that logits without
+    information about the subject score 1 / number of objects.
+
+    A fact's value is the share of its prompts that are predicted right, times
+    facts / (objects x facts of its object).
+    """
+    centered = log_p.double().clone()
+    for family in range(int(grid.family.max()) + 1):
+        rows = grid.family == family
+        centered[rows] -= centered[rows].mean(dim=0)
+    hit = centered.masked_fill(grid.also_true, -torch.inf).argmax(dim=1) == grid.answer
+    prompts = torch.bincount(grid.fact_index)
+    accuracy = torch.bincount(grid.fact_index, hit.double()) / prompts
+    answer = torch.zeros_like(prompts).scatter_(0, grid.fact_index, grid.answer)
+    return accuracy * len(accuracy) / (grid.n_objects * torch.bincount(answer)[answer])
 
 
 @dataclass(frozen=True)
@@ -173,100 +217,61 @@ class MultipleChoice:
     original: Float[Tensor, "fact draw"]
     """Choice accuracy of the original model [fraction]."""
     reference: Float[Tensor, "fact draw"]
-    """The same asked about another head: the ignorance reference [fraction]."""
+    """The ignorance reference: the original model after another subject's prompt [fraction]."""
     swapped: EncodedFacts
-    """The target prompts with random tails of the relation."""
+    """The target prompts with random objects of the relation."""
     grid: SubjectGrid
-    """The target prompts with every tail of the target."""
-    original_heads: Float[Tensor, " fact"]
-    """Head information in the original model [fraction]."""
+    """The target prompts with every object of the target."""
+    original_identifiability: Float[Tensor, " fact"]
+    """Subject identifiability in the original model [fraction]."""
 
 
-def set_multiple_choice(
-    bench: EvalContext, distractors: int, draws: int, generator: torch.Generator
+def prepare_multiple_choice(
+    context: EvalContext, distractors: int, draws: int, generator: torch.Generator
 ) -> MultipleChoice:
-    """Return the questions about the target of a bench; the original weights must be in place.
+    """Return the questions about the target; the original weights must be in place.
 
-    Args:
-        bench: The bench.
-        distractors: Wrong tails per choice.
-        draws: Other heads per prompt, for the ignorance reference.
-        generator: Source of randomness.
-
-    Returns:
-        The questions and the original model's answers.
-
-    Raises:
-        ValueError: If a relation has but one head, or no tail beside the true one.
+    `distractors` wrong objects per choice, `draws` other subjects per prompt for the reference.
+    Raises ValueError if a relation has but one subject, or no object beside the true one.
     """
-    items, tails = bench.sets["target"], relation_objects(bench.statements)
-    choices = set_choices(bench.encoder, items, tails, distractors, generator)
-    pool = [one for one in bench.statements if one.role == Role.TRAIN]
-    grid = subject_grid(bench.encoder, items, tails)
+    encoder, facts = context.encoder, context.sets["target"]
+    objects = relation_objects(context.statements)
+    choices = draw_choices(encoder, facts, objects, distractors, generator)
+    trained = [s for s in context.statements if s.role == Role.TRAIN]
+    grid = subject_grid(encoder, facts, objects)
     return MultipleChoice(
         choices=choices,
-        original=choice_accuracy(bench.upper, choices),
-        reference=ignorance(bench.encoder, bench.upper, choices, pool, draws, generator),
-        swapped=swap_objects(bench.encoder, items, tails, generator),
+        original=choice_accuracy(context.upper, choices),
+        reference=ignorance_reference(context, choices, trained, draws, generator),
+        swapped=swap_objects(encoder, facts, objects, generator),
         grid=grid,
-        original_heads=subject_identifiability(bench.upper, grid),
+        original_identifiability=subject_identifiability(context.upper, grid),
     )
 
 
-def swap_objects(
-    reader: PrefixEncoder, items: EncodedFacts, tails: RelationObjects, generator: torch.Generator
-) -> EncodedFacts:
-    """Return the prompts with tails of the relation that are not true of their heads.
-
-    Args:
-        reader: The original model and where it is cut.
-        items: The items.
-        tails: The tails of every relation.
-        generator: Source of randomness.
-
-    Returns:
-        Up to three items per prompt, tails drawn uniformly.
-
-    Raises:
-        ValueError: If there is no such tail at all.
-    """
-    swapped = [
-        replace(one, object=tails.texts[index])
-        for one in items.statements
-        for index in tails.drawn(
-            one.fact, by_frequency=False, number=RANDOM_OBJECTS, generator=generator
-        )
-    ]
-    return reader.encode(swapped)
-
-
-def multiple_choice(bench: EvalContext, quiz: MultipleChoice) -> Metrics:
-    """Return what the model, as it is now, would still answer.
+def multiple_choice(context: EvalContext, questions: MultipleChoice) -> Metrics:
+    """Return which objects the model, as it is now, still prefers.
 
     `choice_accuracy` is the mean of `choice_uniform_accuracy` and `choice_frequency_accuracy`;
-    the `_reference` of each is the original model asked about another head, `_original` the
+    the `_reference` of each is the original model after another subject's prompt, `_original` the
     original model itself [fraction]. `random_object_rank` is the median 0-based vocabulary rank of
-    random tails of the relation at the target prompts. `subject_identifiability` and its `_original`
-    and `_chance`: see `heads.told_apart` [fraction].
-
-    Args:
-        bench: The bench.
-        quiz: The questions.
-
-    Returns:
-        The figures.
+    random objects of the relation at the target prompts. `subject_identifiability` and its
+    `_original` and `_chance`: see `identified_share` [fraction].
     """
-    finding = Metrics()
-    accuracy = choice_accuracy(bench.upper, quiz.choices)
-    for kind, values in (
-        ("accuracy", accuracy), ("reference", quiz.reference), ("original", quiz.original)
-    ):  # fmt: skip
-        finding.add(f"choice_{kind}", values.mean(dim=1))
+    metrics = Metrics()
+    accuracies = {
+        "accuracy": choice_accuracy(context.upper, questions.choices),
+        "reference": questions.reference,
+        "original": questions.original,
+    }
+    for kind, accuracy in accuracies.items():
+        metrics.add(f"choice_{kind}", accuracy.mean(dim=1))
         for index, draw in enumerate(DRAWS):
-            finding.add(f"choice_{draw}_{kind}", values[:, index])
-    ranks = score_facts(bench.upper, quiz.swapped).rank.double()
-    finding.values["random_object_rank"] = float(ranks.quantile(0.5))
-    finding.add("subject_identifiability", subject_identifiability(bench.upper, quiz.grid))
-    finding.add("subject_identifiability_original", quiz.original_heads)
-    finding.values["subject_identifiability_chance"] = 1.0 / quiz.grid.objects
-    return finding
+            metrics.add(f"choice_{draw}_{kind}", accuracy[:, index])
+    ranks = score_facts(context.upper, questions.swapped).rank
+    metrics.values["random_object_rank"] = median(ranks)
+    identifiability = subject_identifiability(context.upper, questions.grid)
+    metrics.add("subject_identifiability", identifiability)
+    metrics.add("subject_identifiability_original", questions.original_identifiability)
+    metrics.values["subject_identifiability_chance"] = 1.0 / questions.grid.n_objects
+    return metrics

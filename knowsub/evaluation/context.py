@@ -1,10 +1,14 @@
-"""What an evaluation holds ready: encoded facts with lower states cached, texts, and the scores of the original model."""
+"""What an evaluation holds ready: encoded facts, text blocks, and what the original model says.
+
+A mask changes only the upper blocks, so the states that enter the first masked block are computed
+once per sequence and cached with it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -13,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import MaskableMatrix
 from knowsub.kg.facts import Fact, Role, Split, Statement
-from knowsub.lm.batch import Batch, encode_statements, encode_text
+from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import Scores, score
@@ -29,56 +33,52 @@ class EncodedFacts:
     """Statements in their order, the facts they state, and their batches in order of length."""
 
     statements: tuple[Statement, ...]
-    """The statements; every figure keeps their order."""
+    """The statements; every result keeps their order."""
     facts: tuple[Fact, ...]
     """The distinct facts, in order of first appearance: the unit of all statistics."""
-    owner: Int[Tensor, " statement"]
+    fact_index: Int[Tensor, " statement"]
     """Index in `facts` of each statement's fact."""
-    rows: tuple[Int[Tensor, " row"], ...]
-    """Statements of each bucket."""
+    bucket_rows: tuple[Int[Tensor, " row"], ...]
+    """Indices of the statements in each bucket."""
     batches: tuple[Batch, ...]
-    """Batch of each bucket, with its trunk states where a trunk was given."""
+    """Batch of each bucket, with cached lower states unless they were left out."""
 
     def __len__(self) -> int:
         """Return the number of statements."""
         return len(self.statements)
 
     def per_fact(self, values: Shaped[Tensor, " statement"]) -> Float[Tensor, " fact"]:
-        """Return the mean of a figure over the statements of each fact.
-
-        Args:
-            values: One value per statement, in any unit.
-
-        Returns:
-            One value per fact, in the same unit.
-        """
+        """Return the mean of one value per statement over the statements of each fact."""
         total = torch.zeros(len(self.facts), dtype=torch.float64)
-        total.index_add_(0, self.owner, values.double())
-        return total / torch.bincount(self.owner, minlength=len(self.facts))
+        total.index_add_(0, self.fact_index, values.double())
+        return total / torch.bincount(self.fact_index, minlength=len(self.facts))
+
+    def in_order(self, buckets: Sequence[Tensor]) -> Shaped[Tensor, " statement"]:
+        """Return values that were computed bucket by bucket in the order of the statements."""
+        return torch.cat(list(buckets))[torch.cat(self.bucket_rows).argsort()]
+
+    def without_lower_states(self) -> EncodedFacts:
+        """Return the same statements for the whole model, which computes the lower blocks anew."""
+        return replace(
+            self, batches=tuple(replace(batch, lower_states=None) for batch in self.batches)
+        )
 
 
 @dataclass(frozen=True)
 class PrefixEncoder:
-    """A model with its tokenizer and the place where it is cut: all that encoding needs."""
+    """A model, its tokenizer and its first masked block: all that encoding needs."""
 
     model: PreTrainedModel
     """The whole original model."""
     tokenizer: PreTrainedTokenizerBase
     """Its tokenizer."""
-    first: int
+    first_block: int
     """0-based index of the first masked block."""
 
     def encode(self, statements: Sequence[Statement]) -> EncodedFacts:
-        """Return statements ready to be scored by the upper blocks.
+        """Return statements ready to be scored by the upper blocks, on the model's device.
 
-        Args:
-            statements: The statements, at least one.
-
-        Returns:
-            The items, on the model's device.
-
-        Raises:
-            ValueError: If there is no statement, or one is empty or longer than the context.
+        Raises ValueError if there is no statement, or one is empty or longer than the context.
         """
         whole = encode_statements(self.tokenizer, statements, context_length(self.model))
         facts = tuple(dict.fromkeys(statement.fact for statement in statements))
@@ -87,41 +87,34 @@ class PrefixEncoder:
         return EncodedFacts(
             statements=tuple(statements),
             facts=facts,
-            owner=torch.tensor([index[statement.fact] for statement in statements]),
-            rows=rows,
-            batches=tuple(self.cached(whole[chosen].trimmed()) for chosen in rows),
+            fact_index=torch.tensor([index[statement.fact] for statement in statements]),
+            bucket_rows=rows,
+            batches=tuple(self.cache(whole[chosen].trimmed()) for chosen in rows),
         )
 
-    def cached(self, batch: Batch) -> Batch:
-        """Return a batch on the model's device with the states that enter the first masked block.
-
-        Args:
-            batch: Sequences without cached states.
-
-        Returns:
-            The same sequences, cached.
-        """
-        return cache_lower_states(self.model, self.first, batch.to(self.model.device), rows=BUCKET)
+    def cache(self, batch: Batch) -> Batch:
+        """Return a batch with the states that enter the first masked block, on the model's device."""
+        batch = batch.to(self.model.device)
+        return cache_lower_states(self.model, self.first_block, batch, rows=BUCKET)
 
 
-def score_facts(model: PreTrainedModel, items: EncodedFacts) -> Scores:
-    """Return the scores of items under the model as it is now.
+def score_facts(model: PreTrainedModel, facts: EncodedFacts) -> Scores:
+    """Return NLL, rank and correctness per statement under the model as it is now, on the CPU.
 
-    Args:
-        model: The upper blocks, or the whole model if the items carry no trunk states.
-        items: The items.
-
-    Returns:
-        NLL, rank and correctness per statement, in the order of the statements, on the CPU.
+    The model is the upper blocks, or the whole model where the facts carry no lower states.
     """
-    parts = [score(model, batch, rows=BUCKET) for batch in items.batches]
-    order = torch.cat(items.rows).argsort()
+    parts = [score(model, batch, rows=BUCKET) for batch in facts.batches]
     return Scores(
-        nll=torch.cat([part.nll for part in parts])[order],
-        tokens=torch.cat([part.tokens for part in parts])[order],
-        rank=torch.cat([part.rank for part in parts])[order],
-        correct=torch.cat([part.correct for part in parts])[order],
+        nll=facts.in_order([part.nll for part in parts]),
+        tokens=facts.in_order([part.tokens for part in parts]),
+        rank=facts.in_order([part.rank for part in parts]),
+        correct=facts.in_order([part.correct for part in parts]),
     )
+
+
+def fact_dnll(facts: EncodedFacts, changed: Scores, original: Scores) -> Float[Tensor, " fact"]:
+    """Return dNLL per fact: mean over its prompts of changed - original [nats per object token]."""
+    return facts.per_fact(changed.mean_nll.double() - original.mean_nll.double())
 
 
 SETS: dict[str, tuple[Split, Role]] = {
@@ -130,7 +123,7 @@ SETS: dict[str, tuple[Split, Role]] = {
     "paraphrase": (Split.TARGET, Role.TEST),
     "control": (Split.CONTROL_TRAIN, Role.TRAIN),
     "heldout": (Split.CONTROL_HELDOUT, Role.TRAIN),
-    "near": (Split.NEIGHBORHOOD_HELDOUT, Role.TRAIN),
+    "neighborhood": (Split.NEIGHBORHOOD_HELDOUT, Role.TRAIN),
 }
 """Name of each set of statements -> the facts and the template families in it."""
 
@@ -140,12 +133,23 @@ TARGET_SETS = ("target", "validation", "paraphrase")
 
 @dataclass(frozen=True)
 class ScoreSet:
-    """What one state of the model (original, remaining, ...) says about the sets it was shown."""
+    """Scores of one state of the model (original, remaining, ...) on sets of facts and texts."""
 
     sets: Mapping[str, Scores]
     """Scores per statement of each set."""
     texts: Mapping[str, Scores]
     """Scores per block of each text."""
+
+
+def score_all(
+    upper: PreTrainedModel, sets: Mapping[str, EncodedFacts], texts: Mapping[str, Batch]
+) -> ScoreSet:
+    """Return the scores of the upper blocks, as they are now, on facts and text blocks."""
+    return ScoreSet(
+        sets={name: score_facts(upper, facts) for name, facts in sets.items()},
+        # A text block reads every position, so a pass takes fewer of them.
+        texts={name: score(upper, blocks, rows=BUCKET // 4) for name, blocks in texts.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -156,148 +160,92 @@ class EvalContext:
     """The original model, whole, with its tokenizer."""
     upper: PreTrainedModel
     """Its masked blocks and those above; shares their weights."""
-    sites: tuple[MaskableMatrix, ...]
+    matrices: tuple[MaskableMatrix, ...]
     """The maskable matrices."""
     statements: tuple[Statement, ...]
     """All statements of the target's knowledge graph."""
     sets: Mapping[str, EncodedFacts]
-    """Name -> items; sets without statements are left out."""
+    """Name -> encoded facts; sets without statements are left out."""
     texts: Mapping[str, Batch]
     """Name -> text blocks."""
     original: ScoreSet
     """What the original model says about all of them."""
 
     def ablated(self, mask: Mask) -> AbstractContextManager[None]:
-        """Return the block within which the model computes as the remaining model.
-
-        Args:
-            mask: The critical subnetwork.
-
-        Returns:
-            A context manager; the original weights are back after it.
-        """
-        return ablated(self.encoder.model, self.sites, mask)
+        """Return a context manager within which the model computes without a subnetwork."""
+        return ablated(self.encoder.model, self.matrices, mask)
 
     def score(
         self, sets: Iterable[str] | None = None, texts: Iterable[str] | None = None
     ) -> ScoreSet:
-        """Return what the model, as it is now, says.
+        """Return the scores of the model as it is now.
 
-        Args:
-            sets: Names of sets; those without statements are passed over. None means all.
-            texts: Names of texts. None means all.
-
-        Returns:
-            The scores.
+        Sets and texts are given by name, None means all; sets without statements are passed over.
         """
-        return score_all(self.upper, self.sets, self.texts, sets, texts)
+        set_names = self.sets if sets is None else [name for name in sets if name in self.sets]
+        text_names = self.texts if texts is None else [name for name in texts if name in self.texts]
+        return score_all(
+            self.upper,
+            {name: self.sets[name] for name in set_names},
+            {name: self.texts[name] for name in text_names},
+        )
+
+    def dnll(self, name: str, changed: Scores) -> Float[Tensor, " fact"]:
+        """Return dNLL per fact of the set `name` [nats per object token]."""
+        return fact_dnll(self.sets[name], changed, self.original.sets[name])
 
 
 def open_context(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sites: Sequence[MaskableMatrix],
+    matrices: Sequence[MaskableMatrix],
     statements: Sequence[Statement],
     texts: Mapping[str, Batch],
     control_prompts: int = 0,
 ) -> EvalContext:
-    """Return the bench of one target KG.
+    """Return the evaluation context of one target KG, cached and scored under the original weights.
 
     Args:
         model: The original model.
         tokenizer: Its tokenizer.
-        sites: The maskable matrices.
-        statements: Every verbalisation of every fact of the target's knowledge graph.
-        texts: Name -> text blocks as `text_blocks` returns them.
+        matrices: The maskable matrices.
+        statements: Every verbalization of every fact of the target's knowledge graph.
+        texts: Name -> text blocks, as `encode_text` returns them.
         control_prompts: Prompts per fact in every set but the target's, lowest NLL under the
             original model first; 0 = all.
 
     Returns:
-        The bench, everything cached under the original weights.
+        The context.
 
     Raises:
         ValueError: If there is no target statement of a training family, or one cannot be encoded.
     """
-    first = min(site.block for site in sites)
-    reader, upper = PrefixEncoder(model, tokenizer, first), upper_blocks(model, first)
+    first = min(matrix.block for matrix in matrices)
+    encoder, upper = PrefixEncoder(model, tokenizer, first), upper_blocks(model, first)
     sets: dict[str, EncodedFacts] = {}
     for name, (split, role) in SETS.items():
-        chosen = [one for one in statements if one.split == split and one.role == role]
+        members = [s for s in statements if s.split == split and s.role == role]
         if name not in TARGET_SETS and control_prompts:
-            chosen = best_prompts(chosen, control_prompts)
-        if chosen:
-            sets[name] = reader.encode(chosen)
+            members = best_prompts(members, control_prompts)
+        if members:
+            sets[name] = encoder.encode(members)
     if "target" not in sets:
         raise ValueError("no statement states a target fact in a training family")
-    cached = {name: reader.cached(batch) for name, batch in texts.items()}
-    original = score_all(upper, sets, cached)
-    return EvalContext(reader, upper, tuple(sites), tuple(statements), sets, cached, original)
+    blocks = {name: encoder.cache(batch) for name, batch in texts.items()}
+    original = score_all(upper, sets, blocks)
+    return EvalContext(encoder, upper, tuple(matrices), tuple(statements), sets, blocks, original)
 
 
-def score_all(
-    upper: PreTrainedModel,
-    sets: Mapping[str, EncodedFacts],
-    texts: Mapping[str, Batch],
-    some_sets: Iterable[str] | None = None,
-    some_texts: Iterable[str] | None = None,
-) -> ScoreSet:
-    """Return what the upper blocks, as they are now, say about items and texts.
+def best_prompts(statements: Sequence[Statement], limit: int) -> list[Statement]:
+    """Return each fact's statements of lowest NLL, `limit` at most, in their original order.
 
-    Args:
-        upper: The upper blocks.
-        sets: Name -> items.
-        texts: Name -> text blocks with trunk states.
-        some_sets: Names wanted, None for all.
-        some_texts: Names wanted, None for all.
-
-    Returns:
-        The scores.
+    Statements without an NLL come last, equal ones in their order.
     """
-    wanted_sets = sets if some_sets is None else [name for name in some_sets if name in sets]
-    wanted_texts = texts if some_texts is None else [name for name in some_texts if name in texts]
-    return ScoreSet(
-        sets={name: score_facts(upper, sets[name]) for name in wanted_sets},
-        texts={name: score(upper, texts[name], rows=BUCKET // 4) for name in wanted_texts},
-    )
-
-
-def text_blocks(
-    tokenizer: PreTrainedTokenizerBase, text: str, block_tokens: int, most: int = 0
-) -> Batch:
-    """Return the first blocks of a running text.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        text: The text.
-        block_tokens: Length of a block [tokens].
-        most: Blocks at most; 0 = all.
-
-    Returns:
-        The blocks.
-
-    Raises:
-        ValueError: If the text is shorter than one block.
-    """
-    blocks = encode_text(tokenizer, text, block_tokens)
-    return blocks[:most] if most else blocks
-
-
-def best_prompts(statements: Sequence[Statement], most: int) -> list[Statement]:
-    """Return the statements of lowest NLL of each fact, in their original order.
-
-    Args:
-        statements: Statements; those without an NLL come last, equal ones in their order.
-        most: Statements per fact at most.
-
-    Returns:
-        The chosen ones.
-    """
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     chosen = set()
-    ordered = sorted(range(len(statements)), key=lambda index: statements[index].nll_or_inf)
-    for index in ordered:
+    for index in sorted(range(len(statements)), key=lambda i: statements[i].nll_or_inf):
         key = statements[index].fact.key
-        if taken.setdefault(key, 0) < most:
-            taken[key] += 1
+        if counts.setdefault(key, 0) < limit:
+            counts[key] += 1
             chosen.add(index)
     return [statement for index, statement in enumerate(statements) if index in chosen]

@@ -1,7 +1,7 @@
-"""Which objects a prompt is asked for, and how likely a model finds each of them.
+"""Objects of a relation and other subjects, drawn at random; and how likely each object is.
 
-One-token tails of one prompt are all read off a single forward pass; longer tails are scored as
-statements of their own. Choice, prior and head information all ask through this file.
+One-token objects of one prompt are all read off a single forward pass; longer ones are scored as
+statements of their own. Multiple choice, prior and identifiability all score through this file.
 """
 
 from __future__ import annotations
@@ -17,55 +17,43 @@ from transformers import PreTrainedModel
 
 from knowsub.evaluation.context import EncodedFacts, PrefixEncoder, score_facts
 from knowsub.kg.facts import Fact, Statement
+from knowsub.lm.batch import encode_statements
+from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
 
 
 @dataclass(frozen=True)
 class RelationObjects:
-    """The tails of every relation, from which distractors are drawn."""
+    """The objects of every relation, from which distractors are drawn."""
 
     texts: tuple[str, ...]
-    """Distinct texts of tails."""
+    """Distinct texts of objects."""
     counts: dict[str, Counter[int]]
-    """Relation -> how many facts have each tail (index in `texts`)."""
+    """Relation -> how many facts have each object (index in `texts`)."""
     true: dict[tuple[str, str], frozenset[int]]
-    """(head words, relation) -> tails that are true of the head."""
+    """(subject words, relation) -> objects that are true of the subject."""
 
-    def drawn(
+    def draw(
         self, fact: Fact, *, by_frequency: bool, number: int, generator: torch.Generator
     ) -> list[int]:
-        """Return distractors for one fact.
+        """Return distractors for one fact: distinct indices of objects untrue of its subject.
 
-        Args:
-            fact: The fact.
-            by_frequency: Whether a tail is drawn in proportion to the facts that have it; if
-                not, every tail of the relation is as likely.
-            number: Distractors wanted.
-            generator: Source of randomness.
-
-        Returns:
-            Distinct indices of tails that are not true of the head. Where the relation has too
-            few, tails of other relations fill up; fewer come back only if there are no more.
+        Each object of the relation is as likely, or `by_frequency` in proportion to the facts that
+        have it. Where the relation has too few, objects of other relations fill up; fewer come
+        back only if there are no more.
         """
         banned = self.true[fact.subject_words, fact.relation]
-        relation = self.counts[fact.relation]
-        near = [tail for tail in relation if tail not in banned]
-        weights = [float(relation[tail]) if by_frequency else 1.0 for tail in near]
-        chosen = _sample(near, weights, number, generator)
-        far = [i for i in range(len(self.texts)) if i not in banned and i not in relation]
-        return chosen + _sample(far, [1.0] * len(far), number - len(chosen), generator)
+        counts = self.counts[fact.relation]
+        same = [index for index in counts if index not in banned]
+        weights = [float(counts[index]) if by_frequency else 1.0 for index in same]
+        drawn = _draw_weighted(same, weights, number, generator)
+        rest = [i for i in range(len(self.texts)) if i not in banned and i not in counts]
+        return drawn + _draw_weighted(rest, [1.0] * len(rest), number - len(drawn), generator)
 
 
 def relation_objects(statements: Sequence[Statement]) -> RelationObjects:
-    """Return the tails of every relation, over all facts of the statements.
-
-    Args:
-        statements: Statements of all facts.
-
-    Returns:
-        The tails; a fact counts once however often it is stated.
-    """
-    facts = {one.fact: one.object for one in statements}
+    """Return the objects of every relation; a fact counts once however often it is stated."""
+    facts = {statement.fact: statement.object for statement in statements}
     texts = tuple(dict.fromkeys(facts.values()))
     index = {text: position for position, text in enumerate(texts)}
     counts: dict[str, Counter[int]] = {}
@@ -77,143 +65,129 @@ def relation_objects(statements: Sequence[Statement]) -> RelationObjects:
     return RelationObjects(texts, counts, true)
 
 
-def _sample(
+def _draw_weighted(
     values: list[int], weights: list[float], number: int, generator: torch.Generator
 ) -> list[int]:
+    """Return up to `number` distinct values, drawn in proportion to their weights."""
     number = min(number, len(values))
     if number <= 0:
         return []
-    picked = torch.multinomial(torch.tensor(weights), number, generator=generator)
-    return [values[index] for index in picked.tolist()]
+    drawn = torch.multinomial(torch.tensor(weights), number, generator=generator)
+    return [values[index] for index in drawn.tolist()]
 
 
 class OtherSubjects:
-    """Statements about other heads of the same relation, drawn at random."""
+    """Statements about other subjects of the same relation, drawn at random."""
 
-    def __init__(self, pool: Sequence[Statement]) -> None:
+    def __init__(self, statements: Sequence[Statement]) -> None:
         self._by_family: dict[tuple[str, str], list[Statement]] = {}
         self._by_relation: dict[str, list[Statement]] = {}
-        for one in pool:
-            relation = one.fact.relation
-            self._by_relation.setdefault(relation, []).append(one)
-            self._by_family.setdefault((relation, one.family), []).append(one)
+        for statement in statements:
+            relation = statement.fact.relation
+            self._by_relation.setdefault(relation, []).append(statement)
+            self._by_family.setdefault((relation, statement.family), []).append(statement)
 
-    def drawn(self, statement: Statement, generator: torch.Generator) -> Statement:
-        """Return a statement about another head, in the same template family where there is one.
+    def draw(self, statement: Statement, generator: torch.Generator) -> Statement:
+        """Return a statement about another subject, each as likely, of the same template family.
 
-        Args:
-            statement: The statement whose head is replaced.
-            generator: Source of randomness.
-
-        Returns:
-            The other statement, each as likely.
-
-        Raises:
-            ValueError: If the relation has no other head.
+        Where the family has none, any family will do. Raises ValueError if the relation has no
+        other subject.
         """
         relation = statement.fact.relation
-        for pool in (
+        for candidates in (
             self._by_family.get((relation, statement.family), []),
             self._by_relation.get(relation, []),
         ):
-            order: list[int] = torch.randperm(len(pool), generator=generator).tolist()
+            order: list[int] = torch.randperm(len(candidates), generator=generator).tolist()
             for index in order:
-                if has_other_subject(pool[index].fact, statement.fact):
-                    return pool[index]
-        head = statement.fact.subject_words
-        raise ValueError(f"relation {relation!r} has no head but {head!r}")
+                if has_other_subject(candidates[index].fact, statement.fact):
+                    return candidates[index]
+        words = statement.fact.subject_words
+        raise ValueError(f"relation {relation!r} has no subject but {words!r}")
 
 
-def has_other_subject(asked: Fact, fact: Fact) -> bool:
-    """Return whether two facts share the relation but neither the head nor its words."""
-    same = asked.subject == fact.subject or asked.subject_words == fact.subject_words
-    return asked.relation == fact.relation and not same
+def has_other_subject(other: Fact, fact: Fact) -> bool:
+    """Return whether two facts share the relation but neither the subject nor its words."""
+    same = other.subject == fact.subject or other.subject_words == fact.subject_words
+    return other.relation == fact.relation and not same
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pairs of a prompt and a tail that may or may not be its own."""
+class EncodedPairs:
+    """Pairs of a prompt and an object that may or may not be its own."""
 
-    row: Int[Tensor, " pair"]
+    prompt_index: Int[Tensor, " pair"]
     """Index of the pair's prompt among the prompts."""
-    column: Int[Tensor, " pair"]
-    """Index of the pair's tail among the tails."""
+    object_index: Int[Tensor, " pair"]
+    """Index of the pair's object among the objects."""
     prompts: EncodedFacts
     """The prompts, each once."""
-    first: Int[Tensor, " tail"]
-    """First token of each tail."""
-    length: Int[Tensor, " tail"]
-    """Number of tokens of each tail."""
-    longer: EncodedFacts | None
-    """The pairs whose tail has several tokens, as statements, in order; None if there are none."""
+    first_token: Int[Tensor, " object"]
+    """First token of each object."""
+    n_tokens: Int[Tensor, " object"]
+    """Number of tokens of each object."""
+    multi_token: EncodedFacts | None
+    """The pairs whose object has several tokens, as statements, in order; None without any."""
 
     @property
-    def short(self) -> Bool[Tensor, " pair"]:
-        """True where the pair's tail is one token."""
-        return self.length[self.column] == 1
+    def one_token(self) -> Bool[Tensor, " pair"]:
+        """True where the pair's object is one token."""
+        return self.n_tokens[self.object_index] == 1
 
 
-def ask(
-    reader: PrefixEncoder,
+def encode_pairs(
+    encoder: PrefixEncoder,
     prompts: Sequence[Statement],
-    tails: Sequence[str],
+    objects: Sequence[str],
     pairs: Int[Tensor, "pair 2"],
-) -> Pairs:
-    """Return pairs ready to be scored.
+) -> EncodedPairs:
+    """Return pairs (index of the prompt, index of the object) ready to be scored.
 
-    Args:
-        reader: The original model and where it is cut.
-        prompts: Statements whose prompts are used; their own tails play no part.
-        tails: Texts of the tails, each with its leading space.
-        pairs: Index of the prompt and index of the tail of each pair.
-
-    Returns:
-        The pairs.
-
-    Raises:
-        ValueError: As in `Reader.items`.
+    Of the statements only the prompts are used; objects are texts with their leading space.
     """
-    encoded = [reader.tokenizer(tail, add_special_tokens=False)["input_ids"] for tail in tails]
-    length = torch.tensor([len(tokens) for tokens in encoded])
-    row, column = pairs.unbind(dim=1)
-    longer = [replace(prompts[i], tail=tails[j]) for i, j in pairs[length[column] > 1].tolist()]
-    return Pairs(
-        row=row,
-        column=column,
-        prompts=reader.encode(prompts),
-        first=torch.tensor([tokens[0] for tokens in encoded]),
-        length=length,
-        longer=reader.encode(longer) if longer else None,
+    # Tokens of an object are those that it has after a prompt, whatever the tokenizer.
+    named = [replace(prompts[0], object=text) for text in objects]
+    tokens = encode_statements(encoder.tokenizer, named, context_length(encoder.model))
+    n_tokens = tokens.target_mask.sum(dim=1)
+    prompt_index, object_index = pairs.unbind(dim=1)
+    multi_token = [
+        replace(prompts[i], object=objects[j])
+        for i, j in pairs[n_tokens[object_index] > 1].tolist()
+    ]
+    return EncodedPairs(
+        prompt_index=prompt_index,
+        object_index=object_index,
+        prompts=encoder.encode(prompts),
+        first_token=tokens.labels[tokens.first_targets],
+        n_tokens=n_tokens,
+        multi_token=encoder.encode(multi_token) if multi_token else None,
     )
 
 
 @torch.no_grad()
-def pair_nll(model: PreTrainedModel, pairs: Pairs) -> Float[Tensor, " pair"]:
-    """Return the NLL per token of each pair's tail after its prompt.
+def pair_nll(model: PreTrainedModel, pairs: EncodedPairs) -> Float[Tensor, " pair"]:
+    """Return the NLL of each pair's object after its prompt [nats per token], on the CPU.
 
-    Args:
-        model: The upper blocks, as they are now.
-        pairs: The pairs.
-
-    Returns:
-        NLL per tail token [nats per token], on the CPU.
+    The model is the upper blocks, as they are now.
     """
-    result = torch.empty(len(pairs.row))
-    short = pairs.short
-    if bool(short.any()):
+    result = torch.empty(len(pairs.prompt_index))
+    one_token = pairs.one_token
+    if bool(one_token.any()):
         table = _first_token_nll(model, pairs)
-        result[short] = table[pairs.row[short], pairs.column[short]]
-    if pairs.longer is not None:
-        result[~short] = score_facts(model, pairs.longer).mean_nll
+        result[one_token] = table[pairs.prompt_index[one_token], pairs.object_index[one_token]]
+    if pairs.multi_token is not None:
+        result[~one_token] = score_facts(model, pairs.multi_token).mean_nll
     return result
 
 
-def _first_token_nll(model: PreTrainedModel, pairs: Pairs) -> Float[Tensor, "prompt tail"]:
-    table = torch.empty(len(pairs.prompts), len(pairs.first))
-    for rows, batch in zip(pairs.prompts.rows, pairs.prompts.batches, strict=True):
-        asked = replace(batch, target_mask=batch.first_targets)
-        for covered, logits, _ in target_logits(model, asked, rows=len(rows)):
+def _first_token_nll(model: PreTrainedModel, pairs: EncodedPairs) -> Float[Tensor, "prompt object"]:
+    """Return the NLL of every object's first token after every prompt [nats]."""
+    table = torch.empty(len(pairs.prompts), len(pairs.first_token))
+    for rows, batch in zip(pairs.prompts.bucket_rows, pairs.prompts.batches, strict=True):
+        # Only the last prompt position is read, not the prompt's own object.
+        prompt_ends = replace(batch, target_mask=batch.first_targets)
+        for covered, logits, _ in target_logits(model, prompt_ends, rows=len(rows)):
             logits = logits.float()
-            chosen = logits[:, pairs.first.to(logits.device)]
+            chosen = logits[:, pairs.first_token.to(logits.device)]
             table[rows[covered]] = (logits.logsumexp(dim=1, keepdim=True) - chosen).cpu()
     return table

@@ -1,4 +1,4 @@
-"""The evidence as files: metrics with intervals, and figures fact by fact."""
+"""The evidence as files: metrics with intervals and tests, and scores fact by fact."""
 
 from __future__ import annotations
 
@@ -15,89 +15,82 @@ from knowsub.evaluation.metrics import Metrics
 from knowsub.hypotheses import hierarchical_bootstrap, paired_wilcoxon, permutation_p
 from knowsub.lm.score import Scores, target_logits
 
+TopAnswers = dict[str, list[list[str | float]]]
+"""Key of a fact -> pairs of token text and probability [fraction], best first."""
+
 
 @dataclass
 class Evidence:
     """All that was found about one mask."""
 
     metrics: Metrics
-    """Its figures."""
+    """Its metrics."""
     random: list[float] = field(default_factory=list)
-    """dNLL on the target after each random mask of the same size per site [nats per token]."""
+    """dNLL on the target after each random mask of the same size per matrix [nats per token]."""
     cross: dict[str, float] = field(default_factory=dict)
-    """Its row of the cross matrix, without the diagonal [nats per tail token]."""
-    views: dict[str, ScoreSet] = field(default_factory=dict)
-    """`original`, `remaining`, `random` (the first random mask) -> what each says."""
-    answers: dict[str, dict[str, list[list[str | float]]]] = field(default_factory=dict)
+    """Its row of the cross matrix, without the diagonal [nats per object token]."""
+    scores: dict[str, ScoreSet] = field(default_factory=dict)
+    """`original`, `remaining`, `random` (the first random mask) -> scores of that model."""
+    answers: dict[str, TopAnswers] = field(default_factory=dict)
     """`original`, `remaining` -> top answers per target fact."""
 
 
-TOP = 5
+TOP_ANSWERS = 5
 """Answers shown per prompt."""
 
 
-def best_items(bench: EvalContext) -> EncodedFacts:
-    """Return the trained prompt of lowest NLL of each target fact, ready to be asked."""
-    return bench.encoder.encode(best_prompts(bench.sets["target"].statements, 1))
+def encode_best_prompts(context: EvalContext) -> EncodedFacts:
+    """Return the trained prompt of lowest NLL of each target fact."""
+    return context.encoder.encode(best_prompts(context.sets["target"].statements, 1))
 
 
 @torch.no_grad()
-def top_answers(bench: EvalContext, items: EncodedFacts) -> dict[str, list[list[str | float]]]:
-    """Return the first tokens that the model, as it is now, would answer with.
-
-    Args:
-        bench: The bench.
-        items: One prompt per fact.
-
-    Returns:
-        Key of each fact -> five pairs of token text and probability [fraction], best first.
-    """
-    found: dict[str, list[list[str | float]]] = {}
-    for rows, batch in zip(items.rows, items.batches, strict=True):
-        asked = replace(batch, target_mask=batch.first_targets)
-        _, logits, _ = next(target_logits(bench.upper, asked, BUCKET))
-        top = logits.float().softmax(dim=-1).topk(TOP)
+def top_answers(context: EvalContext, facts: EncodedFacts) -> TopAnswers:
+    """Return the five likeliest first tokens after one prompt per fact, of the model as it is."""
+    answers: TopAnswers = {}
+    decode = context.encoder.tokenizer.decode
+    for rows, batch in zip(facts.bucket_rows, facts.batches, strict=True):
+        prompt_ends = replace(batch, target_mask=batch.first_targets)
+        _, logits, _ = next(target_logits(context.upper, prompt_ends, BUCKET))
+        top = logits.float().softmax(dim=-1).topk(TOP_ANSWERS)
         for row, tokens, values in zip(rows.tolist(), top.indices, top.values, strict=True):
-            words = [str(bench.encoder.tokenizer.decode([token])) for token in tokens.tolist()]
-            pairs = zip(words, values.tolist(), strict=True)
-            key = items.statements[row].fact.key
-            found[key] = [[word, round(value, 6)] for word, value in pairs]
-    return found
+            words = [str(decode([token])) for token in tokens.tolist()]
+            answers[facts.statements[row].fact.key] = [
+                [word, round(value, 6)] for word, value in zip(words, values.tolist(), strict=True)
+            ]
+    return answers
 
 
-def fact_rows(
-    bench: EvalContext,
-    views: Mapping[str, ScoreSet],
-    answers: Mapping[str, Mapping[str, list[list[str | float]]]],
-) -> Iterator[dict[str, Any]]:
-    """Yield one row per fact, set and view.
+def fact_rows(context: EvalContext, evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """Yield one row per fact, set and state of the model.
 
     Args:
-        bench: The bench.
-        views: `original`, `remaining`, `random` -> what each says.
-        answers: View -> `top_answers` of it.
+        context: The context of the mask's target.
+        evidence: The evidence for the mask.
 
     Yields:
-        `fact`, `head`, `tail`, `split`, `role`, `view`, `nll` [nats per tail token], `rank` and
-        `correct` (means over the fact's prompts in that role), `prompts` (their number), and
-        for target facts on trained prompts `top5` where the view has answers.
+        `fact`, `subject`, `object`, `split`, `role`, `nll` [nats per object token], `rank` and
+        `correct` (means over the fact's prompts in that role), `prompts` (their number), `view`
+        (`original`, `remaining` or `random`), and for target facts on trained prompts `top5` where
+        that state's answers were recorded.
     """
-    for view, says in views.items():
-        for name, scores in says.sets.items():
-            for row in _set_rows(bench.sets[name], scores):
-                row["view"] = view
-                if name == "target" and view in answers:
-                    row["top5"] = answers[view][row["fact"]]
+    for state, scored in evidence.scores.items():
+        for name, scores in scored.sets.items():
+            for row in _set_rows(context.sets[name], scores):
+                row["view"] = state
+                if name == "target" and state in evidence.answers:
+                    row["top5"] = evidence.answers[state][row["fact"]]
                 yield row
 
 
-def _set_rows(items: EncodedFacts, scores: Scores) -> Iterator[dict[str, Any]]:
-    first = {one.fact: one for one in reversed(items.statements)}
-    prompts = torch.bincount(items.owner, minlength=len(items.facts)).tolist()
-    columns = [
-        items.per_fact(one).tolist() for one in (scores.mean_nll, scores.rank, scores.correct)
+def _set_rows(facts: EncodedFacts, scores: Scores) -> Iterator[dict[str, Any]]:
+    """Yield one row per fact of a set."""
+    first = {s.fact: s for s in reversed(facts.statements)}
+    prompts = torch.bincount(facts.fact_index, minlength=len(facts.facts)).tolist()
+    means = [
+        facts.per_fact(values).tolist() for values in (scores.mean_nll, scores.rank, scores.correct)
     ]
-    for fact, nll, rank, correct, count in zip(items.facts, *columns, prompts, strict=True):
+    for fact, nll, rank, correct, count in zip(facts.facts, *means, prompts, strict=True):
         yield {
             "fact": fact.key,
             "subject": fact.subject_words,
@@ -112,13 +105,13 @@ def _set_rows(items: EncodedFacts, scores: Scores) -> Iterator[dict[str, Any]]:
 
 
 def write_evidence(
-    out: Path, found: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
+    folder: Path, evidence: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
 ) -> list[Path]:
-    """Write what was found about one mask.
+    """Write the evidence for one mask.
 
     Args:
-        out: Folder, made where it is missing.
-        found: Figures and their statistics; only finite numbers.
+        folder: Folder, made where it is missing.
+        evidence: What `to_json` returned; only finite numbers.
         rows: Rows of `fact_rows`.
 
     Returns:
@@ -127,56 +120,48 @@ def write_evidence(
     Raises:
         ValueError: If a number is not finite.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    figures, facts = out / "figures.json", out / "facts.jsonl"
-    figures.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, facts = folder / "figures.json", folder / "facts.jsonl"
+    metrics.write_text(json.dumps(evidence, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     facts.write_text("".join(lines), encoding="utf-8")
-    return [figures, facts]
+    return [metrics, facts]
 
 
-BEATEN = "target_dnll"
-"""The figure by which the trained mask is compared with the masks of other methods."""
+COMPARED_METRIC = "target_dnll"
+"""The metric by which the trained mask is compared with random masks and other methods' masks."""
 
 
-def intervals(finding: Metrics, level: float, resamples: int) -> dict[str, list[float]]:
-    """Return a bootstrap interval over facts for every figure that is a mean over facts.
+def intervals(metrics: Metrics, level: float, resamples: int) -> dict[str, list[float]]:
+    """Return a bootstrap interval over facts for every metric that is a mean over facts.
 
-    Args:
-        finding: The figures with their values per fact.
-        level: Confidence level [fraction].
-        resamples: Number of resamples.
-
-    Returns:
-        Figure -> lower and upper end, in its unit.
+    Percentile bootstrap, sampled; no null hypothesis, no correction. Metric -> [lower end, upper
+    end] in its unit.
     """
-    found = {}
-    for name, sample in finding.per_fact.items():
-        ends = hierarchical_bootstrap([sample.values], level, resamples)
-        found[name] = [sample.scaled(ends.low), sample.scaled(ends.high)]
-    return found
+    ends = {}
+    for name, per_fact in metrics.per_fact.items():
+        interval = hierarchical_bootstrap([per_fact.values], level, resamples)
+        ends[name] = [per_fact.scaled(interval.low), per_fact.scaled(interval.high)]
+    return ends
 
 
 def against_methods(
-    finding: Metrics, methods: Mapping[str, Metrics]
+    metrics: Metrics, methods: Mapping[str, Metrics]
 ) -> dict[str, dict[str, float]]:
     """Return whether the trained mask damages the target more than other methods' masks do.
 
-    Null hypothesis: as much, fact by fact. Alternative: more. Wilcoxon signed-rank over facts; no
-    correction here, the report corrects over targets.
+    Wilcoxon signed-rank test over facts. Null hypothesis: the differences in dNLL, trained mask
+    minus method, are symmetric about 0. Alternative: they lie above 0. Exact for up to 50 facts
+    without ties and zeros, else by the normal approximation. No correction here; the report
+    corrects over targets.
 
-    Args:
-        finding: Figures of the trained mask.
-        methods: Method -> figures of its mask at the same size.
-
-    Returns:
-        Method -> `pvalue` and `effect`, the Hodges-Lehmann difference [nats per tail token].
+    Method -> `pvalue` and `effect`, the Hodges-Lehmann difference [nats per object token].
     """
-    own, found = finding.per_fact[BEATEN].values, {}
+    trained, results = metrics.per_fact[COMPARED_METRIC].values, {}
     for name, other in methods.items():
-        result = paired_wilcoxon(own, other.per_fact[BEATEN].values, "greater")
-        found[name] = {"pvalue": result.pvalue, "effect": result.effect}
-    return found
+        test = paired_wilcoxon(trained, other.per_fact[COMPARED_METRIC].values, "greater")
+        results[name] = {"pvalue": test.pvalue, "effect": test.effect}
+    return results
 
 
 def to_json(
@@ -184,9 +169,13 @@ def to_json(
 ) -> dict[str, Any]:
     """Return everything about one mask as JSON holds it.
 
+    `random_p` is the permutation p of dNLL on the target. Null hypothesis: the mask is one more
+    random mask of its size per matrix. Alternative: its dNLL is larger. Sampled, one test, no
+    correction.
+
     Args:
         evidence: The evidence.
-        methods: Method -> figures of its mask at the same size.
+        methods: Method -> metrics of its mask at the same size.
         level: Confidence level of the intervals [fraction].
         resamples: Bootstrap resamples.
 
@@ -194,17 +183,17 @@ def to_json(
         `figures`, `intervals`, `methods`, `method_intervals`, `against_methods`, `cross` (dNLL on
         other targets), `random_target_dnll` (one per random mask) and `skipped`.
     """
-    finding = evidence.metrics
-    p = permutation_p(finding.values[BEATEN], evidence.random)
+    metrics = evidence.metrics
+    p = permutation_p(metrics.values[COMPARED_METRIC], evidence.random)
     return {
-        "figures": finding.values | {"random_p": p.pvalue},
-        "intervals": intervals(finding, level, resamples),
+        "figures": metrics.values | {"random_p": p.pvalue},
+        "intervals": intervals(metrics, level, resamples),
         "methods": {name: other.values for name, other in methods.items()},
         "method_intervals": {
             name: intervals(other, level, resamples) for name, other in methods.items()
         },
-        "against_methods": against_methods(finding, methods),
+        "against_methods": against_methods(metrics, methods),
         "cross": evidence.cross,
         "random_target_dnll": evidence.random,
-        "skipped": finding.skipped,
+        "skipped": metrics.skipped,
     }

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from knowsub.architectures import MaskableMatrix
-from knowsub.evaluation.context import PrefixEncoder, best_prompts, score_facts
+from knowsub.evaluation.context import EvalContext, best_prompts, score_facts
 from knowsub.evaluation.metrics import Metrics
-from knowsub.evaluation.robustness import without_lower_states
+from knowsub.evaluation.options import TestOptions
 from knowsub.kg.facts import Statement
 from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.load import context_length
@@ -21,72 +20,55 @@ from knowsub.lm.score import target_logits
 from knowsub.masks.ablation import ablate_
 from knowsub.masks.mask import Mask
 
-LOST = 0.05
-"""Recovery is defined only if removal cost at least this much accuracy [fraction]."""
-
 
 @dataclass(frozen=True)
 class Fold:
-    """One part of the target facts, by head, and the others."""
+    """One part of the target facts, by subject, and the others."""
 
-    learned: tuple[Statement, ...]
+    train: tuple[Statement, ...]
     """The best prompt of each fact that is finetuned on."""
-    asked: tuple[Statement, ...]
+    test: tuple[Statement, ...]
     """All trained prompts of the facts that are tested."""
 
 
-def folds(statements: Sequence[Statement], parts: int, generator: torch.Generator) -> list[Fold]:
-    """Return the statements in parts such that no head is in two of them.
+def split_folds(
+    statements: Sequence[Statement], n_folds: int, generator: torch.Generator
+) -> list[Fold]:
+    """Return folds such that every statement is tested once and no subject is in two parts.
 
-    Args:
-        statements: Target statements of the training families.
-        parts: Parts wanted; fewer if there are fewer heads.
-        generator: Source of randomness.
-
-    Returns:
-        The folds; every statement is asked once.
-
-    Raises:
-        ValueError: If there is only one head.
+    Fewer folds if there are fewer subjects. Raises ValueError if there is only one.
     """
-    heads = list(dict.fromkeys(one.fact.subject_words for one in statements))
-    if len(heads) < 2:
-        raise ValueError("relearning needs target facts of at least two heads")
-    order = torch.randperm(len(heads), generator=generator).tolist()
-    part = {heads[head]: place % parts for place, head in enumerate(order)}
+    subjects = list(dict.fromkeys(s.fact.subject_words for s in statements))
+    if len(subjects) < 2:
+        raise ValueError("relearning needs target facts of at least two subjects")
+    order = torch.randperm(len(subjects), generator=generator).tolist()
+    part = {subjects[index]: position % n_folds for position, index in enumerate(order)}
     best = best_prompts(statements, 1)
     return [
         Fold(
-            learned=tuple(one for one in best if part[one.fact.subject_words] != index),
-            asked=tuple(one for one in statements if part[one.fact.subject_words] == index),
+            train=tuple(s for s in best if part[s.fact.subject_words] != fold),
+            test=tuple(s for s in statements if part[s.fact.subject_words] == fold),
         )
-        for index in range(min(parts, len(heads)))
+        for fold in range(min(n_folds, len(subjects)))
     ]
 
 
-def finetuned(
+BATCH = 64
+"""Statements per finetuning step at most."""
+
+
+def finetune_copy(
     model: PreTrainedModel, batch: Batch, steps: int, lr: float, generator: torch.Generator
 ) -> PreTrainedModel:
-    """Return a copy of a model after some AdamW steps on the tails of a batch.
+    """Return a copy of a model after AdamW steps on the objects of a batch, in random order.
 
-    Every parameter is free to move, those that were removed too; dropout stays off, as in the
-    original.
-
-    Args:
-        model: The model; it is not changed.
-        batch: The statements.
-        steps: AdamW steps.
-        lr: Learning rate, constant.
-        generator: Source of the order; at most 64 statements a step.
-
-    Returns:
-        The finetuned copy.
+    Every parameter is free to move, removed ones too; dropout stays off, as in the original.
     """
     tuned: PreTrainedModel = copy.deepcopy(model)
     tuned.requires_grad_(True)
     optimizer = torch.optim.AdamW(tuned.parameters(), lr=lr, weight_decay=0.0)
     for _ in range(steps):
-        chosen = torch.randperm(len(batch), generator=generator)[:64]
+        chosen = torch.randperm(len(batch), generator=generator)[:BATCH]
         _, logits, labels = next(target_logits(tuned, batch[chosen]))
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
@@ -105,91 +87,84 @@ class RelearnedAccuracy:
 
 
 def relearn(
-    reader: PrefixEncoder,
-    sites: Sequence[MaskableMatrix],
-    mask: Mask | None,
-    parts: Sequence[Fold],
-    steps: int,
-    lr: float,
-    seed: int,
+    context: EvalContext, mask: Mask | None, folds: Sequence[Fold], options: TestOptions
 ) -> RelearnedAccuracy:
-    """Return how much of each fold comes back by finetuning on the others.
+    """Return accuracy on each fold's test facts before and after finetuning on its train facts.
 
-    Args:
-        reader: The original model.
-        sites: The maskable matrices.
-        mask: What is removed before finetuning; None for the original model.
-        parts: The folds.
-        steps: AdamW steps per fold.
-        lr: Learning rate.
-        seed: Of the order of the statements.
-
-    Returns:
-        Accuracy before and after, over all folds: the share of prompts whose tail is the top
-        answer.
+    The mask is removed before finetuning; None is the original model. Accuracy is the share of
+    prompts, over all folds, whose object is the top answer.
     """
-    start = copy.deepcopy(reader.model)
+    encoder = context.encoder
+    start = copy.deepcopy(encoder.model)
     if mask is not None:
-        ablate_(start, sites, mask)
-    hits, before, asked = 0, 0, 0
-    for fold in parts:
-        generator = torch.Generator().manual_seed(seed)
-        batch = encode_statements(reader.tokenizer, fold.learned, context_length(start))
-        tuned = finetuned(start, batch.to(start.device), steps, lr, generator)
-        items = without_lower_states(reader.encode(fold.asked))
-        before += int(score_facts(start, items).correct.sum())
-        hits += int(score_facts(tuned, items).correct.sum())
-        asked += len(items)
-    return RelearnedAccuracy(before / asked, hits / asked)
+        ablate_(start, context.matrices, mask)
+    correct_before, correct_after, n_prompts = 0, 0, 0
+    for fold in folds:
+        # Every fold and model gets the same order of statements.
+        generator = torch.Generator().manual_seed(options.seed)
+        batch = encode_statements(encoder.tokenizer, fold.train, context_length(start))
+        steps, lr = options.relearning_steps, options.relearning_lr
+        tuned = finetune_copy(start, batch.to(start.device), steps, lr, generator)
+        test = encoder.encode(fold.test).without_lower_states()
+        correct_before += int(score_facts(start, test).correct.sum())
+        correct_after += int(score_facts(tuned, test).correct.sum())
+        n_prompts += len(test)
+    return RelearnedAccuracy(correct_before / n_prompts, correct_after / n_prompts)
 
 
 def relearning(
-    original: RelearnedAccuracy,
-    remaining: RelearnedAccuracy,
-    random: RelearnedAccuracy,
-    parts: Sequence[Fold],
+    context: EvalContext, mask: Mask, random_mask: Mask, options: TestOptions
 ) -> Metrics:
-    """Return the recovery figures.
+    """Return the metrics of `recovery` for the remaining model, its original and a random mask."""
+    generator = torch.Generator().manual_seed(options.seed)
+    statements = context.sets["target"].statements
+    try:
+        folds = split_folds(statements, options.relearning_folds, generator)
+    except ValueError as error:
+        return Metrics(skipped={"relearning": str(error)})
+    original, remaining, random = (
+        relearn(context, removed, folds, options) for removed in (None, mask, random_mask)
+    )
+    metrics = recovery(original, remaining, random)
+    metrics.values["relearning_majority_baseline"] = majority_baseline(folds)
+    return metrics
+
+
+MIN_LOST_ACCURACY = 0.05
+"""Recovery is defined only if removal cost at least this much accuracy [fraction]."""
+
+
+def recovery(
+    original: RelearnedAccuracy, remaining: RelearnedAccuracy, random: RelearnedAccuracy
+) -> Metrics:
+    """Return how much of the lost accuracy finetuning on other facts brings back.
 
     `relearning_recovery` = (a_after - a_R) / (a_F - a_R), where a is the top-answer accuracy on
     facts that were not finetuned on, a_R of the remaining model before finetuning, a_after after
     it, and a_F of the original model after the same finetuning. `relearning_<model>_before` and
-    `_after` for remaining, original and random-removed [fractions]. `relearning_guess`: accuracy
-    of always answering the commonest tail of the finetuned facts, which needs no knowledge.
-
-    Args:
-        original: Of the original model.
-        remaining: Of the remaining model.
-        random: Of the model with as many random weights removed.
-        parts: The folds.
-
-    Returns:
-        The figures; recovery is left out where removal cost less than 0.05 of accuracy.
+    `_after` for remaining, original and random (as many random weights removed) [fractions].
+    Recovery is left out where removal cost less than 0.05 of accuracy.
     """
-    finding = Metrics()
-    for name, recall in (("remaining", remaining), ("original", original), ("random", random)):
-        finding.values[f"relearning_{name}_before"] = recall.before
-        finding.values[f"relearning_{name}_after"] = recall.after
-    finding.values["relearning_guess"] = majority_baseline(parts)
+    metrics = Metrics()
+    models = {"remaining": remaining, "original": original, "random": random}
+    for name, accuracy in models.items():
+        metrics.values[f"relearning_{name}_before"] = accuracy.before
+        metrics.values[f"relearning_{name}_after"] = accuracy.after
     lost = original.after - remaining.before
-    if lost < LOST:
-        finding.skipped["relearning_recovery"] = f"removal cost only {lost:.3f} of accuracy"
+    if lost < MIN_LOST_ACCURACY:
+        metrics.skipped["relearning_recovery"] = f"removal cost only {lost:.3f} of accuracy"
     else:
-        finding.values["relearning_recovery"] = (remaining.after - remaining.before) / lost
-    return finding
+        metrics.values["relearning_recovery"] = (remaining.after - remaining.before) / lost
+    return metrics
 
 
-def majority_baseline(parts: Sequence[Fold]) -> float:
-    """Return how often the commonest tail of the finetuned facts is right on the others.
+def majority_baseline(folds: Sequence[Fold]) -> float:
+    """Return the accuracy of always answering the commonest object of the finetuned facts.
 
-    Args:
-        parts: The folds.
-
-    Returns:
-        Share of the asked statements [fraction].
+    It needs no knowledge of the tested facts; a share of the tested statements [fraction].
     """
     right = 0
-    for fold in parts:
-        commonest = Counter(one.object for one in fold.learned).most_common(1)[0][0]
-        right += sum(one.object == commonest for one in fold.asked)
-    return right / sum(len(fold.asked) for fold in parts)
+    for fold in folds:
+        commonest = Counter(s.object for s in fold.train).most_common(1)[0][0]
+        right += sum(s.object == commonest for s in fold.test)
+    return right / sum(len(fold.test) for fold in folds)

@@ -1,101 +1,78 @@
-"""Whether the removal holds: everything removed, the mask alone, more and less of it, quantised weights."""
+"""Whether the mask is why, and whether the removal holds.
+
+All maskable weights removed, the subnetwork alone, somewhat more and less of it, rounded weights,
+and objects that can still be read off the states between the blocks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from knowsub.architectures import MaskableMatrix
+from knowsub.architectures import MaskableMatrix, architecture, block_count, maskable_matrices
 from knowsub.evaluation.context import EncodedFacts, EvalContext, score_facts
-from knowsub.evaluation.metrics import KnownFacts, Metrics, fact_difference, forgetting, ppl_ratio
-from knowsub.masks.ablation import applied, only_subnetwork
+from knowsub.evaluation.metrics import KnownFacts, Metrics, forgetting, median, ppl_ratio
+from knowsub.lm.batch import Batch
+from knowsub.masks.ablation import applied, only_subnetwork, remaining_weights
 from knowsub.masks.mask import Mask, grow, shrink
 
 
-def all_maskable(mask: Mask) -> Mask:
-    """Return the mask of all maskable weights, over the same sites."""
-    bits = {name: torch.ones_like(own) for name, own in mask.bits.items()}
-    return Mask(bits, mask.model, {"method": "everything"})
-
-
-def full_ablation(bench: EvalContext, mask: Mask) -> Metrics:
+def full_ablation(context: EvalContext, mask: Mask) -> Metrics:
     """Return what is left with every maskable weight removed.
 
     `all_removed_target_ppl_ratio`: near 1 means that the facts live elsewhere, so that any
     suppression by a mask is interference, not removal. `all_removed_target_accuracy` [fraction].
-
-    Args:
-        bench: The bench.
-        mask: Any mask over the sites.
-
-    Returns:
-        The figures.
     """
-    with bench.ablated(all_maskable(mask)):
-        now = bench.score(sets=("target",), texts=()).sets["target"]
+    everything = {name: torch.ones_like(bits) for name, bits in mask.bits.items()}
+    with context.ablated(Mask(everything, mask.model)):
+        now = context.score(sets=("target",), texts=()).sets["target"]
     return Metrics(
         {
-            "all_removed_target_ppl_ratio": ppl_ratio(now, bench.original.sets["target"]),
+            "all_removed_target_ppl_ratio": ppl_ratio(now, context.original.sets["target"]),
             "all_removed_target_accuracy": float(now.correct.double().mean()),
         }
     )
 
 
-def sufficiency(bench: EvalContext, mask: Mask) -> Metrics:
+def sufficiency(context: EvalContext, mask: Mask) -> Metrics:
     """Return what the subnetwork says alone, every other maskable weight removed.
 
-    `alone_target_nll`, `alone_heldout_nll` [nats per tail token] and their `_ppl_ratio`;
+    `alone_target_nll`, `alone_heldout_nll` [nats per object token] and their `_ppl_ratio`;
     `alone_target_accuracy` [fraction].
-
-    Args:
-        bench: The bench.
-        mask: The critical subnetwork.
-
-    Returns:
-        The figures.
     """
-    finding = Metrics()
-    with only_subnetwork(bench.encoder.model, bench.sites, mask):
-        view = bench.score(sets=("target", "heldout"), texts=())
-    for name, now in view.sets.items():
-        finding.values[f"alone_{name}_nll"] = float(now.nll.double().sum() / now.tokens.sum())
-        finding.values[f"alone_{name}_ppl_ratio"] = ppl_ratio(now, bench.original.sets[name])
-    finding.values["alone_target_accuracy"] = float(view.sets["target"].correct.double().mean())
-    return finding
+    metrics = Metrics()
+    with only_subnetwork(context.encoder.model, context.matrices, mask):
+        now = context.score(sets=("target", "heldout"), texts=())
+    for name, scores in now.sets.items():
+        nll = float(scores.nll.double().sum() / scores.tokens.sum())
+        metrics.values[f"alone_{name}_nll"] = nll
+        metrics.values[f"alone_{name}_ppl_ratio"] = ppl_ratio(scores, context.original.sets[name])
+    metrics.values["alone_target_accuracy"] = float(now.sets["target"].correct.double().mean())
+    return metrics
 
 
 def minimality(
-    bench: EvalContext, mask: Mask, shares: Sequence[float], generator: torch.Generator
+    context: EvalContext, mask: Mask, shares: Sequence[float], generator: torch.Generator
 ) -> Metrics:
     """Return what removing somewhat more or less than the subnetwork does.
 
     `grown<p>_target_dnll` and `shrunk<p>_target_dnll`, and the same for `heldout`: dNLL after p
-    percent of the mask's weights are added from outside it or taken from it at random, per site
-    [nats per tail token].
-
-    Args:
-        bench: The bench.
-        mask: The critical subnetwork.
-        shares: Shares of the mask [fraction].
-        generator: Source of randomness.
-
-    Returns:
-        The figures.
+    percent of the mask's weights, given as fractions in `shares`, are added from outside it or
+    taken from it at random, per matrix [nats per object token].
     """
-    finding = Metrics()
+    metrics = Metrics()
     for share in shares:
         for verb, change in (("grown", grow), ("shrunk", shrink)):
-            with bench.ablated(change(mask, share, generator)):
-                view = bench.score(sets=("target", "heldout"), texts=())
-            for name, now in view.sets.items():
-                moved = fact_difference(bench.sets[name], now, bench.original.sets[name])
-                figure = f"{verb}{round(100 * share)}_{name}_dnll"
-                finding.values[figure] = float(moved.mean())
-    return finding
+            with context.ablated(change(mask, share, generator)):
+                now = context.score(sets=("target", "heldout"), texts=())
+            for name, scores in now.sets.items():
+                metric = f"{verb}{round(100 * share)}_{name}_dnll"
+                metrics.values[metric] = float(context.dnll(name, scores).mean())
+    return metrics
 
 
 def fake_quantize(
@@ -103,13 +80,8 @@ def fake_quantize(
 ) -> Float[Tensor, "*axes"]:
     """Return a matrix rounded to the nearest of 2^bits - 1 levels, one scale per output channel.
 
-    Args:
-        weight: Weights in the layout of their site.
-        inputs: Axes that the layer reads from; every other index is a channel.
-        bits: Word length [bits].
-
-    Returns:
-        Dequantised weights; zero stays zero, the largest of each channel stays itself.
+    `inputs` are the axes that the layer reads from; every other index is a channel. Zero stays
+    zero, the largest weight of each channel stays itself.
     """
     levels = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(dim=inputs, keepdim=True) / levels
@@ -117,76 +89,119 @@ def fake_quantize(
 
 
 def fake_quantized_weights(
-    model: nn.Module, sites: Iterable[MaskableMatrix], weights: Mapping[str, Tensor], bits: int
+    model: nn.Module,
+    matrices: Iterable[MaskableMatrix],
+    weights: Mapping[str, Tensor],
+    bits: int,
 ) -> dict[str, Tensor]:
-    """Return the linear weights of all blocks, rounded.
+    """Return parameter name -> rounded tensor, for the parameters that hold the matrices.
 
-    Args:
-        model: The original model.
-        sites: Every linear matrix of every block.
-        weights: Parameter name -> tensor that stands in for the model's own (removed weights).
-        bits: Word length [bits].
-
-    Returns:
-        Parameter name -> rounded tensor.
+    `weights` (parameter name -> tensor) stand in for the model's own, such as removed ones.
     """
     result: dict[str, Tensor] = {}
     with torch.no_grad():
-        for site in sites:
-            if site.parameter not in result:
-                own = weights.get(site.parameter)
-                source = model.get_parameter(site.parameter) if own is None else own
-                result[site.parameter] = source.detach().clone()
-            view = site.view(result[site.parameter])
-            inputs = tuple(site.axes.index(axis) for axis in site.input_axes)
+        for matrix in matrices:
+            name = matrix.parameter
+            if name not in result:
+                source = weights[name] if name in weights else model.get_parameter(name)
+                result[name] = source.detach().clone()
+            view = matrix.view(result[name])
+            inputs = tuple(matrix.axes.index(axis) for axis in matrix.input_axes)
             view.copy_(fake_quantize(view, inputs, bits))
     return result
 
 
 def quantization(
-    bench: EvalContext,
-    known: KnownFacts,
-    every_site: Sequence[MaskableMatrix],
-    weights: Mapping[str, Tensor],
-    word_lengths: Sequence[int],
+    context: EvalContext, mask: Mask, known: KnownFacts, word_lengths: Sequence[int]
 ) -> Metrics:
-    """Return the efficacy figures after rounding the remaining model.
+    """Return the efficacy metrics after rounding the remaining model's weights to few bits.
 
-    For each word length: `int<b>_forgetting` [fraction], `int<b>_target_dnll` [nats per tail
-    token], `int<b>_target_ppl_ratio`, `int<b>_target_accuracy`, `int<b>_target_median_rank`, all
-    against the original model at full precision, and `int<b>_original_accuracy`, the rounded
+    For each word length b [bits]: `int<b>_forgetting` [fraction], `int<b>_target_dnll` [nats per
+    object token], `int<b>_target_ppl_ratio`, `int<b>_target_accuracy`, `int<b>_target_median_rank`,
+    all against the original model at full precision, and `int<b>_original_accuracy`, the rounded
     original model's. The linear weights of all blocks are rounded; embeddings and LM head are not.
-
-    Args:
-        bench: The bench, its model at its original weights.
-        known: What the original model knew of the target.
-        every_site: Every linear matrix of every block.
-        weights: The remaining model's weights, as `masks.removal.remaining_weights` returns them.
-        word_lengths: Word lengths [bits].
-
-    Returns:
-        The figures.
     """
-    model, finding, original = bench.encoder.model, Metrics(), bench.original.sets["target"]
-    items = without_lower_states(known.items)
+    model, metrics, original = context.encoder.model, Metrics(), context.original.sets["target"]
+    matrices = maskable_matrices(model, range(block_count(model)))
+    removed = remaining_weights(model, context.matrices, mask)
+    # Rounding reaches the lower blocks too, so that their cached states do not hold.
+    facts = known.facts.without_lower_states()
     for bits in word_lengths:
-        with applied(model, fake_quantized_weights(model, every_site, weights, bits)):
-            now = score_facts(model, items)
-        with applied(model, fake_quantized_weights(model, every_site, {}, bits)):
-            intact = score_facts(model, items)
-        finding = finding | forgetting(f"int{bits}_forgetting", known, now)
-        finding.add(f"int{bits}_target_dnll", fact_difference(items, now, original))
-        finding.add(f"int{bits}_target_accuracy", items.per_fact(now.correct))
-        finding.values |= {
+        with applied(model, fake_quantized_weights(model, matrices, removed, bits)):
+            now = score_facts(model, facts)
+        with applied(model, fake_quantized_weights(model, matrices, {}, bits)):
+            rounded_original = score_facts(model, facts)
+        metrics |= forgetting(f"int{bits}_forgetting", known, now)
+        metrics.add(f"int{bits}_target_dnll", context.dnll("target", now))
+        metrics.add(f"int{bits}_target_accuracy", facts.per_fact(now.correct))
+        metrics.values |= {
             f"int{bits}_target_ppl_ratio": ppl_ratio(now, original),
-            f"int{bits}_target_median_rank": float(now.rank.double().quantile(0.5)),
-            f"int{bits}_original_accuracy": float(intact.correct.double().mean()),
+            f"int{bits}_target_median_rank": median(now.rank),
+            f"int{bits}_original_accuracy": float(rounded_original.correct.double().mean()),
         }
-    return finding
+    return metrics
 
 
-def without_lower_states(items: EncodedFacts) -> EncodedFacts:
-    """Return items for the whole model, their cached trunk states left out."""
-    return replace(
-        items, batches=tuple(replace(batch, lower_states=None) for batch in items.batches)
-    )
+def split_budget(budget: int, blocks: int) -> list[int]:
+    """Return how many tokens are read off each block: evenly, the rest to the uppermost."""
+    base, rest = divmod(budget, blocks)
+    return [base + (block >= blocks - rest) for block in range(blocks)]
+
+
+@torch.no_grad()
+def block_logits(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "batch vocab"], ...]:
+    """Return each block's output at the last prompt position through final norm and LM head.
+
+    The model is whole, as it is now; the batch carries no lower states.
+    """
+    states = model.base_model(
+        input_ids=batch.tokens, use_cache=False, output_hidden_states=True
+    ).hidden_states
+    prompt_end = batch.first_targets
+    head = model.get_output_embeddings()
+    norm = model.get_submodule(architecture(model).norm)
+    inner = [head(norm(state[prompt_end])) for state in states[1:-1]]
+    return (*inner, head(states[-1][prompt_end]))  # the last state is normed already
+
+
+def extracted(
+    logits: tuple[Float[Tensor, "prompt vocab"], ...],
+    tokens: Int[Tensor, "prompt token"],
+    budget: int,
+) -> Bool[Tensor, "prompt token"]:
+    """Return whether each token is among the top tokens of any block, `budget` over all blocks."""
+    hit = torch.zeros_like(tokens, dtype=torch.bool)
+    for block, count in zip(logits, split_budget(budget, len(logits)), strict=True):
+        if count:
+            top = block.topk(min(count, block.shape[-1])).indices
+            hit |= (tokens[:, :, None] == top[:, None, :]).any(dim=-1)
+    return hit
+
+
+def logit_lens_hits(
+    model: PreTrainedModel, facts: EncodedFacts, budget: int
+) -> Float[Tensor, " statement"]:
+    """Return 1 where the first token of a statement's object can be read off some block, else 0."""
+    hits = []
+    for batch in facts.without_lower_states().batches:
+        first_token = batch.labels[batch.first_targets][:, None]
+        hit = extracted(block_logits(model, batch), first_token, budget)
+        hits.append(hit[:, 0].float().cpu())
+    return facts.in_order(hits)
+
+
+def logit_lens(
+    context: EvalContext, swapped: EncodedFacts, original: Float[Tensor, " fact"], budget: int
+) -> Metrics:
+    """Return how often the true object can be read off some block, beside its floor.
+
+    `logit_lens_hit`: share of target prompts whose object (its first token) is in the union of the
+    top tokens of all blocks, `budget` tokens split over the blocks; `logit_lens_floor`: the same
+    for random objects of the relation that are not true of the subject (`swapped`);
+    `logit_lens_original`: the original model [fractions].
+    """
+    model, facts, metrics = context.encoder.model, context.sets["target"], Metrics()
+    metrics.add("logit_lens_hit", facts.per_fact(logit_lens_hits(model, facts, budget)))
+    metrics.add("logit_lens_floor", swapped.per_fact(logit_lens_hits(model, swapped, budget)))
+    metrics.add("logit_lens_original", original)
+    return metrics

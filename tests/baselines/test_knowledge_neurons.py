@@ -13,63 +13,59 @@ def test_attributions_add_up_to_what_the_activations_change(kind: str) -> None:
     """Completeness of integrated gradients: P with all of a block's neurons minus P with none."""
     model = tiny(kind)
     tokens = torch.randint(1, VOCAB, (1, 5), generator=torch.Generator().manual_seed(3))
-    reads = torch.zeros_like(tokens, dtype=torch.bool)
-    reads[:, 3] = True
-    batch, upper = cache_lower_states(model, 2, Batch(tokens, reads)), upper_blocks(model, 2)
-    found = neuron_attributions(model, upper, maskable_matrices(model), batch, 60, 8)
+    target_mask = torch.zeros_like(tokens, dtype=torch.bool)
+    target_mask[:, 3] = True
+    batch, upper = cache_lower_states(model, 2, Batch(tokens, target_mask)), upper_blocks(model, 2)
+    attributions = neuron_attributions(model, upper, maskable_matrices(model), batch, 60, 8)
     with torch.no_grad():
         before = model(input_ids=tokens).logits[0, 3].softmax(-1)[tokens[0, 4]]
-    for site in maskable_matrices(model, parts=[ModuleType.MLP_OUT]):
-        module = model.get_submodule(site.parameter.removesuffix(".weight"))
+    for matrix in maskable_matrices(model, parts=[ModuleType.MLP_OUT]):
+        module = model.get_submodule(matrix.parameter.removesuffix(".weight"))
 
-        def silence(_: object, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        def silenced(_: object, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             quiet = inputs[0].clone()
             quiet[:, 3] = 0
             return (quiet,)
 
-        handle = module.register_forward_pre_hook(silence)
+        handle = module.register_forward_pre_hook(silenced)
         with torch.no_grad():
             after = model(input_ids=tokens).logits[0, 3].softmax(-1)[tokens[0, 4]]
         handle.remove()
-        assert float(found[site.block].sum()) == pytest.approx(float(before - after), abs=1e-3)
+        total = float(attributions[matrix.block].sum())
+        assert total == pytest.approx(float(before - after), abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_weight_has_the_score_of_its_neuron(kind: str) -> None:
     model = tiny(kind)
     width = {
-        site.shape[site.axes.index("in")]
-        for site in maskable_matrices(model, parts=[ModuleType.MLP_OUT])
+        matrix.shape[matrix.axes.index("in")]
+        for matrix in maskable_matrices(model, parts=[ModuleType.MLP_OUT])
     }.pop()
     scores = neuron_scores(
         maskable_matrices(model), {2: torch.arange(width).float(), 3: torch.zeros(width)}
     )
-    for site in maskable_matrices(model, blocks=[2]):
-        own = scores[site.name]
-        assert own.shape == site.shape
-        if site.module_type in MLP:
-            axis = site.axes.index("in" if site.module_type == ModuleType.MLP_OUT else "out")
-            assert own.select(axis, 5).unique().tolist() == [5]
+    for matrix in maskable_matrices(model, blocks=[2]):
+        score = scores[matrix.name]
+        assert score.shape == matrix.shape
+        if matrix.module_type in MLP:
+            axis = matrix.axes.index("in" if matrix.module_type == ModuleType.MLP_OUT else "out")
+            assert score.select(axis, 5).unique().tolist() == [5]
         else:
-            assert own.abs().sum() == 0
+            assert score.abs().sum() == 0
 
 
 def test_the_attentions_share_goes_to_the_mlp_of_its_block() -> None:
     model = tiny("gpt2")
-    counts = {site.name: 10 * (1 + site.block) for site in maskable_matrices(model)}
-    found = neuron_counts(maskable_matrices(model), counts)
+    counts = {matrix.name: 10 * (1 + matrix.block) for matrix in maskable_matrices(model)}
+    moved = neuron_counts(maskable_matrices(model), counts)
     for block in (2, 3):
-        own = maskable_matrices(model, blocks=[block])
-        assert sum(found[site.name] for site in own) == sum(counts[site.name] for site in own)
-        assert all(found[site.name] == 0 for site in own if site.module_type not in MLP)
+        matrices = maskable_matrices(model, blocks=[block])
+        assert sum(moved[m.name] for m in matrices) == sum(counts[m.name] for m in matrices)
+        assert all(moved[m.name] == 0 for m in matrices if m.module_type not in MLP)
 
 
 def test_what_does_not_fit_into_the_mlp_is_left_out() -> None:
-    model = tiny("gpt2")
-    counts = {site.name: site.size for site in maskable_matrices(model)}
-    found = neuron_counts(maskable_matrices(model), counts)
-    assert all(
-        found[site.name] == site.size
-        for site in maskable_matrices(model)
-        if site.module_type in MLP
-    )
+    matrices = maskable_matrices(tiny("gpt2"))
+    moved = neuron_counts(matrices, {matrix.name: matrix.size for matrix in matrices})
+    assert all(moved[m.name] == m.size for m in matrices if m.module_type in MLP)

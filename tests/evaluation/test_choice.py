@@ -1,87 +1,123 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from knowsub.evaluation.choice import choice_accuracy, ignorance, set_choices, won
-from knowsub.evaluation.objects import OtherSubjects, relation_objects
-from knowsub.kg.facts import Fact, Role, Split, Statement
-from tests.evaluation.setting import built_bench, fact_mask, statements
-
-
-def told(head: str, tail: str, relation: str = "is", family: str = "kind") -> Statement:
-    fact = Fact(f"{head}.n.01", relation, tail, head, tail)
-    return Statement(fact, Split.TARGET, family, Role.TRAIN, f"{family} {head}", f" {tail}")
+from knowsub.evaluation.choice import (
+    SubjectGrid,
+    choice_accuracy,
+    draw_choices,
+    first_option_wins,
+    identified_share,
+    ignorance_reference,
+    subject_grid,
+    swap_objects,
+)
+from knowsub.evaluation.objects import EncodedPairs, relation_objects
+from knowsub.kg.facts import Role
+from tests.evaluation.setting import built_context, fact_mask
 
 
 def test_a_tie_for_the_best_counts_its_share() -> None:
     nll = torch.tensor([[1.0, 2.0, 3.0], [2.0, 1.0, 3.0], [1.0, 1.0, 3.0], [1.0, 1.0, 1.0]])
-    assert won(nll).tolist() == pytest.approx([1, 0, 1 / 2, 1 / 3])
+    assert first_option_wins(nll).tolist() == pytest.approx([1, 0, 1 / 2, 1 / 3])
 
 
-def test_distractors_are_other_tails_that_are_not_true_of_the_head() -> None:
-    pool = [told("x", "t0"), told("x", "t1"), *(told(f"h{i}", f"t{i}") for i in range(2, 6))]
-    tails = relation_objects(pool)
-    for by_frequency in (True, False):
-        drawn = tails.drawn(
-            pool[0].fact, by_frequency=by_frequency, number=4, generator=torch.Generator()
-        )
-        assert sorted(tails.texts[index] for index in drawn) == [" t2", " t3", " t4", " t5"]
-
-
-def test_distractors_come_from_the_relation_first() -> None:
-    near = [told(f"h{i}", f"t{i}") for i in range(3)]
-    far = [told(f"g{i}", f"u{i}", "has") for i in range(9)]
-    tails = relation_objects([*near, *far])
-    drawn = tails.drawn(near[0].fact, by_frequency=False, number=3, generator=torch.Generator())
-    texts = [tails.texts[index] for index in drawn]
-    assert {" t1", " t2"} < set(texts)
-    assert len(texts) == 3
-
-
-def test_frequent_tails_are_drawn_more_often_by_frequency_alone() -> None:
-    pool = [told("x", "own"), told("rare", "t1"), *(told(f"h{i}", "t0") for i in range(9))]
-    tails, generator = relation_objects(pool), torch.Generator().manual_seed(0)
-    share = {}
-    for by_frequency in (True, False):
-        drawn = [
-            tails.drawn(pool[0].fact, by_frequency=by_frequency, number=1, generator=generator)
-            for _ in range(300)
-        ]
-        share[by_frequency] = sum(tails.texts[one[0]] == " t0" for one in drawn) / 300
-    assert share[True] == pytest.approx(0.9, abs=0.06)
-    assert share[False] == pytest.approx(0.5, abs=0.09)
-
-
-def test_a_fact_counts_once_however_often_it_is_stated() -> None:
-    stated = [told("x", "t0"), told("x", "t0", family="sort"), told("y", "t1")]
-    assert relation_objects(stated).counts["is"] == {0: 1, 1: 1}
-
-
-def test_another_head_keeps_relation_and_family() -> None:
-    pool = [told("x", "t0"), told("y", "t1"), told("y", "t1", family="sort"), told("z", "t", "has")]
-    drawn = OtherSubjects(pool).drawn(pool[0], torch.Generator())
-    assert (drawn.fact.subject_words, drawn.family) == ("y", "kind")
-    with pytest.raises(ValueError, match="no head but 'z'"):
-        OtherSubjects(pool).drawn(pool[3], torch.Generator())
-
-
-def test_who_knows_chooses_right_and_who_is_asked_about_another_head_does_not() -> None:
-    bench, generator = built_bench("a"), torch.Generator().manual_seed(0)
-    told_all = [
-        one for one in statements("a") if one.role == Role.TRAIN and one.fact.subject[0] != "n"
-    ]
-    tails = relation_objects(told_all)
-    choices = set_choices(bench.encoder, bench.sets["target"], tails, 4, generator)
+def test_a_model_that_knows_chooses_right_and_after_another_subject_it_does_not() -> None:
+    context, generator = built_context("a"), torch.Generator().manual_seed(0)
+    trained = [s for s in context.statements if s.role == Role.TRAIN and s.fact.subject[0] != "n"]
+    facts, objects = context.sets["target"], relation_objects(trained)
+    choices = draw_choices(context.encoder, facts, objects, 4, generator)
     assert choices.options.shape == (10, 2, 5)
-    assert choice_accuracy(bench.upper, choices).min() == 1
-    other = ignorance(bench.encoder, bench.upper, choices, told_all, 8, generator)
-    assert 0 < float(other.mean()) < 0.4
+    assert choice_accuracy(context.upper, choices).min() == 1
+    reference = ignorance_reference(context, choices, trained, 8, generator)
+    assert 0 < float(reference.mean()) < 0.4
 
 
 def test_one_forgotten_fact_is_chosen_at_chance_and_the_others_stay() -> None:
-    bench = built_bench("a")
-    tails = relation_objects(bench.statements)
-    choices = set_choices(bench.encoder, bench.sets["target"], tails, 4, torch.Generator())
-    with bench.ablated(fact_mask(bench.encoder.model, ["a2"])):
-        accuracy = choice_accuracy(bench.upper, choices)
+    context = built_context("a")
+    facts, objects = context.sets["target"], relation_objects(context.statements)
+    choices = draw_choices(context.encoder, facts, objects, 4, torch.Generator())
+    with context.ablated(fact_mask(context.encoder.model, ["a2"])):
+        accuracy = choice_accuracy(context.upper, choices)
     assert accuracy[2].tolist() == pytest.approx([1 / 5, 1 / 5])
     assert accuracy[[0, 1, 3, 4]].min() == 1
+
+
+def test_swapped_objects_are_not_true_of_their_subjects() -> None:
+    context = built_context("a")
+    objects = relation_objects(context.statements)
+    swapped = swap_objects(context.encoder, context.sets["target"], objects, torch.Generator())
+    assert len(swapped) == 30
+    true = {s.fact: s.object for s in context.statements}
+    assert all(s.object != true[s.fact] for s in swapped.statements)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> EncodedPairs:
+    context = built_context("a")
+    objects = relation_objects(context.statements)
+    return subject_grid(context.encoder, context.sets["target"], objects).pairs
+
+
+def grid(
+    pairs: EncodedPairs, answer: list[int], n_objects: int, families: list[int] | None = None
+) -> SubjectGrid:
+    family = torch.tensor(families or [0] * len(answer))
+    also_true = torch.zeros(len(answer), n_objects, dtype=torch.bool)
+    fact_index = torch.arange(len(answer))
+    return SubjectGrid(pairs, n_objects, torch.tensor(answer), also_true, family, fact_index)
+
+
+def accuracy(scores: torch.Tensor, questions: SubjectGrid) -> float:
+    return float(identified_share(scores, questions).mean())
+
+
+def test_a_preference_for_objects_whatever_the_subject_is_no_information(
+    pairs: EncodedPairs,
+) -> None:
+    scores = torch.tensor([[9.0, 1.0, 5.0]] * 3) + torch.tensor([[0.0], [3.0], [-2.0]])
+    assert accuracy(scores, grid(pairs, [0, 1, 2], 3)) == pytest.approx(1 / 3)
+
+
+def test_a_slight_preference_for_the_true_object_is_found_below_a_strong_common_one(
+    pairs: EncodedPairs,
+) -> None:
+    scores = torch.tensor([[9.0, 1.0, 5.0]] * 3) + 0.01 * torch.eye(3)
+    assert accuracy(scores, grid(pairs, [0, 1, 2], 3)) == 1
+
+
+def test_accuracy_counts_every_object_alike(pairs: EncodedPairs) -> None:
+    scores = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    assert accuracy(scores, grid(pairs, [0, 0, 0, 1], 2)) == 1
+    assert accuracy(scores, grid(pairs, [0, 1, 0, 1], 2)) == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_prompts_of_one_fact_share_its_weight(pairs: EncodedPairs) -> None:
+    scores = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    made = replace(grid(pairs, [0, 1, 0, 1], 2), fact_index=torch.tensor([0, 1, 2, 1]))
+    assert identified_share(scores, made).tolist() == pytest.approx([3 / 4, 3 / 4, 3 / 4])
+    assert accuracy(scores, made) == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_a_template_that_prefers_an_object_is_no_information(pairs: EncodedPairs) -> None:
+    scores = torch.tensor([[5.0, 0.0], [4.9, 0.0], [0.0, 5.0], [0.0, 4.9]])
+    assert accuracy(scores, grid(pairs, [0, 1, 0, 1], 2, [0, 0, 1, 1])) == pytest.approx(0.5)
+
+
+def test_another_true_object_of_the_subject_is_no_mistake(pairs: EncodedPairs) -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    made = grid(pairs, [0, 2, 1], 3)
+    before = accuracy(scores, made)
+    made.also_true[0, 1] = True
+    assert accuracy(scores, made) == pytest.approx(before + 1 / 3)
+
+
+def test_random_scores_are_at_chance(pairs: EncodedPairs) -> None:
+    generator = torch.Generator().manual_seed(0)
+    answer = [0] * 27 + [1] * 6 + [2] * 4 + [3] * 3
+    accuracies = [
+        accuracy(torch.randn(40, 4, generator=generator), grid(pairs, answer, 4))
+        for _ in range(300)
+    ]
+    assert sum(accuracies) / 300 == pytest.approx(1 / 4, abs=0.02)

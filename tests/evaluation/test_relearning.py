@@ -5,10 +5,10 @@ import torch
 
 from knowsub.evaluation.relearning import (
     RelearnedAccuracy,
-    finetuned,
-    folds,
+    finetune_copy,
     majority_baseline,
-    relearning,
+    recovery,
+    split_folds,
 )
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.lm.batch import encode_statements
@@ -18,54 +18,49 @@ from tests.evaluation.setting import built_model, statements, tokenizer
 
 
 def target() -> list[Statement]:
-    return [one for one in statements("a") if one.split == Split.TARGET and one.role == Role.TRAIN]
+    return [s for s in statements("a") if s.split == Split.TARGET and s.role == Role.TRAIN]
 
 
-def test_every_statement_is_asked_once_and_never_learned_in_its_fold() -> None:
-    parts = folds(target(), 3, torch.Generator().manual_seed(0))
-    asked = [one for part in parts for one in part.asked]
-    assert sorted(one.prompt for one in asked) == sorted(one.prompt for one in target())
-    for part in parts:
-        learned = {one.fact.subject_words for one in part.learned}
-        assert learned.isdisjoint({one.fact.subject_words for one in part.asked})
-        assert len(part.learned) == len(learned)
+def test_every_statement_is_tested_once_and_never_finetuned_on_in_its_fold() -> None:
+    folds = split_folds(target(), 3, torch.Generator().manual_seed(0))
+    tested = [s for fold in folds for s in fold.test]
+    assert sorted(s.prompt for s in tested) == sorted(s.prompt for s in target())
+    for fold in folds:
+        finetuned_on = {s.fact.subject_words for s in fold.train}
+        assert finetuned_on.isdisjoint({s.fact.subject_words for s in fold.test})
+        assert len(fold.train) == len(finetuned_on)
 
 
-def test_no_more_folds_than_heads() -> None:
-    assert len(folds(target(), 9, torch.Generator())) == 5
-    with pytest.raises(ValueError, match="at least two heads"):
-        folds(target()[:2], 2, torch.Generator())
+def test_no_more_folds_than_subjects() -> None:
+    assert len(split_folds(target(), 9, torch.Generator())) == 5
+    with pytest.raises(ValueError, match="at least two subjects"):
+        split_folds(target()[:2], 2, torch.Generator())
 
 
 def test_recovery_is_the_share_of_what_was_lost() -> None:
-    parts = folds(target(), 5, torch.Generator())
-    found = relearning(
-        RelearnedAccuracy(1.0, 0.9), RelearnedAccuracy(0.1, 0.5), RelearnedAccuracy(1.0, 1.0), parts
+    metrics = recovery(
+        RelearnedAccuracy(1.0, 0.9), RelearnedAccuracy(0.1, 0.5), RelearnedAccuracy(1.0, 1.0)
     )
-    assert found.values["relearning_recovery"] == pytest.approx(0.4 / 0.8)
-    nothing_lost = relearning(
-        RelearnedAccuracy(1.0, 1.0),
-        RelearnedAccuracy(0.97, 1.0),
-        RelearnedAccuracy(1.0, 1.0),
-        parts,
+    assert metrics.values["relearning_recovery"] == pytest.approx(0.4 / 0.8)
+    nothing_lost = recovery(
+        RelearnedAccuracy(1.0, 1.0), RelearnedAccuracy(0.97, 1.0), RelearnedAccuracy(1.0, 1.0)
     )
     assert "relearning_recovery" not in nothing_lost.values
     assert "removal cost only" in nothing_lost.skipped["relearning_recovery"]
 
 
-def test_guessing_the_commonest_tail_is_right_where_tails_are_shared() -> None:
-    parts = folds(target(), 5, torch.Generator())
-    assert majority_baseline(parts) == 0
-    shared = [one for one in statements("g") if one.fact.object_words in ("t0", "t1")]
-    assert majority_baseline(folds(shared, 2, torch.Generator())) <= 1
+def test_the_commonest_object_is_right_where_objects_are_shared() -> None:
+    assert majority_baseline(split_folds(target(), 5, torch.Generator())) == 0
+    shared = [replace(s, object=" t0") for s in target()]
+    assert majority_baseline(split_folds(shared, 2, torch.Generator())) == 1
 
 
 def test_finetuning_learns_and_leaves_the_model_alone() -> None:
     model = built_model()
     before = fingerprint(model)
-    wrong = [replace(one, object=" t9") for one in target()]
+    wrong = [replace(s, object=" t9") for s in target()]
     batch = encode_statements(tokenizer(), wrong, 16)
-    tuned = finetuned(model, batch, 10, 0.1, torch.Generator().manual_seed(0))
+    tuned = finetune_copy(model, batch, 10, 0.1, torch.Generator().manual_seed(0))
     assert score(tuned, batch).perplexity < score(model, batch).perplexity / 2
     assert fingerprint(model) == before
     assert fingerprint(tuned) != before
