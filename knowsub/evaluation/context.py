@@ -93,7 +93,7 @@ class PrefixEncoder:
         )
 
     def cache(self, batch: Batch) -> Batch:
-        """Return a batch with the states that enter the first masked block, on the model's device."""
+        """Return a batch, on the model's device, with the states that enter `first_block`."""
         batch = batch.to(self.model.device)
         return cache_lower_states(self.model, self.first_block, batch, rows=BUCKET)
 
