@@ -96,16 +96,9 @@ def _read_mask_result(data: Path, target: str, seed: int) -> MaskResult:
 
 
 def read_summaries(folder: Path) -> dict[str, list[Row]]:
-    """Return the metrics of the masks of other runs.
+    """Return run -> metrics of its masks, from copies of other runs' `summary.json`.
 
-    Args:
-        folder: Folder of copies of their `summary.json`, each under the name of its run.
-
-    Returns:
-        Run -> one object per mask, runs in order of their names; {} if there is no such folder.
-
-    Raises:
-        ValueError: If a file is not such a summary.
+    Each copy is named as its run; {} if there is no such folder. ValueError if a file is invalid.
     """
     return {path.stem: _read_masks(path) for path in sorted(folder.glob("*.json"))}
 
@@ -118,17 +111,7 @@ def _read_masks(path: Path) -> list[Row]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object, {} if there is no such file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If the file does not hold a JSON object.
-    """
+    """Return a JSON object, {} if there is no such file; ValueError if the file holds none."""
     if not path.is_file():
         return {}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from knowsub.report.plots import (
     head_map,
     overlap_map,
     recovery_curves,
+    styled,
     tradeoff,
     training_curves,
 )
@@ -41,7 +43,7 @@ class ReportFigure:
 def report_figures(results: Sequence[MaskResult], analysis: Analysis) -> Iterator[ReportFigure]:
     """Yield every figure that there are values for, in the order of the page."""
     for name, (draw, caption) in FIGURES.items():
-        figure = draw(results, analysis)
+        figure = styled(partial(draw, results, analysis))
         if figure is not None:
             yield ReportFigure(name, caption, figure)
 

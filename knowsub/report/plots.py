@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -54,24 +53,15 @@ STYLE: Any = {
     "svg.fonttype": "path",
 }
 
-Arguments = ParamSpec("Arguments")
 
-
-def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Return a drawing function that draws in the common style, whatever the caller's is.
-
-    The layout is solved once, so that every format shows the same one and writing is fast.
-    """
-
-    @functools.wraps(draw)
-    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            figure = draw(*args, **kwargs)
+def styled(draw: Callable[[], Figure | None]) -> Figure | None:
+    """Return what a function draws, in the common style whatever the caller's is."""
+    with mpl.rc_context(STYLE):
+        figure = draw()
+        if figure is not None:  # the layout is solved once: every format shows the same one
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-            return figure
-
-    return drawn
+        return figure
 
 
 def write_png(figure: Figure, path: Path, dpi: int) -> None:
@@ -123,7 +113,6 @@ TrainingCurve = tuple[Sequence[Mapping[str, float]], int]
 """Rows of a training curve, and the step of the chosen checkpoint (0 if unknown)."""
 
 
-@styled
 def training_curves(curves: Mapping[str, Mapping[str, TrainingCurve]]) -> Figure:
     """Draw target NLL, control PPL and density over the steps, one column per target.
 
@@ -163,7 +152,6 @@ def _training_line(axis: Axes, points: Points, chosen: int, color: str) -> None:
         axis.plot(*nearest, "o", markersize=7, markerfacecolor="none", color=color, mew=1.8)
 
 
-@styled
 def tradeoff(methods: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
     """Draw what the target loses against what the control loses, as masks grow.
 
@@ -194,7 +182,6 @@ def tradeoff(methods: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
     return figure
 
 
-@styled
 def recovery_curves(panels: Mapping[str, Mapping[str, Points]]) -> Figure:
     """Draw how models recover as they are finetuned [%], one panel per adaptation."""
     names = list(dict.fromkeys(name for models in panels.values() for name in models))
@@ -213,7 +200,6 @@ def recovery_curves(panels: Mapping[str, Mapping[str, Points]]) -> Figure:
     return figure
 
 
-@styled
 def fact_bars(facts: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
     """Draw every fact (words, NLL before, NLL after [nats]), sorted by the last."""
     longest = max(len(rows) for rows in facts.values())
@@ -238,7 +224,6 @@ Grid = npt.NDArray[np.float64]
 """Values by row and column; NaN where there is none."""
 
 
-@styled
 def density_map(
     densities: Mapping[str, Grid], module_types: Sequence[str], blocks: Sequence[str]
 ) -> Figure:
@@ -253,7 +238,6 @@ def density_map(
     return figure
 
 
-@styled
 def head_map(heads: Mapping[str, Grid], blocks: Sequence[str]) -> Figure:
     """Draw each attention head's density over the mean of all heads, one panel per target."""
     width = max(grid.shape[1] for grid in heads.values())
@@ -268,7 +252,6 @@ def head_map(heads: Mapping[str, Grid], blocks: Sequence[str]) -> Figure:
     return figure
 
 
-@styled
 def overlap_map(names: Sequence[str], ratios: Grid) -> Figure:
     """Draw shared weights over their expectation by chance, mask by mask; NaN on the diagonal."""
     side = 2.2 + 0.5 * len(names)
@@ -280,7 +263,6 @@ def overlap_map(names: Sequence[str], ratios: Grid) -> Figure:
     return figure
 
 
-@styled
 def cross_map(targets: Sequence[str], damage: Grid) -> Figure:
     """Draw dNLL by target removed (row) and target asked about (column) [nats per token]."""
     side = 2.2 + 0.62 * len(targets)

@@ -103,12 +103,6 @@ def write_tables(
     """Write the short table into the README and the full one into the documentation.
 
     A file that does not exist or has no pair of markers is left alone.
-
-    Args:
-        readme: The README.
-        docs: The page of the documentation.
-        results: All masks, at least one.
-        thresholds: Metric -> threshold.
     """
     for path, table in (
         (readme, readme_table(results, thresholds)),
