@@ -29,7 +29,7 @@ class Finetune:
         blocks = made.options.block_range(block_count(model))
         self.upper = upper_blocks(model, blocks.start)
         self.batches = [made.data.target, made.data.control.batch, made.data.text.batch]
-        names = {site.parameter for site in made.gates.sites}
+        names = {site.parameter for site in made.gates.matrices}
         self.weights = [model.get_parameter(name) for name in sorted(names)]
         for weight in self.weights:
             weight.requires_grad_()

@@ -97,5 +97,5 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> MaskTrain
     )
     drop_lower(model, blocks.start)
     data = TrainingData(target, kept(control), None, 0, kept(text), unknown)
-    gates = Gates(model, maskable_matrices(model, blocks), initial=chosen.init_prob)
+    gates = Gates(model, maskable_matrices(model, blocks), init_prob=chosen.init_prob)
     return MaskTrainer(gates, upper, data, chosen, seed=0)

@@ -1,8 +1,14 @@
-"""Where each architecture keeps its blocks, its attention and MLP matrices, and its heads.
+"""Where each architecture keeps its blocks, its attention and MLP matrices, and its final norm.
 
-To add an architecture, write its row: the paths, and for every matrix the axes of the stored
-parameter, its dimensions split by a bar (`in`, `out`, `head`, `kv` for key-value heads, `dim`
-within a head, `qkv` where the three are fused).
+To add an architecture:
+
+1. Add its row to `ARCHITECTURES` under the `model_type` of its Hugging Face configuration: the
+   module paths, and for every matrix the axes of the stored parameter. A bar splits the parameter's
+   two dimensions; the axes are `in`, `out`, `head`, `kv` (key-value heads), `dim` (within a head)
+   and `qkv` (query, key and value fused in one parameter).
+2. Add a tiny configuration to `CONFIGS` in `tests/architectures.py`.
+3. Run `pytest tests/test_architectures.py tests/masks tests/lm`: every test there runs on every
+   architecture, and compares each matrix with what the model computes with it.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ class ModuleType(StrEnum):
 
 ATTENTION = (ModuleType.Q, ModuleType.K, ModuleType.V, ModuleType.OUTPUT)
 MLP = (ModuleType.MLP_IN, ModuleType.MLP_GATE, ModuleType.MLP_OUT)
+_QKV = (ModuleType.Q, ModuleType.K, ModuleType.V)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,12 @@ class WeightSpec:
     axes: str
     """Axes of the stored parameter, its two dimensions split by a bar: `in | qkv head dim`."""
     module_types: tuple[ModuleType, ...]
-    """The parts it holds: one, or three along its `qkv` axis."""
+    """What the parameter holds: one matrix, or three along its `qkv` axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Where one architecture keeps its pieces."""
+    """Module paths and maskable parameters of one architecture."""
 
     blocks: str
     """Path of the list of blocks."""
@@ -80,9 +87,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         norm="transformer.ln_f",
         positions="transformer.wpe",
         matrices=(
-            WeightSpec(
-                "attn.c_attn", "in | qkv head dim", (ModuleType.Q, ModuleType.K, ModuleType.V)
-            ),
+            WeightSpec("attn.c_attn", "in | qkv head dim", _QKV),
             WeightSpec("attn.c_proj", "head dim | out", (ModuleType.OUTPUT,)),
             WeightSpec("mlp.c_fc", "in | out", (ModuleType.MLP_IN,)),
             WeightSpec("mlp.c_proj", "in | out", (ModuleType.MLP_OUT,)),
@@ -93,11 +98,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         norm="gpt_neox.final_layer_norm",
         positions=None,
         matrices=(
-            WeightSpec(
-                "attention.query_key_value",
-                "head qkv dim | in",
-                (ModuleType.Q, ModuleType.K, ModuleType.V),
-            ),
+            WeightSpec("attention.query_key_value", "head qkv dim | in", _QKV),
             WeightSpec("attention.dense", "out | head dim", (ModuleType.OUTPUT,)),
             WeightSpec("mlp.dense_h_to_4h", "out | in", (ModuleType.MLP_IN,)),
             WeightSpec("mlp.dense_4h_to_h", "out | in", (ModuleType.MLP_OUT,)),
@@ -125,7 +126,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass(frozen=True, slots=True)
 class MaskableMatrix:
-    """One maskable matrix: a whole parameter, or the slice of a fused one."""
+    """One maskable matrix of a model: a whole parameter, or a slice of a fused one."""
 
     name: str
     """Unique name within the model: `blocks.3.q`."""
@@ -138,15 +139,15 @@ class MaskableMatrix:
     view_shape: tuple[int, ...]
     """Shape that the parameter is viewed with, storage order kept."""
     select: tuple[int, int] | None
-    """(axis, index) taken of that view where several parts are fused, or None."""
+    """(axis, index) of this matrix in the view of a fused parameter; None if it is not fused."""
     axes: tuple[str, ...]
     """Names of the axes of `shape`: of `in`, `out`, `head`, `dim`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the site's tensors (weights, bits, logits)."""
-        taken = None if self.select is None else self.select[0]
-        return tuple(size for axis, size in enumerate(self.view_shape) if axis != taken)
+        """Shape of the matrix's tensors (weights, mask bits)."""
+        selected = None if self.select is None else self.select[0]
+        return tuple(size for axis, size in enumerate(self.view_shape) if axis != selected)
 
     @property
     def size(self) -> int:
@@ -159,45 +160,32 @@ class MaskableMatrix:
         return ("in",) if "in" in self.axes else ("head", "dim")
 
     def view(self, parameter: Tensor) -> Tensor:
-        """Return the site's part of its parameter, sharing memory.
+        """Return the matrix's part of its parameter, sharing memory.
 
         Args:
             parameter: The stored parameter, or a contiguous tensor of its shape (gradient, bits).
 
         Returns:
             A view of shape `self.shape`; writing to it writes to the parameter.
-
-        Raises:
-            RuntimeError: If the tensor is not contiguous or has another number of elements.
         """
         whole = parameter.view(self.view_shape)
         return whole if self.select is None else whole.select(*self.select)
 
 
 def architecture(model: nn.Module) -> Architecture:
-    """Return the row of the table for a model.
-
-    Args:
-        model: A Hugging Face decoder; its `config.model_type` is looked up.
-
-    Returns:
-        The row.
-
-    Raises:
-        ValueError: If the architecture has no row; the message says how to add one.
-    """
-    kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-    if kind not in ARCHITECTURES:
+    """Return a Hugging Face decoder's row of `ARCHITECTURES`; ValueError if it has none."""
+    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ValueError(
-            f"model type {kind!r} is not in the table (known: {known}); "
-            "add its row to FAMILIES in knowsub/anatomy/families.py"
+            f"model type {model_type!r} is not in the table (known: {known}); "
+            "add its row to ARCHITECTURES in knowsub/architectures.py"
         )
-    return ARCHITECTURES[kind]
+    return ARCHITECTURES[model_type]
 
 
 def block_count(model: nn.Module) -> int:
-    """Return the number of transformer blocks of a model (ValueError as in `family`)."""
+    """Return the number of transformer blocks of a model (ValueError as in `architecture`)."""
     return len(list(model.get_submodule(architecture(model).blocks).children()))
 
 
@@ -208,64 +196,62 @@ def upper_half(model: nn.Module) -> range:
 
 
 def maskable_matrices(
-    model: nn.Module, blocks: Iterable[int] | None = None, parts: Iterable[ModuleType] | None = None
+    model: nn.Module,
+    blocks: Iterable[int] | None = None,
+    module_types: Iterable[ModuleType] | None = None,
 ) -> tuple[MaskableMatrix, ...]:
     """Return the maskable matrices of a model, in order of block and table row.
 
     Args:
-        model: A Hugging Face decoder of a known family.
+        model: A Hugging Face decoder of a known architecture.
         blocks: 0-based indices of the blocks; None means the upper half.
-        parts: Parts wanted; None means all of them.
+        module_types: Types of matrices wanted; None means all of them.
 
     Returns:
-        The sites. Biases, norms, embeddings and the LM head are never among them.
+        The matrices. Biases, norms, embeddings and the LM head are never among them.
 
     Raises:
         ValueError: If the architecture is unknown, a block does not exist, or nothing remains.
     """
     row, total = architecture(model), block_count(model)
-    wanted = frozenset(ModuleType) if parts is None else frozenset(parts)
+    wanted = frozenset(ModuleType if module_types is None else module_types)
     indices = sorted(upper_half(model) if blocks is None else set(blocks))
     if outside := [index for index in indices if not 0 <= index < total]:
         raise ValueError(
             f"block {outside[0]} does not exist: the model has blocks 0 to {total - 1}"
         )
-    found = tuple(
-        site
+    matrices = tuple(
+        matrix
         for index in indices
-        for matrix in row.matrices
-        for site in _matrices_of(model, row, index, matrix)
-        if site.module_type in wanted
+        for spec in row.matrices
+        for matrix in _matrices_of(model, f"{row.blocks}.{index}.{spec.path}.weight", index, spec)
+        if matrix.module_type in wanted
     )
-    if not found:
-        raise ValueError(f"no maskable matrix in blocks {indices} with parts {sorted(wanted)}")
-    return found
+    if not matrices:
+        raise ValueError(f"no maskable matrix in blocks {indices} with modules {sorted(wanted)}")
+    return matrices
 
 
 def _matrices_of(
-    model: nn.Module, row: Architecture, block: int, matrix: WeightSpec
+    model: nn.Module, parameter: str, block: int, spec: WeightSpec
 ) -> list[MaskableMatrix]:
-    parameter = f"{row.blocks}.{block}.{matrix.path}.weight"
-    shape = tuple(model.get_parameter(parameter).shape)
-    groups = [group.split() for group in matrix.axes.split("|")]
-    sizes = [
-        _axis_sizes(model.config, group, size) for group, size in zip(groups, shape, strict=True)
-    ]
-    layout = tuple(size for group in sizes for size in group)
-    axes = [axis for group in groups for axis in group]
+    """Return the matrices that one parameter holds, one per module type."""
+    shape = model.get_parameter(parameter).shape
+    dimensions = [dimension.split() for dimension in spec.axes.split("|")]
+    axes = [axis for dimension in dimensions for axis in dimension]
+    sizes = [_axis_sizes(model.config, *pair) for pair in zip(dimensions, shape, strict=True)]
     names = tuple("head" if axis == "kv" else axis for axis in axes if axis != "qkv")
-    fused = axes.index("qkv") if "qkv" in axes else None
     return [
         MaskableMatrix(
-            name=f"blocks.{block}.{part}",
+            name=f"blocks.{block}.{module_type}",
             parameter=parameter,
             block=block,
-            module_type=part,
-            view_shape=layout,
-            select=None if fused is None else (fused, position),
+            module_type=module_type,
+            view_shape=tuple(size for dimension in sizes for size in dimension),
+            select=(axes.index("qkv"), index) if "qkv" in axes else None,
             axes=names,
         )
-        for position, part in enumerate(matrix.module_types)
+        for index, module_type in enumerate(spec.module_types)
     ]
 
 
@@ -275,5 +261,5 @@ def _axis_sizes(config: Any, axes: list[str], size: int) -> tuple[int, ...]:
         return (size,)
     heads = int(config.num_attention_heads)
     known = {"qkv": 3, "head": heads, "kv": int(getattr(config, "num_key_value_heads", 0) or heads)}
-    counted = math.prod(known[axis] for axis in axes if axis != "dim")
-    return tuple(known.get(axis, size // counted) for axis in axes)
+    dim = size // math.prod(known[axis] for axis in axes if axis != "dim")
+    return tuple(known.get(axis, dim) for axis in axes)

@@ -1,4 +1,4 @@
-"""Tiny, random, real models of every family in the table, made without a download."""
+"""Tiny, random, real models of every architecture in the table, made without a download."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 
 def tiny(kind: str, seed: int = 0, attention: str = "eager") -> PreTrainedModel:
-    """Return a random model of one family, its weights large enough for every part to matter."""
+    """Return a random model, its weights large enough for every part to matter."""
     torch.manual_seed(seed)
     config = copy.deepcopy(CONFIGS[kind])  # a model may change its own
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()

@@ -154,7 +154,7 @@ def test_a_mask_found_there_does_the_same_on_the_cpu(tmp_path: Path, kind: str) 
     mask = load_mask(tmp_path / "mask.safetensors")
     tokens = torch.randint(1, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
     there, here = made.gates.model, tiny(kind)
-    with ablated(there, made.gates.sites, mask), ablated(here, made.gates.sites, mask):
+    with ablated(there, made.gates.matrices, mask), ablated(here, made.gates.matrices, mask):
         assert mask.size > 0
         difference = there(tokens.to(DEVICE)).logits.cpu() - here(tokens).logits
     assert difference.abs().max() < 1e-4

@@ -292,7 +292,8 @@ class StepGradient:
         masked = [gates.model.get_parameter(name) for name in self.buffers.weights]
         frozen = cast_frozen(options.precision, self.upper.base_model, masked)
         self.frozen = ParameterSwap(self.upper.base_model, frozen)
-        self.once = self.together and options.grad_accumulation == 1 and self.buffers.own_gates
+        one_pass = self.together and options.grad_accumulation == 1
+        self.once = one_pass and self.buffers.per_weight_gates
 
     def __call__(
         self, sample: GateSample, drawn: Minibatch
@@ -314,9 +315,9 @@ class StepGradient:
         self.buffers.write(sample.value)
         with self._installed():
             if self.once:
-                sample.drop_value()
+                del sample.value
                 gradient = sample.ste_grad
-                with self.buffers.accumulate_gate_grads(gradient, once=True):
+                with self.buffers.accumulate_gate_grads(gradient, in_place=True):
                     sums = self._backward(drawn, positions)
             else:
                 gradient = sample.value.zero_()

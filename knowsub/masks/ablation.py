@@ -1,7 +1,7 @@
-"""Removing a critical subnetwork, or keeping it alone, in the plain weights of a model.
+"""Removes a critical subnetwork from a model, or keeps it alone, within a `with` block or for good.
 
-Which network runs is a value given for a `with` block, never a flag: inside the block the model
-computes with other weights, after it with its own, untouched, whatever happened in between.
+Inside the block the model computes with other tensors in place of its parameters; afterwards it has
+its own again, untouched, also after an error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def masked_matrices(matrices: Sequence[MaskableMatrix], mask: Mask) -> list[Mask
 
 
 class ParameterSwap:
-    """Tensors that a model computes with in place of some parameters, when it is told to.
+    """Tensors that stand in for some parameters of a model while `applied` is active.
 
     Args:
         model: The model; models that share its modules change with it.
@@ -53,13 +53,14 @@ class ParameterSwap:
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        self._places: list[tuple[dict[str, nn.Parameter | None], str, Tensor]] = []
+        # (the module's dict of parameters, key in it, tensor to put there)
+        self._slots: list[tuple[dict[str, nn.Parameter | None], str, Tensor]] = []
         for name, tensor in weights.items():
-            own = model.get_parameter(name)
-            if own.shape != tensor.shape:
-                raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not {tuple(own.shape)}")
+            shape = model.get_parameter(name).shape
+            if shape != tensor.shape:
+                raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not {tuple(shape)}")
             path, _, leaf = name.rpartition(".")
-            self._places.append((model.get_submodule(path)._parameters, leaf, tensor))
+            self._slots.append((model.get_submodule(path)._parameters, leaf, tensor))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -70,67 +71,64 @@ class ParameterSwap:
         Yields:
             Nothing.
         """
-        before = [store[leaf] for store, leaf, _ in self._places]
+        originals = [parameters[leaf] for parameters, leaf, _ in self._slots]
         try:
-            for store, leaf, tensor in self._places:
-                store[leaf] = tensor  # type: ignore[assignment]
+            for parameters, leaf, tensor in self._slots:
+                parameters[leaf] = tensor  # type: ignore[assignment]
             yield
         finally:
-            for (store, leaf, _), own in zip(self._places, before, strict=True):
-                store[leaf] = own
+            for (parameters, leaf, _), original in zip(self._slots, originals, strict=True):
+                parameters[leaf] = original
 
 
 def applied(model: nn.Module, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-    """Return a block in which a model computes with other tensors; see `Replacement`."""
+    """Return a block in which a model computes with other tensors (errors: `ParameterSwap`)."""
     return ParameterSwap(model, weights).applied()
 
 
+@torch.no_grad()
 def remaining_weights(
-    model: nn.Module, sites: Sequence[MaskableMatrix], mask: Mask, *, keep: bool = False
+    model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask, *, keep: bool = False
 ) -> dict[str, Tensor]:
     """Return the parameters of a model with a critical subnetwork removed, as new tensors.
 
     Args:
         model: The original model.
-        sites: The maskable matrices; the mask's sites must be among them.
+        matrices: The maskable matrices; the mask's matrices must be among them.
         mask: The critical subnetwork.
         keep: If true, the subnetwork is kept and the other maskable weights are removed instead.
 
     Returns:
-        Parameter name -> tensor, for the parameters that hold a masked site.
+        Parameter name -> tensor, for the parameters that hold a masked matrix.
 
     Raises:
-        ValueError: If the mask names a site that the model lacks, or of another shape.
+        ValueError: If the mask has a matrix that the model lacks, or of another shape.
     """
     weights: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for site in masked_matrices(sites, mask):
-            if site.parameter not in weights:
-                weights[site.parameter] = model.get_parameter(site.parameter).detach().clone()
-            view = site.view(weights[site.parameter])
-            bits = mask.bits[site.name].to(view.device)
-            view.masked_fill_(~bits if keep else bits, 0.0)
+    for matrix in masked_matrices(matrices, mask):
+        if matrix.parameter not in weights:
+            weights[matrix.parameter] = model.get_parameter(matrix.parameter).detach().clone()
+        view, bits = matrix.view(weights[matrix.parameter]), mask.bits[matrix.name]
+        view.masked_fill_((~bits if keep else bits).to(view.device), 0.0)
     return weights
 
 
-@contextmanager
-def ablated(model: nn.Module, sites: Sequence[MaskableMatrix], mask: Mask) -> Iterator[None]:
-    """Let a model compute as the remaining model within the block (errors: `remaining_weights`)."""
-    with applied(model, remaining_weights(model, sites, mask)):
-        yield
+def ablated(
+    model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask
+) -> AbstractContextManager[None]:
+    """Return a block in which a model is the remaining model (errors: `remaining_weights`)."""
+    return applied(model, remaining_weights(model, matrices, mask))
 
 
-@contextmanager
 def only_subnetwork(
-    model: nn.Module, sites: Sequence[MaskableMatrix], mask: Mask
-) -> Iterator[None]:
-    """Let a model compute with the subnetwork as its only maskable weights, within the block."""
-    with applied(model, remaining_weights(model, sites, mask, keep=True)):
-        yield
+    model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask
+) -> AbstractContextManager[None]:
+    """Return a block in which the subnetwork is all that is left of a model's maskable weights."""
+    return applied(model, remaining_weights(model, matrices, mask, keep=True))
 
 
 @torch.no_grad()
-def ablate_(model: nn.Module, sites: Sequence[MaskableMatrix], mask: Mask) -> None:
+def ablate_(model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask) -> None:
     """Set the weights of a critical subnetwork to zero, for good (errors: `remaining_weights`)."""
-    for name, tensor in remaining_weights(model, sites, mask).items():
+    for name, tensor in remaining_weights(model, matrices, mask).items():
         model.get_parameter(name).copy_(tensor)

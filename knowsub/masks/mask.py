@@ -1,16 +1,16 @@
-"""The mask as an artefact: its value, its file, and the algebra of masks."""
+"""The mask as an artefact: its value, its file, the algebra of masks, and random masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
 from knowsub.artifacts import read_checksummed, write_checksummed
@@ -18,24 +18,23 @@ from knowsub.artifacts import read_checksummed, write_checksummed
 
 @dataclass(frozen=True)
 class Mask:
-    """The bits of a critical subnetwork, one boolean tensor per site; True = belongs to it.
+    """The bits of a critical subnetwork, one boolean tensor per matrix; True = belongs to it.
 
-    A mask speaks of weights whatever unit it was found with: a head that was chosen is stored as
-    the weights of that head, so that every mask can be compared with, combined with and removed
-    like every other.
+    A mask is over weights whatever the granularity of its gates: an attention head that was chosen
+    is stored as the weights of that head, so that all masks can be compared, combined and removed.
     """
 
     bits: Mapping[str, Tensor]
-    """Site name -> boolean tensor of `Site.shape` (storage order of that site)."""
+    """Name of the matrix -> boolean tensor of `MaskableMatrix.shape`."""
     model: str
     """Fingerprint of the model that the mask belongs to."""
     meta: Mapping[str, str] = field(default_factory=dict)
-    """How it was made: target, seed, method, unit, parameters; written into the file's header."""
+    """How it was made: target, seed, method, granularity; written into the file's header."""
 
     @property
     def size(self) -> int:
         """Number of weights in the critical subnetwork."""
-        return int(sum(int(bits.sum()) for bits in self.bits.values()))
+        return sum(self.counts().values())
 
     @property
     def maskable(self) -> int:
@@ -48,7 +47,7 @@ class Mask:
         return 1.0 - self.size / self.maskable
 
     def counts(self) -> dict[str, int]:
-        """Return the number of weights of the subnetwork in each site."""
+        """Return the number of weights of the subnetwork in each matrix."""
         return {name: int(bits.sum()) for name, bits in self.bits.items()}
 
 
@@ -58,15 +57,7 @@ def pack_bits(bits: Bool[Tensor, " bit"]) -> UInt8[Tensor, " byte"]:
 
 
 def unpack_bits(packed: UInt8[Tensor, " byte"], count: int) -> Bool[Tensor, " bit"]:
-    """Return the first bits of what `pack` returned.
-
-    Args:
-        packed: The bytes, on the CPU.
-        count: How many bits; bits beyond the last byte are zeros.
-
-    Returns:
-        The bits, on the CPU.
-    """
+    """Return the first `count` bits of what `pack_bits` returned, on the CPU."""
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool))
 
 
@@ -74,23 +65,15 @@ FORMAT = "knowsub-mask-1"
 
 
 def save_mask(mask: Mask, path: Path) -> None:
-    """Write a mask, eight weights to the byte, atomically; the same mask gives the same bytes.
-
-    Args:
-        mask: The mask.
-        path: File to write; its folder must exist.
-
-    Raises:
-        OSError: If the file cannot be written; an older file is left as it was.
-    """
+    """Write a mask, eight weights to the byte, atomically; the same mask gives the same bytes."""
     packed = {name: pack_bits(bits.flatten()).numpy() for name, bits in mask.bits.items()}
     shapes = {name: list(bits.shape) for name, bits in mask.bits.items()}
-    described = {"format": FORMAT, "model": mask.model, "shapes": shapes, "meta": dict(mask.meta)}
-    write_checksummed(path, packed, described)
+    header = {"format": FORMAT, "model": mask.model, "shapes": shapes, "meta": dict(mask.meta)}
+    write_checksummed(path, packed, header)
 
 
 def load_mask(path: Path) -> Mask:
-    """Read a mask, or refuse it.
+    """Read a mask and verify its checksum.
 
     Args:
         path: A file written by `save_mask`.
@@ -102,54 +85,46 @@ def load_mask(path: Path) -> Mask:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no mask file, is truncated, or does not match its checksum.
     """
-    packed, described = read_checksummed(path)
-    found = described.get("format") if isinstance(described, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path}: format {found!r}; this version reads {FORMAT!r}")
+    packed, header = read_checksummed(path)
+    version = header.get("format") if isinstance(header, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"{path}: format {version!r}; this version reads {FORMAT!r}")
     try:
-        shapes = described["shapes"].items()
-        bits = {name: _unpack(packed[name], shape) for name, shape in shapes}
-        return Mask(bits, str(described["model"]), dict(described["meta"]))
+        bits = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
+        return Mask(bits, str(header["model"]), dict(header["meta"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: no mask, though its seal holds ({error})") from None
+        raise ValueError(f"{path}: not a mask, though its checksum is right ({error})") from None
 
 
-def check_model(mask: Mask, fingerprint: str) -> None:
-    """Refuse a mask that belongs to another model.
-
-    Args:
-        mask: The mask.
-        fingerprint: Fingerprint of the model at hand.
-
-    Raises:
-        ValueError: If the mask was made for another model.
-    """
-    if mask.model != fingerprint:
-        raise ValueError(
-            f"the mask belongs to model {mask.model[:12]}, this is model {fingerprint[:12]}"
-        )
-
-
-def _unpack(packed: NDArray[np.uint8], shape: list[int]) -> Tensor:
+def _unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Tensor:
+    """Return the bits of one matrix; ValueError if there are too few or too many bytes."""
     size = math.prod(shape)
     if min(shape, default=0) < 0 or packed.shape != (-(-size // 8),):
         raise ValueError(f"{packed.size} bytes for a matrix of shape {shape}")
     return unpack_bits(torch.from_numpy(packed), size).view(shape)
 
 
+def check_model(mask: Mask, fingerprint: str) -> None:
+    """Raise ValueError if a mask belongs to a model with another fingerprint."""
+    if mask.model != fingerprint:
+        raise ValueError(
+            f"the mask belongs to model {mask.model[:12]}, this is model {fingerprint[:12]}"
+        )
+
+
 def union(*masks: Mask) -> Mask:
-    """Return the weights that belong to any of the masks (errors: `combine`)."""
-    return combine("union", masks, lambda votes, _: votes >= 1)
+    """Return the weights that belong to any of the masks (errors: `_combine`)."""
+    return _combine("union", masks, lambda votes: votes >= 1)
 
 
 def intersection(*masks: Mask) -> Mask:
-    """Return the weights that belong to all of the masks (errors: `combine`)."""
-    return combine("intersection", masks, lambda votes, total: votes == total)
+    """Return the weights that belong to all of the masks (errors: `_combine`)."""
+    return _combine("intersection", masks, lambda votes: votes == len(masks))
 
 
 def floral(*masks: Mask) -> Mask:
-    """Return the weights that belong to at least two of the masks (errors: `combine`)."""
-    return combine("floral", masks, lambda votes, _: votes >= 2)
+    """Return the weights that belong to at least two of the masks (errors: `_combine`)."""
+    return _combine("floral", masks, lambda votes: votes >= 2)
 
 
 def difference(first: Mask, *others: Mask) -> Mask:
@@ -162,91 +137,67 @@ def complement(mask: Mask) -> Mask:
     return Mask({name: ~bits for name, bits in mask.bits.items()}, mask.model, dict(mask.meta))
 
 
-def combine(name: str, masks: Sequence[Mask], rule: Callable[[Tensor, int], Tensor]) -> Mask:
-    """Return the weights whose number of votes among the masks fulfils a rule.
+def _combine(name: str, masks: tuple[Mask, ...], rule: Callable[[Tensor], Tensor]) -> Mask:
+    """Return the weights whose number of masks that have it fulfils a rule.
 
-    Args:
-        name: What the combination is called in the result's `meta`.
-        masks: At least one mask; all of one model and over the same sites.
-        rule: Votes per weight and number of masks -> bits.
-
-    Returns:
-        The combined mask.
-
-    Raises:
-        ValueError: If there is no mask, or the masks differ in model or sites.
+    ValueError if there is no mask, or the masks differ in model or matrices.
     """
     if not masks:
         raise ValueError(f"{name} of no masks")
-    _require_alike(masks)
     first = masks[0]
-    votes = {
-        site: torch.stack([mask.bits[site] for mask in masks]).sum(dim=0, dtype=torch.int32)
-        for site in first.bits
+    for other in masks[1:]:
+        if other.model != first.model:
+            raise ValueError(f"masks of two models: {first.model[:12]} and {other.model[:12]}")
+        if differing := sorted(other.bits.keys() ^ first.bits.keys()):
+            raise ValueError(f"masks over different matrices: {', '.join(differing[:5])}")
+    bits = {
+        matrix: rule(torch.stack([mask.bits[matrix] for mask in masks]).sum(dim=0))
+        for matrix in first.bits
     }
-    bits = {site: rule(count, len(masks)) for site, count in votes.items()}
     return Mask(bits, first.model, {"method": name, "masks": str(len(masks))})
 
 
 def jaccard(first: Mask, second: Mask) -> float:
-    """Return |intersection| / |union| of two masks; 1 if both are empty (errors: `combine`)."""
-    both = intersection(first, second).size
-    either = first.size + second.size - both
-    return both / either if either else 1.0
+    """Return |intersection| / |union| of two masks; 1 if both are empty (errors: `_combine`)."""
+    shared = intersection(first, second).size
+    either = first.size + second.size - shared
+    return shared / either if either else 1.0
 
 
 def grow(mask: Mask, share: float, generator: torch.Generator) -> Mask:
-    """Return the mask with random outside weights added to each site.
+    """Return the mask with random weights from outside added to each matrix.
 
     Args:
         mask: The mask.
-        share: Number of weights to add, as a share of the site's members [fraction].
+        share: Number of weights to add, as a share of the mask's weights in the matrix [fraction].
         generator: Source of randomness.
 
     Returns:
-        A mask that contains the given one; a site cannot grow beyond its size.
+        A mask that contains the given one; a matrix cannot grow beyond its size.
     """
     return _flip(mask, share, generator, member=False)
 
 
 def shrink(mask: Mask, share: float, generator: torch.Generator) -> Mask:
-    """Return the mask with random members of each site taken away.
-
-    Args:
-        mask: The mask.
-        share: Number of weights to take, as a share of the site's members [fraction].
-        generator: Source of randomness.
-
-    Returns:
-        A mask that lies within the given one.
-    """
+    """Return the mask without random members of each matrix (arguments as for `grow`)."""
     return _flip(mask, share, generator, member=True)
 
 
 def _flip(mask: Mask, share: float, generator: torch.Generator, *, member: bool) -> Mask:
+    """Return the mask with random members removed, or random weights from outside added."""
     flipped: dict[str, Tensor] = {}
-    for site, bits in mask.bits.items():
+    for name, bits in mask.bits.items():
         candidates = (bits == member).flatten().nonzero()[:, 0]
-        wanted = min(round(share * int(bits.sum())), len(candidates))
-        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:wanted]]
+        count = min(round(share * int(bits.sum())), len(candidates))
+        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
         flat = bits.flatten().clone()
         flat[chosen] = not member
-        flipped[site] = flat.view(bits.shape)
+        flipped[name] = flat.view(bits.shape)
     return Mask(flipped, mask.model, dict(mask.meta))
 
 
-def _require_alike(masks: Sequence[Mask]) -> None:
-    first = masks[0]
-    for other in masks[1:]:
-        if other.model != first.model:
-            raise ValueError(f"masks of two models: {first.model[:12]} and {other.model[:12]}")
-        if other.bits.keys() != first.bits.keys():
-            differing = sorted(other.bits.keys() ^ first.bits.keys())
-            raise ValueError(f"masks over different sites: {', '.join(differing[:5])}")
-
-
 def random_masks(mask: Mask, number: int, generator: torch.Generator) -> Iterator[Mask]:
-    """Yield masks of exactly as many weights in each site, each set of weights as likely.
+    """Yield masks of exactly as many weights in each matrix, all such masks equally likely.
 
     Args:
         mask: The mask whose counts are matched.
@@ -258,25 +209,17 @@ def random_masks(mask: Mask, number: int, generator: torch.Generator) -> Iterato
     """
     for _ in range(number):
         bits = {}
-        for name, own in mask.bits.items():
-            chosen = torch.randperm(own.numel(), generator=generator)[: int(own.sum())]
-            flat = torch.zeros(own.numel(), dtype=torch.bool)
+        for name, member in mask.bits.items():
+            chosen = torch.randperm(member.numel(), generator=generator)[: int(member.sum())]
+            flat = torch.zeros(member.numel(), dtype=torch.bool)
             flat[chosen] = True
-            bits[name] = flat.view(own.shape)
+            bits[name] = flat.view(member.shape)
         yield Mask(bits, mask.model, {"method": "random"})
 
 
-def random_scores(mask: Mask, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Return a random score for each weight, so that masks of several sizes lie in one another.
-
-    Args:
-        mask: A mask over the sites.
-        generator: Source of randomness.
-
-    Returns:
-        Site name -> scores.
-    """
+def random_scores(mask: Mask, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return a random order of the weights of each matrix, so that smaller masks nest in larger."""
     return {
-        name: torch.randperm(own.numel(), generator=generator).double().view(own.shape)
-        for name, own in mask.bits.items()
+        name: torch.randperm(bits.numel(), generator=generator).double().view(bits.shape)
+        for name, bits in mask.bits.items()
     }

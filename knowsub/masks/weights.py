@@ -1,7 +1,8 @@
-"""Weights multiplied by gates, and the exact gradients that arrive at the gates.
+"""Masked weights: weights multiplied by gates, and the exact gradients by the gates.
 
-A step writes the remaining model's weights here and lets the model compute with them; a gradient
-is carried on to the gates as soon as it arrives, and dropped: there is never more than one.
+No layer is replaced. A training step writes the remaining model's weights into trainable copies of
+the parameters, which the model computes with; as soon as a copy receives its gradient, that
+gradient is carried on to the gates and dropped, so that there is never more than one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,100 +24,87 @@ from knowsub.masks.options import Granularity
 
 @dataclass(frozen=True, slots=True)
 class GateSlice:
-    """Where the gates of one site lie in the flat logit vector."""
+    """Where the gates of one matrix lie in the flat vector of gates."""
 
     matrix: MaskableMatrix
-    """The site."""
+    """The matrix."""
     start: int
     """Index of its first gate."""
     shape: tuple[int, ...]
-    """Shape of its gates: `site.shape` with 1 on the axes that share a gate."""
+    """Shape of its gates: `matrix.shape` with 1 on the axes that share a gate."""
     size: int
     """Number of its gates."""
 
     def take(self, flat: Tensor) -> Tensor:
-        """Return the site's entries of a flat vector, shaped to broadcast against its weights."""
+        """Return the matrix's entries of a flat vector, shaped to broadcast with its weights."""
         return flat[self.start : self.start + self.size].view(self.shape)
 
 
-def gate_shape(site: MaskableMatrix, unit: Granularity) -> tuple[int, ...]:
-    """Return the shape of a site's gates: its own shape, with 1 on the axes that share a gate.
+def gate_shape(matrix: MaskableMatrix, granularity: Granularity) -> tuple[int, ...]:
+    """Return the shape of a matrix's gates: `matrix.shape` with 1 on the axes that share a gate.
 
-    Args:
-        site: A maskable matrix.
-        unit: What one gate covers.
-
-    Returns:
-        A shape that broadcasts against `site.shape`.
-
-    Raises:
-        ValueError: If the unit is `head` and the site is not part of the attention.
+    ValueError if a gate covers an attention head and the matrix is not of the attention.
     """
-    if unit is Granularity.HEAD and site.module_type not in ATTENTION:
-        raise ValueError(f"unit head: site {site.name} has no heads; choose attention parts only")
-    kept = {
-        Granularity.WEIGHT: frozenset(site.axes),
-        Granularity.INPUT: frozenset(site.input_axes),
-        Granularity.OUTPUT: frozenset(site.axes) - frozenset(site.input_axes),
+    if granularity is Granularity.HEAD and matrix.module_type not in ATTENTION:
+        raise ValueError(
+            f"granularity head: matrix {matrix.name} has no heads; choose attention modules only"
+        )
+    axes, inputs = frozenset(matrix.axes), frozenset(matrix.input_axes)
+    gated_axes = {
+        Granularity.WEIGHT: axes,
+        Granularity.INPUT: inputs,
+        Granularity.OUTPUT: axes - inputs,
         Granularity.HEAD: frozenset({"head"}),
         Granularity.MATRIX: frozenset[str](),
-    }[unit]
-    return tuple(
-        size if axis in kept else 1 for axis, size in zip(site.axes, site.shape, strict=True)
-    )
+    }[granularity]
+    sizes = zip(matrix.axes, matrix.shape, strict=True)
+    return tuple(size if axis in gated_axes else 1 for axis, size in sizes)
 
 
-def gate_slices(sites: tuple[MaskableMatrix, ...], unit: Granularity) -> tuple[GateSlice, ...]:
-    """Return where the gates of every site lie in one flat vector.
+def gate_slices(
+    matrices: Sequence[MaskableMatrix], granularity: Granularity
+) -> tuple[GateSlice, ...]:
+    """Return where the gates of every matrix lie in one flat vector (errors: `gate_shape`).
 
-    Sites of one block whose heads correspond share their head gates, so that a head is chosen as
-    a whole; with grouped key-value heads the keys and values have gates of their own.
-
-    Args:
-        sites: The maskable matrices.
-        unit: What one gate covers.
-
-    Returns:
-        One span per site, in order.
-
-    Raises:
-        ValueError: As in `unit_shape`.
+    The matrices of a block share their head gates, so that an attention head is chosen as a whole;
+    with grouped key-value heads the keys and values have gates of their own.
     """
-    spans: list[GateSlice] = []
-    shared: dict[tuple[int, int], int] = {}
+    slices: list[GateSlice] = []
+    head_starts: dict[tuple[int, int], int] = {}  # (block, number of heads) -> first gate
     total = 0
-    for site in sites:
-        shape = gate_shape(site, unit)
-        size = math.prod(shape)
-        start = shared.setdefault((site.block, size), total) if unit is Granularity.HEAD else total
-        spans.append(GateSlice(site, start, shape, size))
+    for matrix in matrices:
+        shape = gate_shape(matrix, granularity)
+        size, start = math.prod(shape), total
+        if granularity is Granularity.HEAD:
+            start = head_starts.setdefault((matrix.block, size), total)
+        slices.append(GateSlice(matrix, start, shape, size))
         total = max(total, start + size)
-    return tuple(spans)
+    return tuple(slices)
 
 
 @dataclass(frozen=True, slots=True)
 class FusedSlice:
-    """Sites of one parameter that lie one after another in the flat vector of gates."""
+    """Matrices of one parameter that are multiplied by their gates in one operation."""
 
     slices: tuple[GateSlice, ...]
-    """One site; or all those that are fused in the parameter, each weight with its own gate."""
+    """One matrix; or all that are fused in the parameter, each weight with its own gate."""
 
     def view(self, parameter: Tensor) -> Tensor:
-        """Return the sites' part of their parameter, sharing memory; see `Site.view`."""
-        site = self.slices[0].matrix
-        return parameter.view(site.view_shape) if len(self.slices) > 1 else site.view(parameter)
+        """Return the matrices' part of their parameter, sharing memory."""
+        matrix = self.slices[0].matrix
+        return parameter.view(matrix.view_shape) if len(self.slices) > 1 else matrix.view(parameter)
 
     def take(self, flat: Tensor) -> Tensor:
-        """Return the sites' entries of a flat vector, shaped to broadcast against `view`."""
-        first = self.slices[0]
-        if len(self.slices) == 1 or first.matrix.select is None:
+        """Return the matrices' entries of a flat vector, shaped to broadcast with `view`."""
+        first, count = self.slices[0], len(self.slices)
+        if count == 1 or first.matrix.select is None:
             return first.take(flat)
-        shape = (len(self.slices), *first.shape)
-        whole = flat[first.start : first.start + len(self.slices) * first.size]
-        return whole.view(shape).movedim(0, first.matrix.select[0])
+        # The gates are (qkv, *matrix); the parameter has its qkv axis somewhere in between.
+        gates = flat[first.start : first.start + count * first.size].view(count, *first.shape)
+        return gates.movedim(0, first.matrix.select[0])
 
     def add_product(self, left: Tensor, right: Tensor, sign: float, flat: Tensor) -> None:
-        """Add the product of two tensors of the shape of `view`, times a sign, to a flat vector.
+        """Add `sign` * left * right, of the shape of `view`, to the entries of a flat vector.
 
         Products of weights that share a gate are summed.
         """
@@ -129,111 +116,106 @@ class FusedSlice:
             total.add_(product.sum_to_size(total.shape), alpha=sign)
 
 
-def fuse_slices(spans: Sequence[GateSlice]) -> list[FusedSlice]:
-    """Return the patches of one parameter.
-
-    Args:
-        spans: Its sites, in order.
-
-    Returns:
-        One patch if they fill the parameter and follow one another, a patch per site otherwise.
-    """
-    first = spans[0]
+def fuse_slices(slices: Sequence[GateSlice]) -> list[FusedSlice]:
+    """Return the slices of one parameter, fused into one where they fill it one after another."""
+    first = slices[0]
     if first.matrix.select is not None and first.shape == first.matrix.shape:
-        axis = first.matrix.select[0]
-        places = [
-            (span.matrix.view_shape, span.matrix.select, span.start - first.start) for span in spans
+        axis, view_shape = first.matrix.select[0], first.matrix.view_shape
+        layout = [(each.matrix.view_shape, each.matrix.select, each.start) for each in slices]
+        fused_layout = [
+            (view_shape, (axis, index), first.start + index * first.size)
+            for index in range(view_shape[axis])
         ]
-        if places == [
-            (first.matrix.view_shape, (axis, index), index * first.size)
-            for index in range(first.matrix.view_shape[axis])
-        ]:
-            return [FusedSlice(tuple(spans))]
-    return [FusedSlice((span,)) for span in spans]
+        if layout == fused_layout:
+            return [FusedSlice(tuple(slices))]
+    return [FusedSlice((each,)) for each in slices]
 
 
 class MaskedWeights:
-    """Trainable copies of the parameters that hold a site.
+    """Trainable copies of the parameters that hold a maskable matrix.
 
     Args:
         model: The original model; it is read, never written.
-        spans: Where the gates of every site lie.
+        slices: Where the gates of every matrix lie.
         dtype: Of the copies; None for the parameters' own.
     """
 
     def __init__(
-        self, model: nn.Module, spans: Sequence[GateSlice], dtype: torch.dtype | None = None
+        self, model: nn.Module, slices: Sequence[GateSlice], dtype: torch.dtype | None = None
     ) -> None:
-        names = dict.fromkeys(span.matrix.parameter for span in spans)
-        own = {name: model.get_parameter(name).detach() for name in names}
+        names = dict.fromkeys(each.matrix.parameter for each in slices)
+        originals = {name: model.get_parameter(name).detach() for name in names}
         self.weights = {
-            name: weight.to(dtype or weight.dtype, copy=True).requires_grad_()
-            for name, weight in own.items()
+            name: original.to(dtype or original.dtype, copy=True).requires_grad_()
+            for name, original in originals.items()
         }
-        self._place = ParameterSwap(model, self.weights)
-        self.own_gates = all(span.shape == span.matrix.shape for span in spans)
-        self._patches: dict[str, list[tuple[FusedSlice, Tensor, Tensor]]] = {}
-        self._sign = -1.0
+        self.per_weight_gates = all(each.shape == each.matrix.shape for each in slices)
+        self._swap = ParameterSwap(model, self.weights)
+        self._sign = -1.0  # d weight / d gate, in units of the original weight
+        # parameter -> (where its gates lie, original weights, masked weights), both as views
+        self._views: dict[str, list[tuple[FusedSlice, Tensor, Tensor]]] = {}
         for name, weight in self.weights.items():
-            held = fuse_slices([span for span in spans if span.matrix.parameter == name])
-            out = weight.detach()
-            self._patches[name] = [(each, each.view(own[name]), each.view(out)) for each in held]
+            fused = fuse_slices([each for each in slices if each.matrix.parameter == name])
+            masked = weight.detach()  # shares memory; written to outside the graph
+            self._views[name] = [(f, f.view(originals[name]), f.view(masked)) for f in fused]
 
     @torch.no_grad()
     def write(
-        self, values: Float[Tensor, " unit"] | Bool[Tensor, " unit"], *, keep: bool = False
+        self, gates: Float[Tensor, " gate"] | Bool[Tensor, " gate"], *, keep: bool = False
     ) -> None:
         """Write the weights of the remaining model, or of the subnetwork alone.
 
         Args:
-            values: Values of the gates, from a sample or `open_bits`.
-            keep: If true, the subnetwork is kept: weights are multiplied by the gate and not by
+            gates: Values of the gates, from `Gates.sample` or `Gates.hard_mask`.
+            keep: If true, the subnetwork is kept: weights are multiplied by the gate instead of
                 one minus the gate.
         """
         self._sign = 1.0 if keep else -1.0
-        for patch, own, out in chain.from_iterable(self._patches.values()):
-            value = patch.take(values).to(own.dtype)
-            if keep:
-                torch.mul(own, value, out=out)
-            else:
-                torch.addcmul(own, own, value, value=-1.0, out=out)
+        for views in self._views.values():
+            for fused, original, masked in views:
+                gate = fused.take(gates).to(original.dtype)
+                if keep:
+                    torch.mul(original, gate, out=masked)
+                else:  # w - w g in one pass over memory
+                    torch.addcmul(original, original, gate, value=-1.0, out=masked)
 
     def applied(self) -> AbstractContextManager[None]:
         """Return a block in which the model computes with what was written."""
-        return self._place.applied()
+        return self._swap.applied()
 
     @contextmanager
     def accumulate_gate_grads(
-        self, into: Float[Tensor, " unit"], *, once: bool = False
+        self, into: Float[Tensor, " gate"], *, in_place: bool = False
     ) -> Iterator[None]:
-        """Carry on what arrives at the buffers within the block.
+        """Carry gradients that arrive at the masked weights within the block on to the gates.
 
         Args:
             into: The gradient of the loss by the gates' values is added to it.
-            once: If true, it is multiplied with that gradient instead, so that no other vector is
-                needed. Every weight has to have a gate of its own, and one backward pass to come.
+            in_place: If true, `into` is multiplied by that gradient instead, which saves a second
+                vector. Every weight needs its own gate, and there may be one backward pass only.
 
         Yields:
             Nothing.
         """
         hooks = [
-            weight.register_post_accumulate_grad_hook(partial(self._arrive, name, into, once))
+            weight.register_post_accumulate_grad_hook(partial(self._carry, name, into, in_place))
             for name, weight in self.weights.items()
         ]
         try:
             yield
-            if once:
+            if in_place:
                 into.mul_(self._sign)
         finally:
-            for hook in hooks:  # one that stayed would keep the buffers for good
+            for hook in hooks:  # a hook left in place would keep the masked weights alive
                 hook.remove()
 
     @torch.no_grad()
-    def _arrive(self, name: str, into: Tensor, once: bool, buffer: Tensor) -> None:
-        arrived, buffer.grad = buffer.grad, None
-        assert arrived is not None, "the hook runs after a gradient has arrived"
-        for patch, own, _ in self._patches[name]:
-            if once:
-                patch.take(into).mul_(patch.view(arrived)).mul_(own)
+    def _carry(self, name: str, into: Tensor, in_place: bool, weight: Tensor) -> None:
+        """Turn the gradient of one parameter into that of its gates, and free it."""
+        grad, weight.grad = weight.grad, None
+        assert grad is not None, "the hook runs after a gradient has arrived"
+        for fused, original, _ in self._views[name]:
+            if in_place:
+                fused.take(into).mul_(fused.view(grad)).mul_(original)
             else:
-                patch.add_product(patch.view(arrived), own, self._sign, into)
+                fused.add_product(fused.view(grad), original, self._sign, into)

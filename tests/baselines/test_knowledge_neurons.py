@@ -19,7 +19,7 @@ def test_attributions_add_up_to_what_the_activations_change(kind: str) -> None:
     attributions = neuron_attributions(model, upper, maskable_matrices(model), batch, 60, 8)
     with torch.no_grad():
         before = model(input_ids=tokens).logits[0, 3].softmax(-1)[tokens[0, 4]]
-    for matrix in maskable_matrices(model, parts=[ModuleType.MLP_OUT]):
+    for matrix in maskable_matrices(model, module_types=[ModuleType.MLP_OUT]):
         module = model.get_submodule(matrix.parameter.removesuffix(".weight"))
 
         def silenced(_: object, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -40,7 +40,7 @@ def test_a_weight_has_the_score_of_its_neuron(kind: str) -> None:
     model = tiny(kind)
     width = {
         matrix.shape[matrix.axes.index("in")]
-        for matrix in maskable_matrices(model, parts=[ModuleType.MLP_OUT])
+        for matrix in maskable_matrices(model, module_types=[ModuleType.MLP_OUT])
     }.pop()
     scores = neuron_scores(
         maskable_matrices(model), {2: torch.arange(width).float(), 3: torch.zeros(width)}

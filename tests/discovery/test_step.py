@@ -18,7 +18,7 @@ from tests.discovery.setting import search
 
 def multiplied(gates: Gates, factor: torch.Tensor) -> dict[str, torch.Tensor]:
     weights = {name: own.detach().clone() for name, own in gates.masked_weights().weights.items()}
-    for span in gates.spans:
+    for span in gates.slices:
         own = span.matrix.view(gates.model.get_parameter(span.matrix.parameter))
         span.matrix.view(weights[span.matrix.parameter]).copy_(own * span.take(factor))
     return weights

@@ -75,7 +75,7 @@ def there(made: MaskTrainer) -> MaskTrainer:
         moved(data.target), moved(data.control), near, data.n_neighborhood, moved(data.text),
         replace(data.ignorance, **known),
     )  # fmt: skip
-    gates = Gates(model, made.gates.sites, made.options.granularity, made.options.estimator)
+    gates = Gates(model, made.gates.matrices, made.options.granularity, made.options.estimator)
     made = MaskTrainer(gates, upper_blocks(model, FIRST), elsewhere, made.options, 0)
     made.optimizer = torch.optim.Adam([gates.logits], foreach=False)
     return made

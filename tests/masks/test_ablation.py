@@ -13,25 +13,25 @@ from tests.architectures import CONFIGS, VOCAB, tiny
 TOKENS = torch.arange(1, 13).view(2, 6) % VOCAB
 
 
-def random_mask(found: tuple[MaskableMatrix, ...], density: float = 0.3, seed: int = 0) -> Mask:
+def random_mask(matrices: tuple[MaskableMatrix, ...], density: float = 0.3, seed: int = 0) -> Mask:
     generator = torch.Generator().manual_seed(seed)
-    bits = {site.name: torch.rand(site.shape, generator=generator) < density for site in found}
+    bits = {each.name: torch.rand(each.shape, generator=generator) < density for each in matrices}
     return Mask(bits, model="tiny")
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_the_remaining_model_is_the_model_with_its_weights_really_zeroed(kind: str) -> None:
     model = tiny(kind)
-    found = maskable_matrices(model)
-    mask = random_mask(found)
+    matrices = maskable_matrices(model)
+    mask = random_mask(matrices)
     zeroed = copy.deepcopy(model)
-    for site in found:
-        site.view(zeroed.get_parameter(site.parameter))[mask.bits[site.name]] = 0.0
-    with ablated(model, found, mask):
+    for matrix in matrices:
+        matrix.view(zeroed.get_parameter(matrix.parameter))[mask.bits[matrix.name]] = 0.0
+    with ablated(model, matrices, mask):
         inside = model(TOKENS).logits
     assert torch.equal(inside, zeroed(TOKENS).logits)
     assert not torch.allclose(inside, model(TOKENS).logits)
-    ablate_(model, found, mask)
+    ablate_(model, matrices, mask)
     assert torch.equal(inside, model(TOKENS).logits)
 
 
@@ -51,20 +51,20 @@ def test_after_the_block_the_model_is_untouched(kind: str) -> None:
 
 def test_subnetwork_and_remaining_model_add_up_to_the_original() -> None:
     model = tiny("gpt2")
-    found = maskable_matrices(model)
-    mask = random_mask(found)
-    kept = remaining_weights(model, found, mask, keep=True)
-    for name, remaining in remaining_weights(model, found, mask).items():
+    matrices = maskable_matrices(model)
+    mask = random_mask(matrices)
+    kept = remaining_weights(model, matrices, mask, keep=True)
+    for name, remaining in remaining_weights(model, matrices, mask).items():
         assert torch.equal(remaining + kept[name], model.get_parameter(name))
 
 
 def test_removing_nothing_changes_nothing_and_keeping_all_changes_nothing() -> None:
     model = tiny("llama")
-    found = maskable_matrices(model)
+    matrices = maskable_matrices(model)
     before = model(TOKENS).logits
-    with ablated(model, found, random_mask(found, density=0.0)):
+    with ablated(model, matrices, random_mask(matrices, density=0.0)):
         assert torch.equal(before, model(TOKENS).logits)
-    with only_subnetwork(model, found, random_mask(found, density=1.1)):
+    with only_subnetwork(model, matrices, random_mask(matrices, density=1.1)):
         assert torch.equal(before, model(TOKENS).logits)
 
 
@@ -75,7 +75,7 @@ def test_a_mask_of_another_model_is_refused_by_its_shapes() -> None:
         remaining_weights(model, maskable_matrices(model), mask)
 
 
-def test_a_site_that_the_model_lacks_is_named() -> None:
+def test_a_matrix_that_the_model_lacks_is_named() -> None:
     model = tiny("gpt2")
     mask = Mask({"blocks.9.q": torch.zeros(1, dtype=torch.bool)}, "tiny")
     with pytest.raises(ValueError, match=r"blocks\.9\.q"):

@@ -16,17 +16,19 @@ from knowsub.architectures import (
 from tests.architectures import CONFIGS, tiny
 
 
-def test_every_family_of_the_table_is_tested() -> None:
+def test_every_architecture_of_the_table_is_tested() -> None:
     assert sorted(CONFIGS) == sorted(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_sites_cover_the_upper_half_attention_and_mlp_weights_and_nothing_else(kind: str) -> None:
+def test_matrices_cover_the_upper_half_attention_and_mlp_weights_and_nothing_else(
+    kind: str,
+) -> None:
     model = tiny(kind)
-    found = maskable_matrices(model)
+    matrices = maskable_matrices(model)
     marked = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    for site in found:
-        site.view(marked[site.parameter]).add_(1.0)
+    for matrix in matrices:
+        matrix.view(marked[matrix.parameter]).add_(1.0)
     blocks = architecture(model).blocks
     for name, count in marked.items():
         upper = any(name.startswith(f"{blocks}.{index}.") for index in upper_half(model))
@@ -35,31 +37,33 @@ def test_sites_cover_the_upper_half_attention_and_mlp_weights_and_nothing_else(k
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-@pytest.mark.parametrize("part", ATTENTION)
-def test_the_slice_of_a_part_is_what_that_part_computes_with(kind: str, part: ModuleType) -> None:
+@pytest.mark.parametrize("module_type", ATTENTION)
+def test_the_slice_of_a_part_is_what_that_part_computes_with(
+    kind: str, module_type: ModuleType
+) -> None:
     model = tiny(kind)
-    (site,) = maskable_matrices(model, [0], [part])
-    matrix = next(row for row in architecture(model).matrices if part in row.module_types)
-    layer = model.get_submodule(f"{architecture(model).blocks}.0.{matrix.path}")
+    (matrix,) = maskable_matrices(model, [0], [module_type])
+    spec = next(row for row in architecture(model).matrices if module_type in row.module_types)
+    layer = model.get_submodule(f"{architecture(model).blocks}.0.{spec.path}")
     seen: dict[str, torch.Tensor] = {}
     layer.register_forward_hook(lambda _, inputs, output: seen.update(x=inputs[0], y=output))
     model(torch.arange(1, 9)[None])
-    weight = site.view(layer.weight.detach())
-    head, dim = site.axes.index("head"), site.axes.index("dim")
+    weight = matrix.view(layer.weight.detach())
+    head, dim = matrix.axes.index("head"), matrix.axes.index("dim")
     by_head = weight.permute(head, dim, 3 - head - dim)
     x, y = seen["x"][0], seen["y"][0] - (0 if layer.bias is None else layer.bias)
-    if part is ModuleType.OUTPUT:
+    if module_type is ModuleType.OUTPUT:
         read = x.view(len(x), *by_head.shape[:2])
         torch.testing.assert_close(torch.einsum("thd,hdo->to", read, by_head), y)
     else:
-        index = matrix.module_types.index(part) if len(matrix.module_types) > 1 else None
+        index = spec.module_types.index(module_type) if len(spec.module_types) > 1 else None
         torch.testing.assert_close(
             torch.einsum("ti,hdi->thd", x, by_head), by_hand(kind, y, index, by_head.shape)
         )
 
 
 def by_hand(kind: str, y: torch.Tensor, index: int | None, shape: torch.Size) -> torch.Tensor:
-    """Split a projection into its part and heads the way the family's own forward does."""
+    """Split a projection into matrices and heads the way the model's own forward does."""
     heads, size = shape[:2]
     if index is None:
         return y.view(len(y), heads, size)
@@ -69,7 +73,9 @@ def by_hand(kind: str, y: torch.Tensor, index: int | None, shape: torch.Size) ->
 
 
 def test_an_unknown_architecture_is_told_how_to_be_added() -> None:
-    with pytest.raises(ValueError, match=r"'Linear' is not in the table .* FAMILIES in knowsub"):
+    with pytest.raises(
+        ValueError, match=r"'Linear' is not in the table .* ARCHITECTURES in knowsub"
+    ):
         architecture(nn.Linear(2, 2))
 
 
