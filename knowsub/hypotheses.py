@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Values = Sequence[Any] | NDArray[Any]
-"""Numbers or truths, one per item."""
+"""Numbers, one per item."""
 Alternative = Literal["two-sided", "greater", "less"]
 
 
 @dataclass(frozen=True)
-class Paired:
+class WilcoxonResult:
     """The result of a Wilcoxon signed-rank test."""
 
     statistic: float
@@ -26,14 +26,12 @@ class Paired:
     """Probability of such differences, or larger ones, under the null hypothesis."""
     effect: float
     """Hodges-Lehmann estimate of the difference, in the unit of the values (nats for NLL)."""
-    pairs: int
-    """Number of pairs, those without a difference included."""
 
 
 def paired_wilcoxon(
     first: Values, second: Values, alternative: Alternative = "two-sided"
-) -> Paired:
-    """Return whether paired values differ, by the Wilcoxon signed-rank test.
+) -> WilcoxonResult:
+    """Test whether paired values differ, by the Wilcoxon signed-rank test.
 
     Null hypothesis: the differences first - second are symmetric about 0. Alternative: they are
     not, or lie above (`greater`) or below (`less`). p is exact for up to 50 pairs without ties and
@@ -50,60 +48,39 @@ def paired_wilcoxon(
     Raises:
         ValueError: If there are no pairs, or the numbers of values differ.
     """
-    one, two = np.asarray(first, float), np.asarray(second, float)
-    if one.shape != two.shape or one.ndim != 1 or not len(one):
-        raise ValueError(f"pairs of {one.shape} and {two.shape} values")
-    difference = one - two
-    if not difference.any():
-        return Paired(0.0, 1.0, 0.0, len(one))
-    result = stats.wilcoxon(difference.tolist(), zero_method="pratt", alternative=alternative)
-    ranks = stats.rankdata(np.abs(difference))
-    positive = float(ranks[difference > 0].sum())
-    return Paired(positive, float(result.pvalue), hodges_lehmann(difference), len(one))
-
-
-def hodges_lehmann(differences: NDArray[np.float64]) -> float:
-    """Return the median of the means of all pairs of differences, each with itself included."""
+    x, y = np.asarray(first, float), np.asarray(second, float)
+    if x.shape != y.shape or x.ndim != 1 or not len(x):
+        raise ValueError(f"pairs of {x.shape} and {y.shape} values")
+    differences = x - y
+    if not differences.any():
+        return WilcoxonResult(0.0, 1.0, 0.0)
+    result = stats.wilcoxon(differences.tolist(), zero_method="pratt", alternative=alternative)
+    ranks = stats.rankdata(np.abs(differences))
+    # Hodges-Lehmann: median of the means of all pairs, each difference with itself included
     row, column = np.triu_indices(len(differences))
-    return float(np.median((differences[row] + differences[column]) / 2))
+    effect = float(np.median((differences[row] + differences[column]) / 2))
+    statistic = float(ranks[differences > 0].sum())
+    return WilcoxonResult(statistic, float(result.pvalue), effect)
 
 
 def holm(pvalues: Values) -> NDArray[np.float64]:
-    """Return p-values corrected for being several, by Holm's step-down method.
+    """Return p-values corrected for multiple testing by Holm's step-down method, in their order.
 
     Controls the chance of any false rejection, whatever the tests' dependence.
-
-    Args:
-        pvalues: The p of each test.
-
-    Returns:
-        The corrected p of each, at most 1, in the same order.
     """
-    given = np.asarray(pvalues, float)
-    order = np.argsort(given, kind="stable")
-    corrected = np.empty(len(given))
-    stepped = given[order] * np.arange(len(given), 0, -1)
+    p = np.asarray(pvalues, float)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    stepped = p[order] * np.arange(len(p), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return corrected
 
 
-@dataclass(frozen=True)
-class Randomisation:
-    """The result of a comparison with random draws."""
-
-    pvalue: float
-    """(1 + number of draws at least as large) / (1 + number of draws)."""
-    reached: int
-    """Number of draws at least as large."""
-    draws: int
-    """Number of draws."""
-
-
-def permutation_p(observed: float, drawn: Sequence[float]) -> Randomisation:
-    """Return whether an observed effect is larger than random draws give.
+def permutation_p(observed: float, drawn: Sequence[float]) -> float:
+    """Test whether an observed effect is larger than random draws give.
 
     Null hypothesis: the observed value is one more draw from the same distribution (the critical
-    subnetwork is as good as a random mask of its size per site). Alternative: it is larger.
+    subnetwork is as good as a random mask of its size per matrix). Alternative: it is larger.
     Sampled; p is never below 1 / (1 + draws) and is valid at that size. One test, no correction.
 
     Args:
@@ -111,7 +88,7 @@ def permutation_p(observed: float, drawn: Sequence[float]) -> Randomisation:
         drawn: The effect of each random draw, in the same unit.
 
     Returns:
-        The result.
+        (1 + number of draws at least as large) / (1 + number of draws).
 
     Raises:
         ValueError: If there is no draw.
@@ -119,84 +96,11 @@ def permutation_p(observed: float, drawn: Sequence[float]) -> Randomisation:
     if not drawn:
         raise ValueError("a permutation p needs at least one draw")
     reached = sum(value >= observed for value in drawn)
-    return Randomisation((1 + reached) / (1 + len(drawn)), reached, len(drawn))
+    return (1 + reached) / (1 + len(drawn))
 
 
 @dataclass(frozen=True)
-class Discordant:
-    """The result of McNemar's test."""
-
-    first_only: int
-    """Items that only the first has right."""
-    second_only: int
-    """Items that only the second has right."""
-    pvalue: float
-    """Two-sided, exact."""
-
-
-def mcnemar(first: Values, second: Values) -> Discordant:
-    """Return whether two models differ in accuracy on the same items, by McNemar's exact test.
-
-    Null hypothesis: an item that just one has right is as likely to be either's. Alternative:
-    two-sided. Exact (binomial). One test, no correction.
-
-    Args:
-        first: True where the first has the item right.
-        second: The same for the second, item by item.
-
-    Returns:
-        The result; p is 1 where they never differ.
-
-    Raises:
-        ValueError: If there are not as many items on both sides.
-    """
-    one, two = np.asarray(first, bool), np.asarray(second, bool)
-    if one.shape != two.shape:
-        raise ValueError(f"pairs of {one.shape} and {two.shape} items")
-    only = int((one & ~two).sum()), int((two & ~one).sum())
-    pvalue = float(stats.binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
-    return Discordant(*only, pvalue)
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """The result of comparing an overlap with chance."""
-
-    shared: int
-    """Weights in both masks."""
-    expected: float
-    """Weights that independent masks of these sizes share on average."""
-    pvalue: float
-    """Probability of sharing so many, or more."""
-
-
-def overlap_tail(total: int, first: int, second: int, shared: int) -> Overlap:
-    """Return whether two masks share more weights than independent ones, by the hypergeometric.
-
-    Null hypothesis: the second is drawn uniformly among all masks of its size. Alternative: it
-    shares more with the first. Exact within one site. One test, no correction.
-
-    Args:
-        total: Weights in all.
-        first: Weights in the first mask.
-        second: Weights in the second mask.
-        shared: Weights in both.
-
-    Returns:
-        The result.
-
-    Raises:
-        ValueError: If the numbers do not fit together.
-    """
-    lowest, highest = max(0, first + second - total), min(first, second)
-    if not 0 <= max(first, second) <= total or not lowest <= shared <= highest:
-        raise ValueError(f"masks of {first} and {second} of {total} weights cannot share {shared}")
-    pvalue = float(stats.hypergeom.sf(shared - 1, total, first, second))
-    return Overlap(shared, first * second / total if total else 0.0, pvalue)
-
-
-@dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A mean and its confidence interval."""
 
     mean: float
@@ -205,13 +109,11 @@ class Interval:
     """Lower end, in the same unit."""
     high: float
     """Upper end, in the same unit."""
-    level: float
-    """Confidence level [fraction]."""
 
 
 def hierarchical_bootstrap(
     seeds: Sequence[Values], level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+) -> ConfidenceInterval:
     """Return the mean with a percentile bootstrap interval: seeds resampled, then their facts.
 
     No null hypothesis. Sampled. With a single seed only its facts are resampled, so that the
@@ -232,38 +134,33 @@ def hierarchical_bootstrap(
     groups = [np.asarray(values, float) for values in seeds]
     if not groups or any(len(group) == 0 for group in groups):
         raise ValueError("the bootstrap needs at least one seed, and one fact in each")
-    random = np.random.default_rng(seed)
-    drawn = random.integers(len(groups), size=(resamples, len(groups)))
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(groups), size=(resamples, len(groups)))  # which seeds
     means = np.empty(drawn.shape)
     for index, group in enumerate(groups):
         chosen = drawn == index
-        facts = random.integers(len(group), size=(int(chosen.sum()), len(group)))
+        facts = rng.integers(len(group), size=(int(chosen.sum()), len(group)))
         means[chosen] = group[facts].mean(axis=1)
     low, high = np.quantile(means.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     mean = float(np.mean([group.mean() for group in groups]))
-    return Interval(mean, float(low), float(high), level)
+    return ConfidenceInterval(mean, float(low), float(high))
 
 
 def interval(
     values: Float[np.ndarray, " question"], resamples: int, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a mean.
+    """Return the 95 % percentile bootstrap interval of a mean; of equal values, the value itself.
 
-    Args:
-        values: One figure per question.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
-
-    Returns:
-        Lower and upper end; both the mean itself where all values are equal.
+    scipy draws the resamples of `hierarchical_bootstrap` with a single seed, but interpolates
+    quantiles in another order: the two differ in the last bit, and both are in locked outputs.
     """
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    found = stats.bootstrap(
-        (values,), np.mean, n_resamples=resamples, method="percentile",
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    rng = np.random.default_rng(seed)
+    result = stats.bootstrap(
+        (values,), np.mean, n_resamples=resamples, method="percentile", rng=rng
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def paired_p(
@@ -286,14 +183,14 @@ def paired_p(
         seed: Seed of the sampling.
 
     Returns:
-        The p-value; 1 where at most one question tells them apart.
+        The p-value; 1 where at most one question differs.
     """
     differing = first != second
     if differing.sum() < 2:
         return 1.0
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (first[differing], second[differing]), lambda a, b, axis: np.mean(a - b, axis=axis),
         permutation_type="samples", n_resamples=resamples, vectorized=True,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return float(found.pvalue)
+    return float(result.pvalue)

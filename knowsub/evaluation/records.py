@@ -186,7 +186,7 @@ def to_json(
     metrics = evidence.metrics
     p = permutation_p(metrics.values[COMPARED_METRIC], evidence.random)
     return {
-        "figures": metrics.values | {"random_p": p.pvalue},
+        "figures": metrics.values | {"random_p": p},
         "intervals": intervals(metrics, level, resamples),
         "methods": {name: other.values for name, other in methods.items()},
         "method_intervals": {
