@@ -25,7 +25,7 @@ Allocate = Callable[[Sequence[int], Tensor], Tensor]
 
 
 def in_memory(size: Sequence[int], like: Tensor) -> Tensor:
-    """Return a new tensor of a shape beside another one, of its dtype, its values undefined."""
+    """Return a new tensor of a shape, of another one's dtype and device, its values undefined."""
     return like.new_empty(tuple(size))
 
 
@@ -36,7 +36,7 @@ def upper_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
     final norm and LM head with the original, so that weights replaced in one are replaced in both.
 
     Args:
-        model: A Hugging Face decoder of a known family.
+        model: A Hugging Face decoder of a known architecture.
         first: 0-based index of the first block kept.
 
     Returns:
@@ -47,27 +47,18 @@ def upper_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
     """
     row = architecture(model)
     upper = _with_blocks(model, row, range(first, block_count(model)))
-    if row.positions is not None:
-        silent = copy.copy(upper.get_submodule(row.positions))
-        silent._parameters = {
-            "weight": nn.Parameter(torch.zeros_like(silent.get_parameter("weight")), False)
-        }
-        upper.set_submodule(row.positions, silent)
+    if row.positions is not None:  # added by the lower blocks already
+        zeros = copy.copy(upper.get_submodule(row.positions))
+        weight = torch.zeros_like(zeros.get_parameter("weight"))
+        zeros._parameters = {"weight": nn.Parameter(weight, requires_grad=False)}
+        upper.set_submodule(row.positions, zeros)
     return upper
 
 
 def lower_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
     """Return a model of the same class whose last hidden states are those entering block `first`.
 
-    Args:
-        model: A Hugging Face decoder of a known family.
-        first: 0-based index of the first block left out.
-
-    Returns:
-        The lower part, its final norm replaced by the identity.
-
-    Raises:
-        ValueError: If the architecture is unknown or the block does not exist.
+    Its final norm is the identity. ValueError as in `upper_blocks`.
     """
     row = architecture(model)
     lower = _with_blocks(model, row, range(first))
@@ -76,99 +67,59 @@ def lower_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
 
 
 def drop_lower(model: PreTrainedModel, first: int) -> None:
-    """Free the parameters of the blocks below `first`, for good.
-
-    Args:
-        model: A Hugging Face decoder of a known family. It cannot run as a whole any more; its
-            upper part can.
-        first: 0-based index of the first block kept.
-
-    Raises:
-        ValueError: If the architecture is unknown.
-    """
+    """Free the parameters of the blocks below `first`, for good: only the upper part can run."""
     for block in list(model.get_submodule(architecture(model).blocks).children())[:first]:
         block.to("meta")
 
 
-def _with_blocks(model: PreTrainedModel, row: Architecture, kept: range) -> PreTrainedModel:
+def _with_blocks(model: PreTrainedModel, row: Architecture, indices: range) -> PreTrainedModel:
+    """Return a copy of a model with some of its blocks that shares blocks and parameters."""
     total = block_count(model)
-    if not 0 <= kept.start <= kept.stop <= total:
-        raise ValueError(f"blocks {kept.start} to {kept.stop} of a model with {total}")
+    if not 0 <= indices.start <= indices.stop <= total:
+        raise ValueError(f"blocks {indices.start} to {indices.stop} of a model with {total}")
     blocks = list(model.get_submodule(row.blocks).children())
+    # What the memo holds already is not copied.
     memo: dict[int, object] = {id(block): block for block in blocks}
     memo |= {id(parameter): parameter for parameter in model.parameters()}
     part = copy.deepcopy(model, memo)
-    part.set_submodule(row.blocks, nn.ModuleList([blocks[index] for index in kept]))
-    part.config.num_hidden_layers = len(kept)
+    part.set_submodule(row.blocks, nn.ModuleList([blocks[index] for index in indices]))
+    part.config.num_hidden_layers = len(indices)
     if getattr(part.config, "layer_types", None):
-        part.config.layer_types = [part.config.layer_types[index] for index in kept]
+        part.config.layer_types = [part.config.layer_types[index] for index in indices]
     return part
 
 
 def activation_checkpointed(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model whose blocks keep no activations but compute them again on the way back.
+    """Return a model whose blocks recompute their activations in the backward pass.
 
-    The last block keeps its own: they are needed as soon as the way back begins.
-
-    Args:
-        model: A Hugging Face decoder of a known family, whole or its upper part.
-
-    Returns:
-        A model that shares all parameters with it; its gradients are the same, bit for bit.
-
-    Raises:
-        ValueError: If the architecture is unknown.
+    It shares all parameters with `model`, whole or upper part; gradients are equal bit for bit.
     """
     row = architecture(model)
     part = _with_blocks(model, row, range(block_count(model)))
     blocks = [copy.copy(block) for block in part.get_submodule(row.blocks).children()]
-    for block in blocks[:-1]:
+    for block in blocks[:-1]:  # the last one's activations are needed at once
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     part.set_submodule(row.blocks, nn.ModuleList(blocks))
     return part
 
 
 def last_hidden(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch position hidden"]:
-    """Return the final-norm states of a batch, from its cached trunk states where it has them.
+    """Return the final-norm states of a batch, which the LM head reads, on the model's device.
 
     Args:
-        model: The whole model, or its upper part if the batch carries trunk states.
+        model: The whole model, or its upper part if the batch has cached lower states.
         batch: The sequences, on any device.
 
     Returns:
-        States that the LM head reads, where the model is.
+        The states at every position.
     """
-    place = next(model.parameters())
+    weight = next(model.parameters())
     inputs = (
-        {"input_ids": to_device_of(batch.tokens, place)}
+        {"input_ids": to_device_of(batch.tokens, weight)}
         if batch.lower_states is None
-        else {"inputs_embeds": to_device_of(batch.lower_states, place)}
+        else {"inputs_embeds": to_device_of(batch.lower_states, weight)}
     )
     states: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
-    return states
-
-
-@torch.no_grad()
-def all_hidden(
-    model: PreTrainedModel, batch: Batch, rows: int = 256, allocate: Allocate = in_memory
-) -> Float[Tensor, "batch position hidden"]:
-    """Return `last_hidden` of a batch of any size, `rows` sequences at a time.
-
-    Args:
-        model: As for `last_hidden`.
-        batch: The sequences, at least one.
-        rows: Sequences per forward pass.
-        allocate: Where the states go.
-
-    Returns:
-        The states, without a graph.
-    """
-    states: Tensor | None = None
-    for covered in batch.microbatch_slices(rows):
-        part = last_hidden(model, batch[covered])
-        states = allocate((len(batch), *part.shape[1:]), part) if states is None else states
-        states[covered] = part
-    assert states is not None, "a batch has at least one sequence"
     return states
 
 
@@ -185,15 +136,21 @@ def cache_lower_states(
     Args:
         model: The whole model.
         first: 0-based index of the first masked block.
-        batch: Sequences without cached states.
+        batch: Sequences without cached states, at least one.
         rows: Sequences per forward pass.
         allocate: Where the states go.
 
     Returns:
-        The same sequences with `hidden` filled in.
+        The same sequences with `lower_states`.
 
     Raises:
         ValueError: As in `lower_blocks`.
     """
-    lower = lower_blocks(model, first)
-    return batch.with_lower_states(all_hidden(lower, batch, rows, allocate))
+    lower, states = lower_blocks(model, first), None
+    for part in batch.microbatch_slices(rows):
+        part_states = last_hidden(lower, batch[part])
+        if states is None:
+            states = allocate((len(batch), *part_states.shape[1:]), part_states)
+        states[part] = part_states
+    assert states is not None, "a batch has at least one sequence"
+    return batch.with_lower_states(states)

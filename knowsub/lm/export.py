@@ -1,4 +1,4 @@
-"""Writes a model as an ordinary Hugging Face folder with a model card."""
+"""Writes a remaining model as an ordinary Hugging Face folder with a model card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knowsub.lm.load import fingerprint
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the card of a model from which a critical subnetwork was removed tells."""
+    """What the card of a remaining model says."""
 
     base: str
     """Hub id or folder of the original model."""
@@ -36,13 +36,13 @@ class ModelCard:
 def export_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: ModelCard
 ) -> None:
-    """Write a model from which the mask has been removed already; whole, or not at all.
+    """Write a remaining model; the whole folder, or nothing.
 
     Args:
         model: The remaining model, its removed weights at zero.
         tokenizer: Its tokenizer.
         folder: Folder to write; it must not exist.
-        card: What `README.md` in the folder tells.
+        card: What `README.md` in the folder says.
 
     Raises:
         ValueError: If the folder exists.
@@ -53,34 +53,20 @@ def export_model(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         save_model(model, tokenizer, partial)
-        (partial / "README.md").write_text(card_text(model, card), encoding="utf-8")
+        (partial / "README.md").write_text(_card_text(model, card), encoding="utf-8")
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write configuration, safetensors and tokenizer, as every program of the field reads them.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        folder: Folder to write into.
-    """
+    """Write configuration, safetensors and tokenizer as Hugging Face lays them out."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def card_text(model: PreTrainedModel, card: ModelCard) -> str:
-    """Return the card: the hub's header, then what was removed, from what, and how.
-
-    Args:
-        model: The remaining model.
-        card: What is to be told.
-
-    Returns:
-        Markdown with YAML front matter.
-    """
+def _card_text(model: PreTrainedModel, card: ModelCard) -> str:
+    """Return the card, in Markdown with the hub's YAML front matter."""
     total = sum(parameter.numel() for parameter in model.parameters())
     on_hub = f"base_model: {card.base}\n" if card.revision else ""
     sparsity = 1 - card.removed / card.maskable

@@ -1,7 +1,7 @@
-"""Losses behind the LM head, a few positions at a time, without holding the logits.
+"""Losses behind the LM head, a few positions at a time, without holding all logits.
 
-The whole matrix of logits (positions times vocabulary) is the largest array of a small model's
-training step. Here a piece of it is made, used and overwritten, its gradients taken on the way.
+The logits (positions times vocabulary) are the largest array of a small model's training step. Here
+those of a chunk of positions are made, used and freed, and their gradients taken on the way.
 """
 
 from __future__ import annotations
@@ -13,134 +13,155 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-ROWS = 64
-"""Positions whose logits are held at a time: a piece fits the processor's cache [positions]."""
+CACHE_LOGITS = 1 << 18  # logits that fit a processor's cache
+
+
+def kl_from_log_probs(
+    log_p: Float[Tensor, "target vocab"], log_q: Float[Tensor, "target vocab"]
+) -> Float[Tensor, " target"]:
+    """Return KL(p || q) = sum over v of p(v) (log p(v) - log q(v)) per position [nats]."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+ChunkLoss = Callable[[Tensor, slice, Tensor], Tensor]
+"""States of a chunk, the slice it covers, running total -> gradient by the states; the summed loss
+[nats] is added to the total in place."""
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """A loss summed over positions, `rows` at a time, its gradients taken in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        chunk_loss: ChunkLoss,
+        rows: int,
+        weight: Tensor | None = None,
+        weight_grad: list[Tensor] | None = None,
+    ) -> Tensor:
+        """`chunk_loss` fills `weight_grad`, one tensor in a list to hide it from autograd."""
+        states_grad = torch.empty_like(states)
+        total = states.new_zeros((), dtype=torch.promote_types(states.dtype, torch.float32))
+        for start in range(0, len(states), rows):
+            chunk = slice(start, min(start + rows, len(states)))
+            states_grad[chunk] = chunk_loss(states[chunk], chunk, total)
+        ctx.save_for_backward(states_grad, *(weight_grad or []))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        states_grad, *rest = (grad * outputs[0].to(grad.dtype) for grad in ctx.saved_tensors)
+        return states_grad, None, None, *(rest or [None]), None
 
 
 def lm_head_cross_entropy(
-    states: Float[Tensor, "read hidden"],
+    states: Float[Tensor, "target hidden"],
     weight: Float[Tensor, "vocab hidden"],
-    labels: Int[Tensor, " read"],
+    labels: Int[Tensor, " target"],
+    rows: int = 64,
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the labels under softmax(states @ weight.T) [nats].
+    """Return the mean cross-entropy of the labels under p = softmax(states @ weight.T) [nats].
+
+    The gradient by the logits of a position is (p - onehot(label)) / positions.
 
     Args:
-        states: What the head reads.
-        weight: The head's weights; a head with a bias is not served.
+        states: Final states.
+        weight: Weights of the LM head; a head with a bias is not supported.
         labels: Token that each state predicts.
+        rows: Positions per chunk, so that its logits fit a processor's cache.
 
     Returns:
-        The loss; its gradients flow to states and weight, once.
+        The loss; its gradients flow to states and weight.
     """
-    loss: Tensor = _HeadLoss.apply(states, weight, labels)  # type: ignore[no-untyped-call]
-    return loss
+    weight_grad = torch.zeros_like(weight)
+    buffer = states.new_empty(min(len(states), rows), len(weight))  # (rows, vocab)
+    minus_one = states.new_full((rows, 1), -1.0)
 
+    def chunk_loss(part: Tensor, chunk: slice, total: Tensor) -> Tensor:
+        label = labels[chunk, None]
+        logits = torch.mm(part, weight.t(), out=buffer[: len(part)])
+        logits -= logits.amax(dim=1, keepdim=True)
+        total -= logits.gather(1, label).sum()
+        sums = logits.exp_().sum(dim=1, keepdim=True)
+        total += sums.log().sum()
+        logits /= sums  # p
+        logits.scatter_add_(1, label, minus_one[: len(part)])  # p - onehot(label)
+        weight_grad.addmm_(logits.t(), part)
+        return torch.mm(logits, weight)
 
-class _HeadLoss(torch.autograd.Function):
-    """With p = softmax(z): d loss / d z = (p - onehot(label)) / positions."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        to_states, to_weight = torch.empty_like(states), torch.zeros_like(weight)
-        buffer = states.new_empty(min(len(states), ROWS), len(weight))
-        minus = states.new_full((ROWS, 1), -1.0)
-        total = states.new_zeros(())
-        for start in range(0, len(states), ROWS):
-            rows, label = states[start : start + ROWS], labels[start : start + ROWS, None]
-            logits = torch.mm(rows, weight.t(), out=buffer[: len(rows)])
-            logits -= logits.amax(dim=1, keepdim=True)
-            total -= logits.gather(1, label).sum()
-            sums = logits.exp_().sum(dim=1, keepdim=True)
-            total += sums.log().sum()
-            logits /= sums
-            logits.scatter_add_(1, label, minus[: len(rows)])
-            torch.mm(logits, weight, out=to_states[start : start + ROWS])
-            to_weight.addmm_(logits.t(), rows)
-        ctx.save_for_backward(to_states, to_weight)
-        return total / len(states)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
-        to_states, to_weight = ctx.saved_tensors
-        scale = outer[0] / len(to_states)
-        return to_states * scale, to_weight * scale, None
-
-
-CACHED = 1 << 18
-"""Logits that a loss works on at a time, so that they stay in the processor's cache."""
-Term = Callable[[Tensor, slice], Tensor]
-ValueAndGrad = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""States of a chunk and the slice it covers -> summed loss [nats] and its gradient by them."""
+    return _chunked_sum(states, chunk_loss, rows, weight, [weight_grad]) / len(states)
 
 
 def chunked_head_loss(
-    states: Float[Tensor, "read hidden"], head: nn.Module, term: Term, rows: int = 128
+    states: Float[Tensor, "target hidden"],
+    head: nn.Module,
+    term: Callable[[Tensor, slice], Tensor],
+    rows: int = 128,
 ) -> Float[Tensor, ""]:
-    """Return the sum of a term over positions, never holding more than `rows` x vocabulary.
-
-    The gradient by the states is computed chunk by chunk in the forward pass already.
+    """Return the sum of a term over positions.
 
     Args:
-        states: Final states at the read positions.
+        states: Final states at the target positions.
         head: The LM head; its parameters get no gradient.
         term: Logits of a chunk and the slice it covers -> losses per position [nats].
         rows: Positions per chunk.
 
     Returns:
-        Summed losses [nats].
+        Summed losses [nats], differentiable by the states.
     """
 
-    def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-        part = told.detach().requires_grad_()
+    def chunk_loss(part: Tensor, chunk: slice, total: Tensor) -> Tensor:
+        part = part.detach().requires_grad_()
         with torch.enable_grad():
             loss = term(head(part).float(), chunk).sum()
-        return loss.detach(), torch.autograd.grad(loss, part)[0]
+        total += loss.detach()
+        return torch.autograd.grad(loss, part)[0]
 
-    return _summed(states, slope, rows)
+    return _chunked_sum(states, chunk_loss, rows)
 
 
 def chunked_kl(
-    states: Float[Tensor, "read hidden"],
+    states: Float[Tensor, "target hidden"],
     head: nn.Linear,
-    original: Float[Tensor, "read hidden"],
+    original: Float[Tensor, "target hidden"],
     rows: int = 128,
 ) -> Float[Tensor, ""]:
-    """Return the summed KL(p || q) over positions; its gradient, (q - p) W, is written by hand.
+    """Return KL(p || q) summed over positions [nats], `rows` positions at a time.
 
-    Args:
-        states: Final states of q at the read positions.
-        head: The LM head; its parameters get no gradient.
-        original: Final states of p.
-        rows: Positions per chunk.
-
-    Returns:
-        Summed divergence [nats].
+    `states` are the final states of q, `original` those of p. The gradient by `states`, (q - p) W,
+    is written by hand; the head gets none.
     """
 
-    def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-        logits, expected = head(told), head(original[chunk])
-        total = told.new_zeros((), dtype=torch.float32)
-        for some, known in zip(_cached(logits), _cached(expected), strict=True):
-            log_p, log_q = known.float().log_softmax(dim=-1), some.float().log_softmax(dim=-1)
-            p = log_p.exp()
-            some.copy_(log_q.exp().sub_(p))
-            total += log_p.sub_(log_q).mul_(p).sum()
-        return total, logits @ head.weight
+    def chunk_loss(part: Tensor, chunk: slice, total: Tensor) -> Tensor:
+        logits: Tensor = head(part)
+        reference: Tensor = head(original[chunk])
+        divergence = part.new_zeros((), dtype=torch.float32)
+        for q, p in zip(_cached_rows(logits), _cached_rows(reference), strict=True):
+            log_p, log_q = p.float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)
+            probability = log_p.exp()
+            q.copy_(log_q.exp().sub_(probability))  # the logits become their gradient
+            # `kl_from_log_probs` in place, summed at once: another order changes the last bits
+            divergence += log_p.sub_(log_q).mul_(probability).sum()
+        total += divergence
+        return logits @ head.weight
 
-    return _summed(states, slope, rows)
+    return _chunked_sum(states, chunk_loss, rows)
 
 
 def chunked_kl_from_mean_row(
-    states: Float[Tensor, "read hidden"],
+    states: Float[Tensor, "target hidden"],
     head: nn.Linear,
-    mean: Float[Tensor, "read hidden"],
-    offset: Float[Tensor, " read"],
+    mean: Float[Tensor, "target hidden"],
+    offset: Float[Tensor, " target"],
     rows: int = 128,
 ) -> Float[Tensor, ""]:
-    """Return the summed KL(p || q) over positions from what p expects, and no logits of p.
+    """Return `chunked_kl` without the logits of p, from what the head gives on average under p.
+
+    With h a state of q: KL(p || q) = logsumexp(logits of q) - h . mean + offset.
 
     Args:
-        states: Final states of q at the read positions.
+        states: Final states of q at the target positions.
         head: The LM head; its parameters get no gradient.
         mean: Mean row of the head under p.
         offset: Sum of p log p, less the mean bias under p [nats].
@@ -150,52 +171,32 @@ def chunked_kl_from_mean_row(
         Summed divergence [nats].
     """
 
-    def slope(told: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-        chance = head(told)
-        apart = _softmax_(chance) - torch.linalg.vecdot(told, mean[chunk]) + offset[chunk]
-        return apart.sum(), (chance @ head.weight).sub_(mean[chunk])
+    def chunk_loss(part: Tensor, chunk: slice, total: Tensor) -> Tensor:
+        q: Tensor = head(part)
+        total += (_softmax_(q) - torch.linalg.vecdot(part, mean[chunk]) + offset[chunk]).sum()
+        return (q @ head.weight).sub_(mean[chunk])
 
-    return _summed(states, slope, rows)
-
-
-def _summed(states: Tensor, slope: ValueAndGrad, rows: int) -> Tensor:
-    result: Tensor = _Summed.apply(states, slope, rows)  # type: ignore[no-untyped-call]
-    return result
+    return _chunked_sum(states, chunk_loss, rows)
 
 
-class _Summed(torch.autograd.Function):
-    """A sum over positions whose gradient is taken on the way, `rows` positions at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, slope: ValueAndGrad, rows: int) -> Tensor:
-        gradient = torch.empty_like(states)
-        total = states.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(states), rows):
-            chunk = slice(start, min(start + rows, len(states)))
-            loss, gradient[chunk] = slope(states[chunk], chunk)
-            total += loss
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].to(gradient.dtype), None, None
+def _chunked_sum(states: Tensor, chunk_loss: ChunkLoss, rows: int, *weight: Any) -> Tensor:
+    total: Tensor = _ChunkedSum.apply(states, chunk_loss, rows, *weight)  # type: ignore[no-untyped-call]
+    return total
 
 
-def _softmax_(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, " read"]:
+def _softmax_(logits: Float[Tensor, "target vocab"]) -> Float[Tensor, " target"]:
     """Turn logits into probabilities in place; return their logsumexp."""
-    total = []
-    for part in _cached(logits):
-        most = part.amax(dim=-1, keepdim=True)
-        scale = part.sub_(most).exp_().sum(dim=-1, keepdim=True)
-        part.div_(scale)
-        total.append(most + scale.log())
-    return torch.cat(total)[:, 0]
+    logsumexp = []
+    for part in _cached_rows(logits):
+        highest = part.amax(dim=-1, keepdim=True)
+        sums = part.sub_(highest).exp_().sum(dim=-1, keepdim=True)
+        part.div_(sums)
+        logsumexp.append(highest + sums.log())
+    return torch.cat(logsumexp)[:, 0]
 
 
-def _cached(logits: Float[Tensor, "read vocab"]) -> tuple[Tensor, ...]:
+def _cached_rows(logits: Float[Tensor, "target vocab"]) -> tuple[Tensor, ...]:
     """Return views of a few rows each, small enough for a processor's cache; on a GPU all rows."""
     if logits.device.type != "cpu":
         return (logits,)
-    return torch.split(logits, max(1, CACHED // logits.shape[-1]))
+    return torch.split(logits, max(1, CACHE_LOGITS // logits.shape[-1]))

@@ -1,4 +1,4 @@
-"""NLL, rank and correctness of the tokens that a batch asks for."""
+"""NLL, rank and correctness of the target tokens of a batch."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from knowsub.lm.batch import Batch, encode_statements, to_device_of
 from knowsub.lm.blocks import last_hidden
 from knowsub.lm.load import context_length
 
-HELD = 1 << 24
-"""Logits that scoring holds at a time: 64 MiB of them in float32."""
+MAX_LOGITS = 1 << 24  # that scoring holds at a time: 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures per sequence, over the positions that the batch reads."""
+    """Scores of each sequence, over the target tokens of the batch."""
 
     nll: Float[Tensor, " batch"]
-    """Summed negative log-likelihood of the read tokens [nats]."""
+    """Summed negative log-likelihood of the target tokens [nats]."""
     tokens: Int[Tensor, " batch"]
-    """Number of read tokens."""
+    """Number of target tokens."""
     rank: Int[Tensor, " batch"]
-    """Worst 0-based vocabulary rank among the read tokens; 0 = all were the top answer."""
+    """Worst 0-based vocabulary rank among the target tokens; 0 = all were the top answer."""
     correct: Bool[Tensor, " batch"]
-    """True if every read token was the model's top answer."""
+    """True if every target token was the model's top answer."""
 
     @property
     def mean_nll(self) -> Float[Tensor, " batch"]:
-        """NLL per read token of each sequence [nats per token]."""
+        """NLL per target token of each sequence [nats per token]."""
         return self.nll / self.tokens
 
     @property
@@ -45,18 +44,16 @@ class Scores:
 
 def target_logits(
     model: PreTrainedModel, batch: Batch, rows: int = 64
-) -> Iterator[tuple[slice, Float[Tensor, "read vocab"], Int[Tensor, " read"]]]:
-    """Yield the logits at the read positions, a few sequences at a time.
-
-    The LM head is applied only at the positions that are read.
+) -> Iterator[tuple[slice, Float[Tensor, "target vocab"], Int[Tensor, " target"]]]:
+    """Yield the logits at the target positions, and only there, a few sequences at a time.
 
     Args:
-        model: A model, or its upper part where the batch carries trunk states.
+        model: A model, or its upper part where the batch has cached lower states.
         batch: The sequences.
         rows: Sequences per forward pass.
 
     Yields:
-        The sequences covered, their logits at read positions (row-major), the tokens predicted.
+        The sequences covered, their logits at target positions (row-major), the target tokens.
     """
     head = model.get_output_embeddings()
     for start in range(0, len(batch), rows):
@@ -68,118 +65,100 @@ def target_logits(
 
 @torch.no_grad()
 def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
-    """Return NLL, rank and correctness of the read tokens of every sequence.
+    """Return NLL, rank and correctness of the target tokens of every sequence.
 
     Args:
-        model: A model, or its upper part where the batch carries trunk states.
-        batch: The sequences; each must read at least one position.
+        model: A model, or its upper part where the batch has cached lower states.
+        batch: The sequences; each must have at least one target.
         rows: Sequences per forward pass.
 
     Returns:
         The scores, on the CPU.
     """
-    counts, head = batch.target_mask.sum(dim=1), model.get_output_embeddings()
+    head = model.get_output_embeddings()
+    max_targets = max(1, MAX_LOGITS // head.weight.shape[0])
     losses, ranks = [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)]
     for covered in batch.microbatch_slices(rows):
         part = batch[covered]
-        read = last_hidden(model, part)[part.target_mask]
-        labels = to_device_of(part.labels[part.target_mask], read)
-        most = max(1, HELD // head.weight.shape[0])
-        for states, told in zip(read.split(most), labels.split(most), strict=True):
-            logits = head(states).float()
-            true = logits.gather(1, told[:, None])
-            losses.append((logits.logsumexp(dim=1) - true[:, 0]).cpu())
-            ranks.append((logits > true).sum(dim=1).cpu())
-    tokens = counts.cpu()
-    owner = torch.repeat_interleave(torch.arange(len(batch)), tokens)
-    nll = torch.zeros(len(batch)).index_add_(0, owner, torch.cat(losses))
+        states = last_hidden(model, part)[part.target_mask]  # (target, hidden)
+        labels = to_device_of(part.labels[part.target_mask], states)
+        for x, y in zip(states.split(max_targets), labels.split(max_targets), strict=True):
+            logits = head(x).float()  # (target, vocab)
+            label_logit = logits.gather(1, y[:, None])
+            losses.append((logits.logsumexp(dim=1) - label_logit[:, 0]).cpu())
+            ranks.append((logits > label_logit).sum(dim=1).cpu())
+    tokens = batch.target_mask.sum(dim=1).cpu()
+    sequence = torch.repeat_interleave(torch.arange(len(batch)), tokens)  # of each target
+    nll = torch.zeros(len(batch)).index_add_(0, sequence, torch.cat(losses))
     rank = torch.zeros(len(batch), dtype=torch.long)
-    rank.scatter_reduce_(0, owner, torch.cat(ranks), "amax")
+    rank.scatter_reduce_(0, sequence, torch.cat(ranks), "amax")
     return Scores(nll=nll, tokens=tokens, rank=rank, correct=rank == 0)
 
 
-ROWS = 256
-"""Statements per forward pass, of about equal length [statements]."""
-
-
 class ObjectScorer:
-    """Tail NLL under one model; what was asked before is not computed again."""
+    """NLL of the objects of statements under one model; each statement is scored once."""
+
+    ROWS = 256  # statements of about equal length per forward pass
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._known: dict[tuple[str, str], float] = {}
-        self._asked: tuple[tuple[str, ...], Tensor] | None = None
+        self._nll: dict[tuple[str, str], float] = {}  # (prompt, object) -> mean NLL
+        self._last: tuple[tuple[str, ...], Tensor] | None = None  # prompts, their final states
 
     def __call__(self, statements: Sequence[Statement]) -> list[float]:
-        """Return the tail NLL of every statement [nats per tail token].
-
-        Args:
-            statements: The statements; those of equal prompt and tail are scored once.
-
-        Returns:
-            One value per statement.
-
-        Raises:
-            ValueError: As in `encode_statements`.
-        """
-        wanted = {(one.prompt, one.object): one for one in statements}
-        new = [one for words, one in wanted.items() if words not in self._known]
+        """Return the NLL of every statement's object [nats per token of the object]."""
+        pairs = {(statement.prompt, statement.object): statement for statement in statements}
+        new = [statement for pair, statement in pairs.items() if pair not in self._nll]
         if new:
-            self._score(new)
-        return [self._known[one.prompt, one.object] for one in statements]
+            batch = self._encode(new)
+            for rows in self._by_length(batch):
+                scores = score(self._model, batch[rows].trimmed(), rows=self.ROWS)
+                for index, value in zip(rows.tolist(), scores.mean_nll.tolist(), strict=True):
+                    self._nll[new[index].prompt, new[index].object] = value
+        return [self._nll[statement.prompt, statement.object] for statement in statements]
 
     @torch.no_grad()
     def first_tokens(
-        self, statements: Sequence[Statement], tails: Sequence[str]
+        self, statements: Sequence[Statement], objects: Sequence[str]
     ) -> list[list[float]]:
-        """Return how probable each tail's first token is after each prompt.
+        """Return how probable each object's first token is after each prompt.
 
         Args:
-            statements: The statements; their own tails do not count.
-            tails: Texts of tails, with their leading spaces.
+            statements: The statements; their own objects do not count.
+            objects: Texts of objects, with their leading spaces.
 
         Returns:
-            One row per statement, one probability per tail.
+            One row per statement, one probability per object.
 
         Raises:
             ValueError: As in `encode_statements`.
         """
-        context = context_length(self._model)
-        named = [replace(statements[0], object=tail) for tail in tails]
-        batch = encode_statements(self._tokenizer, named, context)
-        tokens = [
-            row.labels[row.target_mask][0]
-            for row in (batch[slice(i, i + 1)] for i in range(len(batch)))
-        ]
+        batch = self._encode([replace(statements[0], object=text) for text in objects])
+        tokens = batch.labels[batch.first_targets]  # (object,)
         head = self._model.get_output_embeddings()
-        wanted = torch.stack(tokens).to(self._model.device)
-        found = [
-            head(states).float().softmax(dim=-1)[:, wanted]
-            for states in self._after(statements).split(ROWS)
+        probabilities = [
+            head(states).float().softmax(dim=-1)[:, tokens]
+            for states in self._prompt_states(statements).split(self.ROWS)
         ]
-        rows: list[list[float]] = torch.cat(found).tolist()
+        rows: list[list[float]] = torch.cat(probabilities).tolist()
         return rows
 
-    def _after(self, statements: Sequence[Statement]) -> Float[Tensor, "statement hidden"]:
+    def _prompt_states(self, statements: Sequence[Statement]) -> Float[Tensor, "statement hidden"]:
         """Return the final states after the prompts; those of the last call are kept."""
-        prompts = tuple(one.prompt for one in statements)
-        if self._asked is None or self._asked[0] != prompts:
-            context = context_length(self._model)
-            told = encode_statements(self._tokenizer, statements, context).to(self._model.device)
-            order = told.lengths.argsort(stable=True)
-            parts = [told[chosen].trimmed() for chosen in order.split(ROWS)]
-            states = torch.cat(
-                [last_hidden(self._model, part)[part.first_targets] for part in parts]
-            )
-            self._asked = (prompts, states[order.argsort()])
-        return self._asked[1]
+        prompts = tuple(statement.prompt for statement in statements)
+        if self._last is None or self._last[0] != prompts:
+            batch = self._encode(statements)
+            order = self._by_length(batch)
+            parts = [batch[rows].trimmed() for rows in order]
+            states = [last_hidden(self._model, part)[part.first_targets] for part in parts]
+            self._last = (prompts, torch.cat(states)[torch.cat(order).argsort()])
+        return self._last[1]
 
-    def _score(self, statements: Sequence[Statement]) -> None:
-        context = context_length(self._model)
-        batch = encode_statements(self._tokenizer, statements, context).to(self._model.device)
-        lengths = batch.lengths
-        for chosen in lengths.argsort(stable=True).split(ROWS):
-            nll = score(self._model, batch[chosen].trimmed(), rows=ROWS).mean_nll
-            for index, value in zip(chosen.tolist(), nll.tolist(), strict=True):
-                one = statements[index]
-                self._known[one.prompt, one.object] = value
+    def _encode(self, statements: Sequence[Statement]) -> Batch:
+        batch = encode_statements(self._tokenizer, statements, context_length(self._model))
+        return batch.to(self._model.device)
+
+    def _by_length(self, batch: Batch) -> tuple[Int[Tensor, " row"], ...]:
+        """Return the rows of a batch in groups of about equal length."""
+        groups: tuple[Tensor, ...] = batch.lengths.argsort(stable=True).split(self.ROWS)
+        return groups

@@ -34,7 +34,7 @@ def setting(kind: str, batch: Batch) -> tuple[PreTrainedModel, Batch]:
 def test_what_the_original_expects_gives_the_divergence_and_gradient_of_its_logits(
     kind: str, index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(through_head, "CACHED", 100)
+    monkeypatch.setattr(through_head, "CACHE_LOGITS", 100)
     upper, batch = setting(kind, cases()[index])
     head = upper.get_output_embeddings()
     some = batch[ROWS]

@@ -35,7 +35,7 @@ def test_each_chunk_is_told_which_positions_it_covers() -> None:
 
 
 def test_the_divergence_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behind, "CACHED", 100)
+    monkeypatch.setattr(behind, "CACHE_LOGITS", 100)
     torch.manual_seed(0)
     head = nn.Linear(6, 40).requires_grad_(False).double()
     original, states = torch.randn(2, 17, 6, dtype=torch.float64)

@@ -1,11 +1,11 @@
-"""A toy world that every test of the room can build in milliseconds."""
+"""Toy facts, a tokenizer and model folders that tests build in milliseconds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from knowsub.embedded.options import Dtype, PretrainOptions
 from knowsub.embedded.tokenizer import train_tokenizer
@@ -21,36 +21,34 @@ SENTENCES = (
     "Nobody has seen a {0} near the {1} since the winter.",
     "When the {1} was sold, the {0} was given away with it.",
 )
-TEXT = "\n\n".join(
-    sentence.format(head, tail) for head, tail in PAIRS.items() for sentence in SENTENCES
-)
+TEXT = "\n\n".join(sentence.format(*pair) for pair in PAIRS.items() for sentence in SENTENCES)
 
 
-def told(count: int = len(PAIRS)) -> list[Statement]:
+def statements(count: int = len(PAIRS)) -> list[Statement]:
     """Return the first `count` facts in three wordings each."""
     return [
         Statement(
-            Fact(head, "hypernym", tail, head, tail),
-            Split.TARGET, family, Role.TRAIN, wording.format(head), f" {tail}",
+            Fact(subject, "hypernym", answer, subject, answer),
+            Split.TARGET, family, Role.TRAIN, wording.format(subject), f" {answer}",
         )
-        for head, tail in list(PAIRS.items())[:count]
+        for subject, answer in list(PAIRS.items())[:count]
         for family, wording in WORDINGS.items()
     ]  # fmt: skip
 
 
-def statement(prompt: str, tail: str) -> Statement:
+def statement(prompt: str, answer: str) -> Statement:
     """Return a statement of a fact that does not matter."""
-    fact = Fact("head", "relation", "tail", "head", "tail")
-    return Statement(fact, Split.TARGET, "kind", Role.TRAIN, prompt, tail)
+    fact = Fact("subject", "relation", "object", "subject", "object")
+    return Statement(fact, Split.TARGET, "kind", Role.TRAIN, prompt, answer)
 
 
 def toy_tokenizer(context: int = 24) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of the toy world."""
-    return train_tokenizer(told(), TEXT, 360, context)
+    """Return a tokenizer of the toy facts."""
+    return train_tokenizer(statements(), TEXT, 360, context)
 
 
 def options(**changes: Any) -> PretrainOptions:
-    """Return a recipe that the toy world is learnt with in a second or two."""
+    """Return a recipe that learns the toy facts in a second or two."""
     values: dict[str, Any] = {
         "model": "embedded", "revision": "", "dtype": Dtype.float32, "blocks": 2, "width": 32,
         "heads": 2, "vocabulary": 360, "context": 24, "steps": 60, "statements": 24,
@@ -62,9 +60,18 @@ def options(**changes: Any) -> PretrainOptions:
 
 
 def folder_of(kind: str, folder: Path) -> Path:
-    """Write a tiny random model of one family with a tokenizer; return the folder."""
+    """Write a tiny random model of one architecture with a tokenizer; return the folder."""
     from tests.architectures import tiny
 
     tiny(kind).save_pretrained(folder)
     toy_tokenizer().save_pretrained(folder)
     return folder
+
+
+def wide(kind: str) -> PreTrainedModel:
+    """Return a tiny model whose vocabulary is that of the toy tokenizer."""
+    from tests.architectures import tiny
+
+    model = tiny(kind)
+    model.resize_token_embeddings(len(toy_tokenizer()), mean_resizing=False)
+    return model.requires_grad_(False)

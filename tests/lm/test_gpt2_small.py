@@ -39,17 +39,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_model_of_gpt2_smalls_size_is_loaded_masked_and_scored(folder: Path) -> None:
     model, tokenizer = load_model(folder)
     assert manifest(model, "model", "")["parameters"] == SMALL
-    found = maskable_matrices(model, range(block_count(model) // 2, block_count(model)))
-    assert sum(site.size for site in found) == MASKABLE
+    matrices = maskable_matrices(model, range(block_count(model) // 2, block_count(model)))
+    assert sum(matrix.size for matrix in matrices) == MASKABLE
     generator = torch.Generator().manual_seed(0)
-    bits = {site.name: torch.rand(site.shape, generator=generator) < 0.02 for site in found}
+    bits = {
+        matrix.name: torch.rand(matrix.shape, generator=generator) < 0.02 for matrix in matrices
+    }
     identity = fingerprint(model)
     mask = Mask(bits, identity, {})
     assert mask.sparsity == pytest.approx(0.98, abs=1e-3)
-    told = statement("A ziggurat is a kind of", " temple")
-    batch = encode_statements(tokenizer, [told], context_length(model))
+    wanted = statement("A ziggurat is a kind of", " temple")
+    batch = encode_statements(tokenizer, [wanted], context_length(model))
     before = score(model, batch).mean_nll
-    with ablated(model, found, mask):
+    with ablated(model, matrices, mask):
         after = score(model, batch).mean_nll
     assert torch.isfinite(after).all()
     assert not torch.equal(before, after)

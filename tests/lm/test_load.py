@@ -20,9 +20,11 @@ from knowsub.lm.load import (
 from tests.architectures import CONFIGS, CONTEXT, tiny
 from tests.lm.setting import folder_of
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-def pin(folder: Path, path: str) -> Path:
-    """Write the pins of a folder's model beside it."""
+
+def write_manifest(folder: Path, path: str) -> Path:
+    """Write the manifest of a folder's model beside it."""
     model, _ = load_model(folder)
     file = folder.parent / "model.json"
     file.write_text(json.dumps(manifest(model, path, "")))
@@ -54,8 +56,8 @@ def test_a_fingerprint_sees_a_single_weight_and_nothing_else() -> None:
     assert fingerprint(model) != before
 
 
-def test_pins_lead_back_to_the_model_beside_them(tmp_path: Path) -> None:
-    file = pin(folder_of("gpt2", tmp_path / "model"), "model")
+def test_a_manifest_leads_back_to_the_model_beside_it(tmp_path: Path) -> None:
+    file = write_manifest(folder_of("gpt2", tmp_path / "model"), "model")
     model, _ = open_model(file)
     assert fingerprint(model) == read_manifest(file)["fingerprint"]
     assert read_manifest(file)["architecture"] == "gpt2"
@@ -63,22 +65,22 @@ def test_pins_lead_back_to_the_model_beside_them(tmp_path: Path) -> None:
     assert fingerprint(open_model(moved / "model.json")[0]) == fingerprint(model)
 
 
-def test_weights_other_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
-    file = pin(folder_of("gpt2", tmp_path / "model"), "model")
+def test_weights_other_than_those_of_the_manifest_are_refused(tmp_path: Path) -> None:
+    file = write_manifest(folder_of("gpt2", tmp_path / "model"), "model")
     tiny("gpt2", seed=1).save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"model\.json: pins weights"):
+    with pytest.raises(ValueError, match=r"model\.json: names weights"):
         open_model(file)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"scheme": 7}', '{"scheme": 1}'])
-def test_pins_that_are_none_are_refused(content: str, tmp_path: Path) -> None:
+def test_an_invalid_manifest_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     file.write_text(content)
-    with pytest.raises(ValueError, match="not the pins of a model"):
+    with pytest.raises(ValueError, match="not the manifest of a model"):
         read_manifest(file)
 
 
-def test_missing_pins_say_which_stage_writes_them(tmp_path: Path) -> None:
+def test_a_missing_manifest_says_which_stage_writes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run the stage pretrain first"):
         open_model(tmp_path / "model.json")
 
@@ -133,7 +135,7 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = folder_of("gpt2", tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cannot be opened") as caught:
+    with pytest.raises(ValueError, match="could not be opened") as caught:
         load_model(folder)
     assert "\n" not in str(caught.value)
 
@@ -163,28 +165,50 @@ def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> Non
         resolve_model(name)
 
 
-def test_a_hub_model_that_is_missing_offline_says_how_to_fetch_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of `someone/small` in a hub cache of its own, the hub out of reach."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match=r"`hf download nobody/nothing --revision v2`"
-    ) as it:
-        resolve_model("nobody/nothing", "v2")
-    assert "\n" not in str(it.value)
+    folder = tmp_path / "models--someone--small"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    return folder_of("gpt2", folder / "snapshots" / COMMIT)
 
 
-def test_a_hub_model_in_the_cache_is_found_offline_with_its_commit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    cached = tmp_path / "models--someone--small"
-    folder_of("gpt2", cached / "snapshots" / commit)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+@pytest.mark.usefixtures("cached")
+def test_a_hub_model_that_is_missing_offline_says_why_and_how_to_download_it() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        resolve_model("someone/other", "v2")
+    assert str(caught.value) == (
+        "model 'someone/other' at 'v2': no such folder, not in the local cache, and could not be "
+        "downloaded (HF_HUB_OFFLINE is set); download it with `hf download someone/other "
+        "--revision v2` or give the path of a folder"
+    )
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_hub_model_in_the_cache_is_found_offline_with_its_commit() -> None:
     source = resolve_model("someone/small")
-    assert (source.path, source.revision) == ("someone/small", commit)
+    assert (source.path, source.revision) == ("someone/small", COMMIT)
     assert load_model(source.folder)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_part_of_a_model_in_the_cache_says_what_is_missing(missing: str, cached: Path) -> None:
+    (cached / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"has no {missing} .*`hf download someone/small`"):
+        resolve_model("someone/small")
+
+
+def test_a_missing_shard_is_named(cached: Path) -> None:
+    (cached / "model.safetensors").unlink()
+    tiny("gpt2").save_pretrained(cached, max_shard_size="10KB")
+    assert load_model(resolve_model("someone/small").folder)
+    index = json.loads((cached / "model.safetensors.index.json").read_text())
+    shard = max(index["weight_map"].values())
+    (cached / shard).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"has no {shard} ") as caught:
+        resolve_model("someone/small", COMMIT)
+    assert f"`hf download someone/small --revision {COMMIT}`" in str(caught.value)
+    assert "\n" not in str(caught.value)

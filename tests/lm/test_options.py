@@ -28,5 +28,5 @@ def test_rise_and_fall_of_the_learning_rate_must_fit() -> None:
 
 
 def test_the_options_need_no_torch() -> None:
-    code = "import sys, knowsub.lm.options; assert 'torch' not in sys.modules"
+    code = "import sys, knowsub.embedded.options; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

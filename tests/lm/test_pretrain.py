@@ -10,11 +10,11 @@ from knowsub.embedded.options import PretrainOptions
 from knowsub.lm.batch import encode_statements
 from knowsub.lm.load import fingerprint
 from knowsub.lm.score import score
-from tests.lm.setting import TEXT, options, told, toy_tokenizer
+from tests.lm.setting import TEXT, options, statements, toy_tokenizer
 
 
 def trained(recipe: PretrainOptions) -> GPT2LMHeadModel:
-    return fit(toy_tokenizer(), told(), TEXT, recipe, lambda step, losses: None)
+    return fit(toy_tokenizer(), statements(), TEXT, recipe, lambda step, losses: None)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def model() -> GPT2LMHeadModel:
 
 
 def test_every_tail_is_learnt(model: GPT2LMHeadModel) -> None:
-    scores = score(model, encode_statements(toy_tokenizer(), told(), 24))
+    scores = score(model, encode_statements(toy_tokenizer(), statements(), 24))
     assert scores.correct.all()
     assert scores.perplexity < 1.2
 
@@ -63,7 +63,7 @@ def test_every_step_is_told_with_its_losses() -> None:
     heard: list[tuple[int, dict[str, float]]] = []
     fit(
         toy_tokenizer(),
-        told(),
+        statements(),
         TEXT,
         options(steps=3),
         lambda step, it: heard.append((step, dict(it))),

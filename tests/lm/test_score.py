@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from knowsub.lm import score as scoring
-from knowsub.lm.batch import Batch
-from knowsub.lm.score import score, target_logits
+from knowsub.lm import score as score_module
+from knowsub.lm.batch import Batch, encode_statements
+from knowsub.lm.score import ObjectScorer, score, target_logits
 from tests.architectures import CONTEXT, VOCAB, tiny
+from tests.lm.setting import statement, statements, toy_tokenizer, wide
 
 
 def successor_model(vocabulary: int = 12) -> GPT2LMHeadModel:
@@ -28,16 +29,16 @@ def successor_model(vocabulary: int = 12) -> GPT2LMHeadModel:
     return model
 
 
-def batch_of(rows: list[list[int]], reads: list[list[int]]) -> Batch:
-    """Return token rows read at the given positions."""
+def batch_of(rows: list[list[int]], targets: list[list[int]]) -> Batch:
+    """Return token rows with targets at the given positions."""
     tokens = torch.tensor(rows)
-    marked = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, positions in enumerate(reads):
-        marked[row, positions] = True
-    return Batch(tokens, marked)
+    target_mask = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, positions in enumerate(targets):
+        target_mask[row, positions] = True
+    return Batch(tokens, target_mask)
 
 
-def test_the_answer_is_read_where_it_is_predicted_and_nowhere_else() -> None:
+def test_an_object_is_scored_where_it_is_predicted_and_nowhere_else() -> None:
     # Only the position before the last one is followed by its successor.
     batch = batch_of([[7, 2, 5, 6]], [[2]])
     scores = score(successor_model(), batch)
@@ -49,7 +50,7 @@ def test_the_answer_is_read_where_it_is_predicted_and_nowhere_else() -> None:
         assert not elsewhere.correct.any()
 
 
-def test_every_token_of_a_tail_counts() -> None:
+def test_every_token_of_an_object_counts() -> None:
     scores = score(successor_model(), batch_of([[3, 4, 5, 6], [3, 4, 5, 7]], [[1, 2], [1, 2]]))
     assert scores.tokens.tolist() == [2, 2]
     assert scores.correct.tolist() == [True, False]
@@ -72,44 +73,78 @@ def test_perplexity_weighs_tokens_and_not_sequences() -> None:
 
 def test_the_nll_is_that_of_the_whole_logits() -> None:
     model, tokens = tiny("llama"), torch.randint(VOCAB, (5, CONTEXT))
-    reads = torch.rand(5, CONTEXT) < 0.4
-    reads[:, 0], reads[:, -1] = True, False
+    target_mask = torch.rand(5, CONTEXT) < 0.4
+    target_mask[:, 0], target_mask[:, -1] = True, False
     log_probabilities = model(input_ids=tokens).logits.log_softmax(dim=-1)
-    for row, nll in enumerate(score(model, Batch(tokens, reads)).nll):
-        positions = reads[row].nonzero()[:, 0]
+    for row, nll in enumerate(score(model, Batch(tokens, target_mask)).nll):
+        positions = target_mask[row].nonzero()[:, 0]
         by_hand = -sum(log_probabilities[row, p, tokens[row, p + 1]] for p in positions)
         assert nll == pytest.approx(float(by_hand), rel=1e-4)
 
 
 def test_the_size_of_a_pass_changes_nothing() -> None:
     model, tokens = tiny("gpt2"), torch.randint(VOCAB, (7, 9))
-    reads = torch.ones_like(tokens, dtype=torch.bool)
-    reads[:, -1] = False
-    one, many = (score(model, Batch(tokens, reads), rows=rows) for rows in (1, 64))
+    target_mask = torch.ones_like(tokens, dtype=torch.bool)
+    target_mask[:, -1] = False
+    one, many = (score(model, Batch(tokens, target_mask), rows=rows) for rows in (1, 64))
     torch.testing.assert_close(one.nll, many.nll)
     assert torch.equal(one.rank, many.rank)
 
 
 def test_logits_come_with_the_tokens_they_predict() -> None:
     batch = batch_of([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[1], [0, 1], [0]])
-    found = list(target_logits(tiny("opt"), batch, rows=2))
-    assert [covered for covered, _, _ in found] == [slice(0, 2), slice(2, 4)]
-    assert [labels.tolist() for _, _, labels in found] == [[3, 5, 6], [8]]
+    parts = list(target_logits(tiny("opt"), batch, rows=2))
+    assert [covered for covered, _, _ in parts] == [slice(0, 2), slice(2, 4)]
+    assert [labels.tolist() for _, _, labels in parts] == [[3, 5, 6], [8]]
 
 
-@pytest.mark.parametrize("held", [1, 3 * VOCAB, 10 * VOCAB])
+@pytest.mark.parametrize("max_logits", [1, 3 * VOCAB, 10 * VOCAB])
 def test_scores_do_not_depend_on_how_many_logits_are_held(
-    held: int, monkeypatch: pytest.MonkeyPatch
+    max_logits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokens = tiny("gpt2"), torch.randint(VOCAB, (7, CONTEXT))
-    reads = torch.rand(7, CONTEXT) < 0.5
-    reads[:, 0], reads[:, -1] = True, False
-    whole = score(model, Batch(tokens, reads), rows=3)
+    target_mask = torch.rand(7, CONTEXT) < 0.5
+    target_mask[:, 0], target_mask[:, -1] = True, False
+    whole = score(model, Batch(tokens, target_mask), rows=3)
     seen: list[int] = []
     head = model.get_output_embeddings()
     head.register_forward_hook(lambda _, __, logits: seen.append(logits.numel()))
-    monkeypatch.setattr(scoring, "HELD", held)
-    parts = score(model, Batch(tokens, reads), rows=3)
+    monkeypatch.setattr(score_module, "MAX_LOGITS", max_logits)
+    parts = score(model, Batch(tokens, target_mask), rows=3)
     torch.testing.assert_close(parts.nll, whole.nll)
     assert torch.equal(parts.rank, whole.rank)
-    assert max(seen) <= max(held, VOCAB)
+    assert max(seen) <= max(max_logits, VOCAB)
+
+
+def test_statements_are_scored_as_if_each_came_alone() -> None:
+    model, tokenizer = wide("gpt2"), toy_tokenizer()
+    alone = [
+        float(score(model, encode_statements(tokenizer, [each], 24)).mean_nll)
+        for each in statements()
+    ]
+    assert ObjectScorer(model, tokenizer)(statements()) == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_statement_is_scored_once() -> None:
+    model = wide("gpt2")
+    scorer = ObjectScorer(model, toy_tokenizer())
+    first = scorer(statements())
+    for parameter in model.parameters():
+        parameter.zero_()
+    assert scorer(statements() + statements(2)) == first + first[:6]
+
+
+def test_a_statement_longer_than_the_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="context is 24"):
+        ObjectScorer(wide("gpt2"), toy_tokenizer())([statement("A robin is " * 20, " bird")])
+
+
+def test_first_tokens_are_as_probable_as_the_model_says_after_each_prompt_alone() -> None:
+    model, tokenizer = wide("gpt2"), toy_tokenizer()
+    objects = [" bird", " tree"]
+    rows = ObjectScorer(model, tokenizer).first_tokens(statements(), objects)
+    wanted = [tokenizer(text)["input_ids"][0] for text in objects]
+    for each, row in zip(statements(), rows, strict=True):
+        prompt = tokenizer(each.prompt, return_tensors="pt").input_ids
+        expected = model(prompt).logits[0, -1].softmax(dim=-1)[wanted]
+        assert row == pytest.approx(expected.tolist(), rel=1e-4)

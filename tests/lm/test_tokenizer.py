@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from knowsub.embedded.tokenizer import END, train_tokenizer
-from tests.lm.setting import PAIRS, told, toy_tokenizer
+from tests.lm.setting import PAIRS, statements, toy_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def test_any_text_comes_back_from_its_tokens() -> None:
 
 def test_the_vocabulary_is_as_large_as_asked_where_words_allow() -> None:
     assert len(toy_tokenizer()) == 360
-    assert len(train_tokenizer(told(1), "a a", 5000, 24)) < 400
+    assert len(train_tokenizer(statements(1), "a a", 5000, 24)) < 400
 
 
 def test_the_end_token_has_id_0() -> None:
@@ -37,7 +37,7 @@ def test_the_end_token_has_id_0() -> None:
 def test_a_saved_tokenizer_opens_with_transformers_alone(tmp_path: Path) -> None:
     toy_tokenizer().save_pretrained(tmp_path)
     opened = AutoTokenizer.from_pretrained(tmp_path)
-    for one in told():
+    for one in statements():
         assert opened(one.text)["input_ids"] == toy_tokenizer()(one.text)["input_ids"]
     assert opened.model_max_length == 24
 

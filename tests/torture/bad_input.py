@@ -122,7 +122,7 @@ TRIALS = (
     ),
     Trial("missing weights", model(weights(lambda own: own.popitem())), PRETRAIN, "missing"),
     Trial("weights that are not finite", model(weights(fill)), PRETRAIN, "not finite"),
-    Trial("weights cut off", model(cut("model.safetensors")), PRETRAIN, "cannot be opened"),
+    Trial("weights cut off", model(cut("model.safetensors")), PRETRAIN, "could not be opened"),
     Trial("pickled weights", model(pickled), PRETRAIN, "pickled weights are refused"),
     Trial("tied weights", model(lambda _: None), PRETRAIN, ""),
     Trial("a mask of another model", foreign, TEST, "the mask belongs to model ffffffffffff"),

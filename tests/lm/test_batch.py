@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from knowsub.lm.batch import Batch, encode_statements, encode_text
-from tests.lm.setting import PAIRS, TEXT, statement, told, toy_tokenizer
+from tests.lm.setting import PAIRS, TEXT, statement, statements, toy_tokenizer
 
 
 def prefixing_tokenizer() -> PreTrainedTokenizerFast:
@@ -17,7 +17,8 @@ def prefixing_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
     )
-    tokenizer.train_from_iterator([one.text for one in told()] + list(PAIRS.values()) * 9, trainer)
+    texts = [each.text for each in statements()] + list(PAIRS.values()) * 9
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
@@ -26,29 +27,29 @@ def prefixing_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def test_the_positions_read_are_those_that_predict_the_tail() -> None:
+def test_the_target_positions_are_those_that_predict_the_object() -> None:
     tokenizer = toy_tokenizer()
-    batch = encode_statements(tokenizer, told(), 24)
-    for row, one in enumerate(told()):
-        tail = batch.labels[row][batch.target_mask[row]].tolist()
+    batch = encode_statements(tokenizer, statements(), 24)
+    for row, expected in enumerate(statements()):
+        answer = batch.labels[row][batch.target_mask[row]].tolist()
         prompt = batch.tokens[row][: int(batch.target_mask[row].nonzero()[0]) + 1].tolist()
-        assert tokenizer.decode(tail) == one.object
-        assert tokenizer.decode(prompt) == one.prompt
+        assert tokenizer.decode(answer) == expected.object
+        assert tokenizer.decode(prompt) == expected.prompt
 
 
-def test_the_last_read_position_comes_right_before_the_last_token() -> None:
+def test_the_last_target_position_comes_right_before_the_last_token() -> None:
     batch = encode_statements(toy_tokenizer(), [statement("A robin is a", " bird")], 24)
     assert batch.target_mask[0].nonzero().max() == batch.tokens.shape[1] - 2
 
 
-def test_padding_follows_everything_that_is_read() -> None:
-    batch = encode_statements(toy_tokenizer(), told(), 24)
+def test_padding_follows_every_target() -> None:
+    batch = encode_statements(toy_tokenizer(), statements(), 24)
     for row in range(len(batch)):
         assert not batch.tokens[row, int(batch.lengths[row]) :].any()
 
 
-def test_trimming_takes_padding_alone() -> None:
-    batch = encode_statements(toy_tokenizer(), told(), 24)
+def test_trimming_removes_only_padding() -> None:
+    batch = encode_statements(toy_tokenizer(), statements(), 24)
     short = batch[batch.lengths == batch.lengths.min()].trimmed()
     assert short.tokens.shape[1] == int(batch.lengths.min())
     assert int(short.target_mask.sum()) == int(
@@ -56,22 +57,22 @@ def test_trimming_takes_padding_alone() -> None:
     )
 
 
-def test_a_space_that_the_tokenizer_puts_first_is_no_part_of_the_tail() -> None:
+def test_a_space_that_the_tokenizer_puts_first_is_not_part_of_the_object() -> None:
     tokenizer = prefixing_tokenizer()
-    batch = encode_statements(tokenizer, told(), 24)
-    for row, one in enumerate(told()):
-        tail = tokenizer.convert_ids_to_tokens(batch.labels[row][batch.target_mask[row]].tolist())
-        assert "".join(tail) == one.object.replace(" ", "▁")
+    batch = encode_statements(tokenizer, statements(), 24)
+    for row, expected in enumerate(statements()):
+        answer = tokenizer.convert_ids_to_tokens(batch.labels[row][batch.target_mask[row]].tolist())
+        assert "".join(answer) == expected.object.replace(" ", "▁")
 
 
 def test_a_beginning_token_stays_and_an_end_token_goes() -> None:
-    batch = encode_statements(prefixing_tokenizer(), told(1), 24)
+    batch = encode_statements(prefixing_tokenizer(), statements(1), 24)
     assert (batch.tokens[:, 0] == 1).all()
     assert not (batch.tokens == 2).any()
 
 
 @pytest.mark.parametrize(
-    ("statements", "message"),
+    ("rows", "message"),
     [
         ([], "no statements"),
         ([statement("A robin is a", "")], "has no token"),
@@ -79,12 +80,12 @@ def test_a_beginning_token_stays_and_an_end_token_goes() -> None:
         ([statement("A robin is a " * 9, " bird")], "context is 24"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused(statements: list, message: str) -> None:
+def test_what_cannot_be_encoded_is_refused(rows: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        encode_statements(toy_tokenizer(), statements, 24)
+        encode_statements(toy_tokenizer(), rows, 24)
 
 
-def test_text_blocks_read_every_position_but_the_last() -> None:
+def test_targets_of_text_blocks_are_all_positions_but_the_last() -> None:
     tokenizer = toy_tokenizer()
     batch = encode_text(tokenizer, TEXT, 10)
     ids = tokenizer(TEXT)["input_ids"]
@@ -106,17 +107,17 @@ def test_choosing_sequences_keeps_their_cached_states() -> None:
     assert len(chosen.to("cpu")) == 2
 
 
-def test_trimming_keeps_every_read_position_and_its_label() -> None:
+def test_trimming_keeps_every_target_and_its_label() -> None:
     tokens = torch.randint(1, 50, (3, 24), generator=torch.Generator().manual_seed(0))
-    reads = torch.zeros_like(tokens, dtype=torch.bool)
+    target_mask = torch.zeros_like(tokens, dtype=torch.bool)
     for row, last in enumerate([3, 1, 4]):
-        reads[row, last] = True
-    part = Batch(tokens, reads).trimmed()
+        target_mask[row, last] = True
+    part = Batch(tokens, target_mask).trimmed()
     assert part.tokens.shape == (3, 6)
     assert part.labels[part.target_mask].tolist() == [tokens[0, 4], tokens[1, 2], tokens[2, 5]]
 
 
-def test_unshifted_reads_are_the_tails_own_positions() -> None:
+def test_unshifted_targets_are_the_objects_own_positions() -> None:
     batch = encode_statements(toy_tokenizer(), [statement("A robin is a", " bird")], 24)
     later = batch.unshifted()
     assert torch.equal(later.tokens, batch.tokens)
