@@ -1,4 +1,4 @@
-"""On a CUDA device everything is computed there, and comes out as on the CPU."""
+"""On a CUDA device everything is computed on it, with the results of the CPU."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ class KilledError(Exception):
 
 def gradient(device: str, **changes: Any) -> torch.Tensor:
     """The gradient of one step, its noise drawn on the CPU whatever the device."""
-    made, twin = search(device=device, **changes), search(**changes)
-    drawn = twin.gates.sample(UniformNoise(5))
-    sample = GateSample(drawn.value.to(device), drawn.ste_grad.to(device))
-    rows = draw_minibatch(made.data, made.options, torch.Generator().manual_seed(5))
-    found = made.gradient(sample, rows)[1]
-    assert found.device.type == device
-    return found.cpu()
+    trainer, cpu_trainer = search(device=device, **changes), search(**changes)
+    sample = cpu_trainer.gates.sample(UniformNoise(5))
+    sample = GateSample(sample.value.to(device), sample.ste_grad.to(device))
+    minibatch = draw_minibatch(trainer.data, trainer.options, torch.Generator().manual_seed(5))
+    result = trainer.gradient(sample, minibatch)[1]
+    assert result.device.type == device
+    return result.cpu()
 
 
-def run(made: MaskTrainer, store: Checkpoints | None = None, until: int = 99) -> SearchResult:
-    def log(figures: dict[str, float]) -> None:
-        if figures["step"] > until:
+def run(trainer: MaskTrainer, store: Checkpoints | None = None, until: int = 99) -> SearchResult:
+    def log(metrics: dict[str, float]) -> None:
+        if metrics["step"] > until:
             raise KilledError
 
-    return find_subnetwork(made, lambda: validation(made), log, store)
+    return find_subnetwork(trainer, lambda: validation(trainer), log, store)
 
 
 def evaluated(device: str) -> Metrics:
@@ -65,8 +65,8 @@ def evaluated(device: str) -> Metrics:
 
 
 @pytest.fixture
-def exactly() -> Iterator[None]:
-    """Torch as a stage has it."""
+def deterministic() -> Iterator[None]:
+    """Torch as a stage sets it up."""
     assert torch_device(Machine(Device.AUTO, 1, 1, 8.0, Progress.NONE)) == DEVICE
     yield
     torch.use_deterministic_algorithms(False)
@@ -78,25 +78,28 @@ def exactly() -> Iterator[None]:
 def test_a_step_has_the_gradient_that_it_has_on_the_cpu(
     kind: str, attention: str, suppression: Suppression
 ) -> None:
-    chosen = {"kind": kind, "attention": attention, "suppression": suppression}
-    found, expected = gradient(DEVICE, **chosen), gradient("cpu", **chosen)
-    assert (found - expected).norm() / expected.norm() < 1e-4
+    changes = {"kind": kind, "attention": attention, "suppression": suppression}
+    actual, expected = gradient(DEVICE, **changes), gradient("cpu", **changes)
+    assert (actual - expected).norm() / expected.norm() < 1e-4
 
 
-@pytest.mark.parametrize("unit", list(Granularity))
+@pytest.mark.parametrize("granularity", list(Granularity))
 @pytest.mark.parametrize("estimator", list(Estimator))
-def test_every_unit_and_estimator_has_its_gradient_there(
-    unit: Granularity, estimator: Estimator
+def test_every_granularity_and_estimator_has_the_gradient_of_the_cpu(
+    granularity: Granularity, estimator: Estimator
 ) -> None:
-    parts = list(ATTENTION) if unit is Granularity.HEAD else list(ModuleType)
-    chosen = {"unit": unit, "estimator": estimator, "parts": parts, "expression_weight": 1.0}
-    found, expected = gradient(DEVICE, **chosen), gradient("cpu", **chosen)
-    assert (found - expected).norm() / expected.norm() < 1e-4
+    modules = list(ATTENTION) if granularity is Granularity.HEAD else list(ModuleType)
+    changes = {
+        "granularity": granularity, "estimator": estimator, "modules": modules,
+        "expression_weight": 1.0,
+    }  # fmt: skip
+    actual, expected = gradient(DEVICE, **changes), gradient("cpu", **changes)
+    assert (actual - expected).norm() / expected.norm() < 1e-4
 
 
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("until", [1, 3, 4])
-def test_a_search_killed_there_ends_bit_for_bit_like_one_that_was_not(
+def test_a_killed_and_resumed_search_ends_bit_for_bit_like_one_that_was_not(
     tmp_path: Path, until: int, precision: Precision
 ) -> None:
     whole = run(search(device=DEVICE, precision=precision))
@@ -108,28 +111,27 @@ def test_a_search_killed_there_ends_bit_for_bit_like_one_that_was_not(
     assert (whole.chosen, whole.curve) == (resumed.chosen, resumed.curve)
 
 
-@pytest.mark.usefixtures("exactly")
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("precision", list(Precision))
 def test_two_searches_with_fused_attention_are_equal(precision: Precision) -> None:
-    chosen: dict[str, Any] = {"attention": "sdpa", "precision": precision, "steps": 12}
-    first, second = run(search(device=DEVICE, **chosen)), run(search(device=DEVICE, **chosen))
+    changes: dict[str, Any] = {"attention": "sdpa", "precision": precision, "steps": 12}
+    first, second = run(search(device=DEVICE, **changes)), run(search(device=DEVICE, **changes))
     assert torch.equal(first.bits, second.bits)
     assert first.curve == second.curve
 
 
-def test_bfloat16_products_there_change_the_gradient_by_their_rounding() -> None:
+def test_bfloat16_products_change_the_gradient_by_their_rounding() -> None:
     low, exact = gradient(DEVICE, precision=Precision.BFLOAT16), gradient(DEVICE)
     assert 0 < (low - exact).norm() / exact.norm() < 0.1
 
 
-def test_a_step_asks_for_its_figures_once() -> None:
-    made = search(device=DEVICE, attention="sdpa")
-    made.train_step()
+def test_a_gradient_never_waits_for_the_device() -> None:
+    trainer = search(device=DEVICE, attention="sdpa")
+    trainer.train_step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        made.gradient(
-            made.gates.sample(made.noise), draw_minibatch(made.data, made.options, made.order)
-        )
+        minibatch = draw_minibatch(trainer.data, trainer.options, trainer.order)
+        trainer.gradient(trainer.gates.sample(trainer.noise), minibatch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -147,16 +149,16 @@ def test_recomputed_activations_give_the_same_search() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_a_mask_found_there_does_the_same_on_the_cpu(tmp_path: Path, kind: str) -> None:
-    made = search(device=DEVICE, kind=kind)
-    found = run(made)
-    save_mask(made.gates.to_mask(found.bits, "tiny", {}), tmp_path / "mask.safetensors")
+def test_a_mask_found_on_the_device_does_the_same_on_the_cpu(tmp_path: Path, kind: str) -> None:
+    trainer = search(device=DEVICE, kind=kind)
+    result = run(trainer)
+    save_mask(trainer.gates.to_mask(result.bits, "tiny", {}), tmp_path / "mask.safetensors")
     mask = load_mask(tmp_path / "mask.safetensors")
     tokens = torch.randint(1, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
-    there, here = made.gates.model, tiny(kind)
-    with ablated(there, made.gates.matrices, mask), ablated(here, made.gates.matrices, mask):
+    model, cpu_model, matrices = trainer.gates.model, tiny(kind), trainer.gates.matrices
+    with ablated(model, matrices, mask), ablated(cpu_model, matrices, mask):
         assert mask.size > 0
-        difference = there(tokens.to(DEVICE)).logits.cpu() - here(tokens).logits
+        difference = model(tokens.to(DEVICE)).logits.cpu() - cpu_model(tokens).logits
     assert difference.abs().max() < 1e-4
 
 
