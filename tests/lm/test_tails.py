@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from knowsub.embedded.model import embedded_metrics
 from tests.lm.setting import TEXT, options, statements, toy_tokenizer, wide
