@@ -2,7 +2,7 @@
 
 Reads: data/pretrain/model.json, data/train/*/{curve.csv, training.json},
     data/test/*/{figures.json, facts.jsonl}, data/finetune/*/{results.json, curves.csv},
-    data/analyze/{structure, overlap, function}.json, data/compared/*.json, params.yaml
+    data/analyze/{structure, overlap, ablations}.json, data/compared/*.json, params.yaml
 Writes: data/report/{summary.json, results.md, metrics.csv, report.html, figures/*.png}, and the
     results tables of README.md and docs/results.md, between their markers
 """
@@ -15,14 +15,18 @@ from knowsub.config import load_params, stage_main
 
 DATA, OUT = Path("data"), Path("data/report")
 README, DOCS = Path("README.md"), Path("docs/results.md")
-ANALYSIS = ("structure", "overlap", "function")
 
 
 def main(commit: str = "") -> str:
     """Write the report; git says which commit it names where none is given."""
     params = load_params()
     from knowsub.provenance import code_commit, parameters_shown, versions
-    from knowsub.report.collect import read_json, read_mask_results, read_summaries
+    from knowsub.report.collect import (
+        read_analysis,
+        read_json,
+        read_mask_results,
+        read_summaries,
+    )
     from knowsub.report.metrics import missed_thresholds, with_dominance
     from knowsub.report.page import Provenance, Report, write_report
     from knowsub.report.tables import write_tables
@@ -39,8 +43,7 @@ def main(commit: str = "") -> str:
             versions=versions(),
             confidence_level=params.test.confidence_level,
         )
-        analysis = {name: read_json(DATA / f"analyze/{name}.json") for name in ANALYSIS}
-        compared = read_summaries(DATA / "compared")
+        analysis, compared = read_analysis(DATA), read_summaries(DATA / "compared")
         report = Report(results, analysis, compared, params.report, provenance)
         for path in write_report(OUT, report):
             run.artifact(path, "figures" if path.suffix == ".png" else None)

@@ -110,6 +110,12 @@ def _read_masks(path: Path) -> list[Row]:
     return masks
 
 
+def read_analysis(data: Path) -> dict[str, Row]:
+    """Return what the stage `analyze` wrote; {} for every file that is missing."""
+    names = ("structure", "overlap", "ablations")
+    return {name: read_json(data / f"analyze/{name}.json") for name in names}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object, {} if there is no such file; ValueError if the file holds none."""
     if not path.is_file():

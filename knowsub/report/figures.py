@@ -88,40 +88,40 @@ MODULE_TYPES = ("q", "k", "v", "output", "mlp_in", "mlp_gate", "mlp_out")
 
 
 def _density(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
-    """Density of every matrix by block and module type, one map per target."""
+    """Draw the density of every matrix by block and module type, one map per target."""
     targets = _mean_by_target(analysis, "matrix", "density")
     cells = {tuple(name.split(" ")[1:]) for means in targets.values() for name in means}
     blocks = sorted({int(block) for block, _ in cells})
     rows = [kind for kind in MODULE_TYPES if kind in {kind for _, kind in cells}]
-    grids: dict[str, Matrix] = {
-        target: np.array(
-            [[means.get(f"block {b} {kind}", np.nan) for b in blocks] for kind in rows]
-        )
-        for target, means in targets.items()
-    }
+    grids = _grids(targets, [[f"block {block} {kind}" for block in blocks] for kind in rows])
     return density_map(grids, rows, [str(block) for block in blocks]) if grids else None
 
 
 def _heads(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
-    """Density of every attention head over the mean, one map per target."""
+    """Draw the density of every attention head over the mean, one map per target."""
     targets = _mean_by_target(analysis, "head", "enrichment")
     names = [name.split(" ") for means in targets.values() for name in means]
     blocks = sorted({int(block) for _, block, _, _ in names})
     heads = range(max((int(head) for _, _, _, head in names), default=-1) + 1)
-    grids: dict[str, Matrix] = {
-        target: np.array(
-            [[means.get(f"block {b} head {h}", np.nan) for h in heads] for b in blocks]
-        )
-        for target, means in targets.items()
-    }
+    grids = _grids(targets, [[f"block {block} head {head}" for head in heads] for block in blocks])
     return head_map(grids, [f"block {block}" for block in blocks]) if grids else None
 
 
-def _mean_by_target(analysis: Analysis, level: str, value: str) -> dict[str, dict[str, float]]:
-    """Target -> group of the level -> mean of a value over its seeds."""
+def _grids(
+    targets: Mapping[str, Mapping[str, float]], groups: Sequence[Sequence[str]]
+) -> dict[str, Matrix]:
+    """Return target -> values of the groups, rows by columns; NaN where a target lacks one."""
+    return {
+        target: np.array([[means.get(name, np.nan) for name in row] for row in groups])
+        for target, means in targets.items()
+    }
+
+
+def _mean_by_target(analysis: Analysis, grouping: str, value: str) -> dict[str, dict[str, float]]:
+    """Return target -> group of the grouping -> mean of a value over the seeds."""
     values: dict[str, dict[str, list[float]]] = {}
     for mask in analysis.get("structure", {}).get("masks", []):
-        for group in mask["groupings"].get(level, {}).get("groups", []):
+        for group in mask["groupings"].get(grouping, {}).get("groups", []):
             by_name = values.setdefault(mask["target"], {})
             by_name.setdefault(group["name"], []).append(group[value])
     return {

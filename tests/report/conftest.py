@@ -4,7 +4,8 @@ import pytest
 
 from knowsub.report.collect import read_mask_results
 from knowsub.report.metrics import with_dominance
-from tests.report.setting import SEEDS, TARGETS, write_outputs, write_test_report
+from knowsub.report.page import write_report
+from tests.report.setting import SEEDS, TARGETS, make_report, write_outputs
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +25,5 @@ def results(data):
 def report(data, results, tmp_path_factory):
     """The folder of a written report."""
     out = tmp_path_factory.mktemp("report")
-    write_test_report(out, data, results)
+    write_report(out, make_report(data, results))
     return out

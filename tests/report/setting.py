@@ -16,9 +16,9 @@ from knowsub.analysis.overlap import analyze_overlap
 from knowsub.analysis.pipeline import MaskFile, analyze_structure
 from knowsub.architectures import maskable_matrices
 from knowsub.masks.mask import Mask, save_mask
-from knowsub.report.collect import MaskResult, Row, read_json
+from knowsub.report.collect import MaskResult, Row, read_analysis
 from knowsub.report.options import ReportOptions
-from knowsub.report.page import Provenance, Report, write_report
+from knowsub.report.page import Provenance, Report
 
 TARGETS = ("building.n.01", "location.n.01", "communication.n.02")
 SEEDS = (0, 1)
@@ -60,18 +60,13 @@ def write_outputs(
     write_json(data / "analyze/ablations.json", _ablations(rng, targets, seeds))
 
 
-def write_test_report(
-    out: Path,
-    data: Path,
-    results: Sequence[MaskResult],
-    compared: Mapping[str, Sequence[Row]] | None = None,
-) -> list[Path]:
-    """Write a report with small figures."""
+def make_report(
+    data: Path, results: Sequence[MaskResult], compared: Mapping[str, Sequence[Row]] | None = None
+) -> Report:
+    """Return a report with small figures."""
     options = ReportOptions(title="T", max_control_facts=5, dpi=60, thresholds=THRESHOLDS)
-    names = ("structure", "overlap", "ablations")
-    analysis = {name: read_json(data / f"analyze/{name}.json") for name in names}
     origin = Provenance("embedded", "f" * 64, "seeds: [0]\n", "c" * 40, {"python": "3"}, 0.95)
-    return write_report(out, Report(results, analysis, compared or {}, options, origin))
+    return Report(results, read_analysis(data), compared or {}, options, origin)
 
 
 def write_json(path: Path, value: object) -> None:

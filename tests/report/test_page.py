@@ -10,12 +10,13 @@ import pytest
 
 from knowsub.report.collect import read_mask_results
 from knowsub.report.metrics import missed_thresholds, with_dominance
+from knowsub.report.page import write_report
 from tests.browser import CHROMIUM, FLAGS
-from tests.report.setting import SEEDS, TARGETS, write_test_report
+from tests.report.setting import SEEDS, TARGETS, make_report
 
 
 def test_the_same_inputs_give_the_same_bytes(report, data, results, tmp_path):
-    again = write_test_report(tmp_path, data, results)
+    again = write_report(tmp_path, make_report(data, results))
     assert len(again) == 12
     for path in again:
         other = report / path.relative_to(tmp_path)
@@ -54,7 +55,7 @@ def test_a_mask_without_optional_metrics_is_still_reported(data, tmp_path):
     for path in bare.glob("test/*/figures.json"):
         path.write_text(json.dumps({"figures": {"sparsity": 0.99}}))
     results = with_dominance(read_mask_results(bare, TARGETS, SEEDS))
-    written = write_test_report(tmp_path / "out", bare, results)
+    written = write_report(tmp_path / "out", make_report(bare, results))
     assert not [path for path in written if path.suffix == ".png"]
     assert results[0].name not in json.dumps(missed_thresholds(results[0], {}))
     assert "Facts, one by one" not in (tmp_path / "out/report.html").read_text()
