@@ -17,7 +17,7 @@ from typing import Any
 from knowsub.experiment import experiment, item_name, view_path
 from knowsub.logged_model import log_model
 from knowsub.provenance import locked
-from knowsub.schema import Params
+from knowsub.config import Params
 from knowsub.stage_run import await_writer
 from knowsub.tracking import ITEM, SOURCE, STAGE, Point, Store
 

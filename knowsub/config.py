@@ -1,8 +1,10 @@
-"""The configuration: `params.yaml` with overrides, checked and typed; no other file knows Hydra.
+"""The configuration: `params.yaml`, with presets and overrides applied by Hydra, checked and typed.
 
     python -m knowsub.config --check [train.lr=0.1 ...]
 
-is the first step of the pipeline: whatever is wrong with the file stops there, in one line.
+is the first stage of the pipeline: it reports every mistake in the file, one line each. The
+options of a stage are declared in the `options.py` of its room; this file joins them. There are no
+defaults: a value that is not in `params.yaml` is not known to DVC either.
 """
 
 from __future__ import annotations
@@ -11,103 +13,345 @@ import argparse
 import difflib
 import gzip
 import inspect
+import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, get_type_hints
 
-from knowsub.conform import conform, unknown_key
-from knowsub.kg import wordnet
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
+
+from knowsub.analysis.options import AnalyzeOptions
+from knowsub.baselines.options import BaselineOptions
+from knowsub.discovery.options import TrainOptions
+from knowsub.downstream.options import FinetuneOptions
+from knowsub.embedded.options import PretrainOptions
+from knowsub.evaluation.options import TestOptions
+from knowsub.kg.options import NOUNS, PrepareOptions, VerbalizeOptions
+from knowsub.ranges import Distinct, Seed, Text
+from knowsub.report.options import ReportOptions
 from knowsub.runner import run_stage
-from knowsub.schema import Device, Machine, Params, Track
-from knowsub.yaml_file import Source, read_yaml
 
-if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
-
-__all__ = [
-    "Device",
-    "Machine",
-    "Params",
-    "Track",
-    "load_params",
-    "stage_main",
-    "torch_device",
-]
+PRESETS = Path("presets")
+"""Folder of the presets, relative to the root of the repository."""
 
 
-def load_params(overrides: Sequence[str] = (), path: str | Path = "params.yaml") -> Params:
+class Device(StrEnum):
+    """Where tensors live."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Progress(StrEnum):
+    """How progress is shown."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    LINES = "lines"
+    NONE = "none"
+
+
+Threads = Annotated[int, Field(ge=0, le=1024)]
+
+
+@dataclass
+class Track:
+    """What the tracker stores beyond metrics and curves."""
+
+    experiment: Text
+    """Name of the MLflow experiment that runs are gathered under."""
+    artifacts: bool
+    """Whether pictures, the report and small files of the stages are stored with the runs."""
+    model: bool
+    """Whether the model without each subnetwork is stored with the experiment's run."""
+    register: Annotated[str, Field(pattern=r"^([^/:\s][^/:]*)?$")]
+    """Name that these models are registered under as versions; empty = not registered."""
+
+
+@dataclass
+class Machine:
+    """The machine at hand; nothing here may change a result, so no stage is keyed on it."""
+
+    device: Device
+    """Where models are put; `auto` takes CUDA where there is one."""
+    threads: Threads
+    """Threads of a stage that runs once [threads]; 0 = one per core."""
+    item_threads: Threads
+    """Threads of a stage that runs per target and seed [threads]; 0 = one per core."""
+    memory_gb: Annotated[float, Field(gt=0)]
+    """Memory that a stage may plan with [GB]."""
+    progress: Progress
+    """`auto` shows bars on a terminal and a line every ten seconds elsewhere."""
+
+
+@dataclass
+class Params:
+    """Everything in `params.yaml`, checked; a section is named as the stage that it belongs to."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    targets: Annotated[
+        list[Annotated[str, Field(pattern=r"^[\w.-]+$")]], Field(min_length=1), Distinct
+    ]
+    """Names of the target KGs, one mask each per seed: synsets, or groups of a user's facts."""
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
+    """Seeds of the masks, one mask each per target."""
+    prepare: PrepareOptions
+    pretrain: PretrainOptions
+    verbalize: VerbalizeOptions
+    train: TrainOptions
+    baseline: BaselineOptions
+    test: TestOptions
+    finetune: FinetuneOptions
+    analyze: AnalyzeOptions
+    report: ReportOptions
+    track: Track
+    machine: Machine
+
+    def __post_init__(self) -> None:
+        """Refuse sections that do not fit together (ValueError naming the key)."""
+        if self.pretrain.model == "embedded":
+            self.train.block_range(self.pretrain.blocks)
+            tokens, context = self.train.block_tokens, self.pretrain.context
+            if tokens > context:
+                message = f"value {tokens} is not allowed; use at most pretrain.context, {context}"
+                raise ValueError(f"train.block_tokens: {message}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The values of a YAML file, and where they stand."""
+
+    name: str
+    """Name of the file, for messages."""
+    values: Mapping[Any, Any]
+    """Key -> value or section."""
+    places: Mapping[str, tuple[int, str]]
+    """Dotted key -> its line and its end-of-line comment."""
+
+    def mistake(self, key: str, reason: str, line: int = 0) -> str:
+        """Return one line with the file, the line, the key, what is wrong and the key's comment."""
+        known, comment = self.places.get(key, (line, ""))
+        where = f"{self.name} line {known}" if known else self.name
+        shown = f": {key if key.isprintable() else ascii(key)}" if key else ""
+        return _shorten(f"{where}{shown}: {reason}{comment and f' ({comment})'}", 1000)
+
+
+def _shorten(text: str, length: int = 100) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _fail(mistakes: Sequence[str], shown: int = 20) -> None:
+    """Raise ValueError with one line per mistake, if there is any."""
+    more = [f"... and {len(mistakes) - shown} more mistakes"] if len(mistakes) > shown else []
+    if mistakes:
+        raise ValueError("\n".join([*mistakes[:shown], *more]))
+
+
+KEY = re.compile(r"( *)([\w.-]+):(?:.*?\s#+\s*(.*))?")
+"""A line with a key: its indentation, the key and the comment."""
+AMBIGUOUS = re.compile(
+    r"on|off|yes|no|y|n|<<|=|[-+]?(0\d+|0[oxb]\w+|[\d.]*_[\d_.]*|\d+(:[\d.]+)+|\.(inf|nan))"
+    r"|\d{4}-\d\d?-\d\d?.*|[-+]?\d{401,}",
+    re.IGNORECASE | re.ASCII,
+)
+"""Plain scalars that readers of YAML take for different values, and endless whole numbers."""
+
+
+def read_yaml(text: str, name: str) -> Source:
+    """Return the values of a YAML text that every reader understands alike, and their places.
+
+    Raises ValueError if it is no YAML mapping, has a duplicate key, or holds values that refer to
+    others or are read differently by readers of YAML: one line for each.
+    """
+    places, path = {}, list[str]()
+    for number, line in enumerate(re.split("\r\n|[\n\r\x85\u2028\u2029]", text), start=1):
+        if found := KEY.match(line):
+            path = [*path[: len(found[1]) // 2], found[2]]
+            places[".".join(path)] = number, " ".join((found[3] or "").split())
+    try:
+        _require_plain(text, Source(name, {}, places))
+        values = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"{name} line {mark.line + 1}" if mark else name
+        kind = "" if isinstance(error, DuplicateKeyError) else "is not YAML: "
+        raise ValueError(f"{where}: {kind}{' '.join(str(problem or error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{name}: is not a mapping of keys to values")
+    return Source(name, values, places)
+
+
+def _require_plain(text: str, source: Source) -> None:
+    """Refuse what readers of YAML could read differently, or crash on (ValueError)."""
+    keys = {line: key for key, (line, _) in source.places.items()}
+    mistakes, depth = [], 0
+    for event in YAML(typ="safe").parse(text):
+        line, scalar, reason = event.start_mark.line + 1, isinstance(event, ScalarEvent), ""
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > 50:  # far beyond it, libyaml's composer overflows the stack
+            raise ValueError(f"{source.name}: is nested too deeply")
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            reason = "anchors, aliases and tags (& * !) are not allowed; write the value itself"
+        elif scalar and "${" in event.value:
+            reason = f"value {event.value!r} refers to another value; write the value itself"
+        elif scalar and not event.style and AMBIGUOUS.fullmatch(event.value):
+            allowed = "write a plain number, true or false, or text in quotes"
+            reason = f"value {_shorten(event.value)} is read differently by some; {allowed}"
+        if reason:
+            mistakes.append(source.mistake(keys.get(line, ""), _shorten(reason, 300), line))
+    _fail(list(dict.fromkeys(mistakes)))
+
+
+def compose_values(
+    values: Mapping[str, Any], presets: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return values with presets, then overrides applied by Hydra (ValueError if it refuses one).
+
+    Later presets go over earlier ones, each over its own `defaults`. Without values, what presets
+    alone hold is returned. Keys that are unknown are added, for the schema to refuse.
+    """
+    from hydra import compose, initialize, initialize_config_dir  # slow to import
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    named = f"override {' '.join(overrides)}" if overrides else f"preset {' '.join(presets)}"
+    given = [text if text[:1] in "+~" else f"++{text}" for text in overrides]
+    if any(text.lstrip("+~").startswith("hydra") for text in given):
+        raise ValueError(f"{named}: hydra is not a known key")
+    node = {**values, "defaults": ["_self_", *presets]}
+    ConfigStore.instance().store(name="params", node=node)
+    folder = {"config_dir": str(PRESETS.resolve())} if presets else {"config_path": None}
+    try:
+        with (initialize_config_dir if presets else initialize)(**folder, version_base="1.3"):
+            composed = OmegaConf.to_container(compose("params", given))
+    except RecursionError:
+        raise ValueError(f"{named}: a preset extends itself") from None
+    except Exception as error:  # Hydra's, OmegaConf's, PyYAML's
+        first = " ".join(str(error).strip().partition("\n\n")[0].split())
+        raise ValueError(f"{named}: {_shorten(first, 400)}") from error
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
+
+
+def load_params(
+    overrides: Sequence[str] = (), path: str | Path = "params.yaml", presets: Sequence[str] = ()
+) -> Params:
     """Return the checked values of `params.yaml`.
 
     Args:
         overrides: Changes in Hydra's grammar, such as `train.lr=0.1` or `seeds=[0,1]`.
         path: The file; relative to the working directory.
+        presets: Names of presets, laid over the file before the overrides.
 
     Returns:
-        Typed values, every one of them from the file or an override.
+        Typed values, every one of them from the file, a preset or an override.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: At the first mistake; one line with file, key, value and what is allowed.
+        ValueError: One line per mistake with file, line, key, value and what is allowed.
     """
-    tree, source = read_yaml(Path(path))
-    if overrides:
-        tree = _composed(tree, overrides)
-        source = Source(f"{source.name} with {' '.join(overrides)}", source.comments)
-    params = conform(tree, Params, source)
-    if params.prepare.fact_source == "wordnet" and wordnet.NOUNS.is_file():
-        _require_synsets("targets", params.targets, source)
-        _require_synsets("prepare.extra_targets", params.prepare.extra_targets, source)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run from the root of the repository")
+    try:
+        source = read_yaml(path.read_text(encoding="utf-8-sig"), path.name)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: is not UTF-8 text: {error.reason}") from None
+    if presets or overrides:
+        values = compose_values(source.values, presets, overrides)
+        name = f"{path.name} with {_shorten(' '.join([*presets, *overrides]))}"
+        # a value may come from elsewhere: no lines
+        places = {key: (0, comment) for key, (_, comment) in source.places.items()}
+        source = Source(name, values, places)
+    try:
+        # from JSON, whose strict mode takes text for an enum but no text for a number
+        params = TypeAdapter(Params).validate_json(json.dumps(source.values))
+    except ValidationError as error:
+        _fail(_mistakes(error, source))
+        raise
+    except TypeError:
+        raise ValueError(f"{source.name}: a key is not text") from None
+    if params.prepare.fact_source == "wordnet" and NOUNS.is_file():
+        _fail(_unknown_synsets(source, "targets", params.targets))
+        _fail(_unknown_synsets(source, "prepare.extra_targets", params.prepare.extra_targets))
     return params
 
 
-def _composed(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the tree with overrides applied by Hydra, imported late because it is slow to."""
-    from hydra import compose, initialize
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    try:
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            _require_known(override, tree)
-        ConfigStore.instance().store(name="params", node=tree)
-        with initialize(version_base="1.3", config_path=None):
-            composed = OmegaConf.to_container(compose("params", list(overrides)))
-    except HydraException as error:
-        raise ValueError(f"override {' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    assert isinstance(composed, dict)
-    return {str(key): value for key, value in composed.items()}
+REASONS = {
+    "missing": "is missing",
+    "list_type": "should be a list in [ ]",
+    "dict_type": "should be a section of keys",
+    "dataclass_type": "should be a section of keys",
+    "string_type": "should be text (in quotes if need be)",
+    "string_pattern_mismatch": "is not allowed",
+    "bool_type": "should be true or false",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "too_short": "should name at least one",
+}
+"""Type of pydantic's error -> what is wrong, where its own words are not a user's."""
 
 
-def _require_known(override: Override, tree: dict[str, Any]) -> None:
-    """Refuse what is no key of the file; `+section.map.name` adds a name to a mapping."""
-    key = override.key_or_group
-    here: Any = tree
-    for name in key.split("."):
-        names = here if isinstance(here, dict) else ()
-        if name not in names and not override.is_add():
-            raise ValueError(f"override {override.input_line}: {unknown_key(key, names)}")
-        here = names[name] if isinstance(names, dict) and name in names else {}
+def _mistakes(error: ValidationError, source: Source) -> list[str]:
+    """Return one line per mistake; a misspelled key is not also a missing one."""
+    found, misspelled = [], set[str]()
+    for each in sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing"):
+        key = ".".join(part for part in each["loc"] if isinstance(part, str))
+        reason = REASONS.get(each["type"], each["msg"].removeprefix("Input "))
+        if each["type"] == "unexpected_keyword_argument":
+            reason, near = _unknown_key(key)
+            misspelled.add(near)
+        elif each["type"] == "value_error" and isinstance(each["input"], dict):
+            # of a whole section, whose check names the key
+            text = str(each["ctx"]["error"])
+            prefix = f"{key}." if key and not text.startswith(f"{key}.") else ""
+            key, _, reason = f"{prefix}{text}".partition(": ")
+        elif each["type"] != "missing":
+            shown = "null" if each["input"] is None else _shorten(repr(each["input"]))
+            reason = f"value {shown} {reason.removeprefix('Value error, ')}"
+        if each["type"] != "missing" or key not in misspelled:
+            found.append((source.places.get(key, (0, ""))[0], source.mistake(key, reason)))
+    return [text for _, text in sorted(found, key=lambda one: one[0])]
 
 
-def _require_synsets(key: str, names: Iterable[str], source: Source) -> None:
-    """Refuse names that the table does not hold, reading it as text: parsing it takes seconds."""
-    with gzip.open(wordnet.NOUNS, "rt", encoding="utf-8") as table:
-        text = table.read()
-    for name in names:
-        if f"\n{name}\t" not in text:
-            rows = (line.partition("\t")[0] for line in text.splitlines())
-            near = difflib.get_close_matches(name, [row for row in rows if row[:1] == name[:1]], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{source.name}: {key}: value {name!r} is not a noun synset{hint}")
+def _unknown_key(key: str) -> tuple[str, str]:
+    """Return what to say of a key that does not exist, and the nearest one that does."""
+    *path, last = key.split(".")
+    section: Any = Params
+    for name in path:
+        section = get_type_hints(section)[name]
+    names = [each.name for each in fields(section)]
+    near = [".".join([*path, name]) for name in difflib.get_close_matches(last, names, 1, 0.5)]
+    known = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    return f"is not a known key; {known}", near[0] if near else ""
+
+
+def _unknown_synsets(source: Source, key: str, names: Sequence[str]) -> list[str]:
+    """Return one line per name that is no synset; reads the table as text, as parsing is slow."""
+    found = []
+    with gzip.open(NOUNS, "rt", encoding="utf-8") as file:
+        table = file.read()
+    for name in (each for each in names if f"\n{each}\t" not in table):
+        rows = (line.partition("\t")[0] for line in table.splitlines() if line[:1] == name[:1])
+        near = difflib.get_close_matches(name, list(rows), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        found.append(source.mistake(key, f"value {name!r} is not a noun synset{hint}"))
+    return found
 
 
 def stage_main(main: Callable[..., object]) -> None:
-    """Run a stage from the command line with this configuration; see `stage.run_stage`.
+    """Run a stage from the command line with this configuration; see `runner.run_stage`.
 
     Args:
         main: The stage; its positional parameters are those of the command line.
@@ -125,45 +369,35 @@ def stage_main(main: Callable[..., object]) -> None:
 
 
 def torch_device(machine: Machine) -> str:
-    """Make torch compute the same figures every time on this machine, and say where.
+    """Make torch deterministic, and return `cpu` or `cuda` (ValueError if there is no CUDA).
 
-    How many threads it takes is in the environment before it is imported; see `stage_main`.
-
-    Args:
-        machine: The section of that name.
-
-    Returns:
-        `cpu` or `cuda`.
-
-    Raises:
-        ValueError: If CUDA is asked for and there is none.
+    `stage_main` has set the number of threads, before torch was imported.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     import torch
 
     if machine.device == Device.CUDA and not torch.cuda.is_available():
         raise ValueError("machine.device: value 'cuda' is not allowed: torch sees no CUDA device")
-    found = machine.device != Device.CPU and torch.cuda.is_available()
+    cuda = machine.device != Device.CPU and torch.cuda.is_available()
     # only warned, attention on CUDA would take kernels whose gradients differ from run to run
-    torch.use_deterministic_algorithms(True, warn_only=not found)
-    return "cuda" if found else "cpu"
+    torch.use_deterministic_algorithms(True, warn_only=not cuda)
+    return "cuda" if cuda else "cpu"
 
 
-def _check(arguments: Sequence[str]) -> None:
+def _check() -> None:
     parser = argparse.ArgumentParser(prog="python -m knowsub.config", description=__doc__)
     parser.add_argument("--check", action="store_true", help="the default, and all there is")
     parser.add_argument("--mark", type=Path, help="file to write where all is well")
     parser.add_argument("overrides", nargs="*", help="changes such as train.lr=0.1")
-    given = parser.parse_args(arguments)
-    load_params(given.overrides)
-    if given.mark is not None:
+    given = parser.parse_args()
+    try:
+        load_params(given.overrides)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if given.mark:
         given.mark.parent.mkdir(parents=True, exist_ok=True)
         given.mark.write_text("params.yaml is valid\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        _check(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as mistake:
-        sys.stderr.write(f"{mistake}\n")
-        sys.exit(1)
+    _check()

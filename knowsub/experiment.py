@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knowsub.provenance import flatten, main_root, origin, run_key
-from knowsub.schema import Params
+from knowsub.config import Params
 
 VIEW = "headline"
 """Name of the saved view of MLflow's run list; `saved_view` says what it shows."""

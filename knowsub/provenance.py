@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from knowsub.schema import Params
+from knowsub.config import Params
 
 APART = ("machine", "track")
 """Sections that no result depends on: neither part of the key nor compared between runs."""

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 from knowsub.config import load_params
-from knowsub.schema import Params
+from knowsub.config import Params
 
 CHAIN = ("train", "baseline", "test", "finetune")
 """The stages of one target and seed, in order."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 if TYPE_CHECKING:
-    from knowsub.schema import Machine
+    from knowsub.config import Machine
 
 
 SECONDS = 10.0

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from knowsub.experiment import Experiment, experiment
-from knowsub.schema import Params
+from knowsub.config import Params
 
 _WRITERS: list[subprocess.Popen[bytes]] = []
 """Writers started by this process, kept until it ends: they outlive it."""

@@ -15,7 +15,7 @@ from knowsub.config import load_params, stage_main
 
 if TYPE_CHECKING:
     from knowsub.backfill import Model
-    from knowsub.schema import Params
+    from knowsub.config import Params
 
 DATA = Path("data")
 MARKER = Path("mlflow/tracked.json")

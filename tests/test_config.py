@@ -1,16 +1,23 @@
-"""The configuration: what params.yaml may hold, and one line on everything that it may not."""
+"""The configuration: what params.yaml may hold, its comments, and one line per mistake."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from knowsub.config import load_params
+from knowsub.config import Params, load_params, read_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,69 +66,74 @@ def test_an_exponent_is_the_same_number_to_every_reader(text: str, tmp_path: Pat
 
 
 MISTAKES = [
-    ("train.lr", "  lrr: 0.4", "train.lrr is not a known key; did you mean train.lr?"),
-    ("train.lr", "", "train.lr is missing"),
-    ("train.lr", "  lr: fast", "train.lr: value 'fast' is not a number"),
-    ("train.lr", '  lr: "0.4"', "train.lr: value '0.4' is not a number"),
-    ("train.lr", '  lr: "1e-3"', "train.lr: value '1e-3' is not a number"),
-    ("train.lr", "  lr: -0.4", "train.lr: value -0.4 is not allowed"),
-    ("train.lr", "  lr: 0", "train.lr: value 0.0 is not allowed"),
+    ("train.lr", "  lrr: 0.4", "train.lrr: is not a known key; did you mean train.lr?"),
+    ("train.lr", "", "train.lr: is missing"),
+    ("train.lr", "  lr: fast", "train.lr: value 'fast' should be a number"),
+    ("train.lr", "  lr: fast  # above 0", "train.lr: value 'fast' should be a number (above 0)"),
+    ("train.lr", '  lr: "0.4"', "train.lr: value '0.4' should be a number"),
+    ("train.lr", '  lr: "1e-3"', "train.lr: value '1e-3' should be a number"),
+    ("train.lr", "  lr: -0.4", "train.lr: value -0.4 should be greater than 0"),
+    ("train.lr", "  lr: 0", "train.lr: value 0 should be greater than 0"),
     ("train.lr", "  lr: .inf", "train.lr: value .inf is read differently"),
     ("train.lr", "  lr: .nan", "train.lr: value .nan is read differently"),
-    ("train.lr", "  lr: 0,4", "train.lr: value '0,4' is not a number"),
-    ("train.lr", "  lr:", "train.lr: value that is empty is not a number"),
-    ("train.lr", "  lr: [0.4]", "train.lr: value [0.4] is not a number"),
-    ("train.lr", "  lr: true", "train.lr: value True is not a number"),
-    ("train.lr", "  lr: on", "train.lr: value on is read as a switch"),
+    ("train.lr", "  lr: 1e400", "train.lr: value inf should be a finite number"),
+    ("train.lr", "  lr: 0,4", "train.lr: value '0,4' should be a number"),
+    ("train.lr", "  lr:", "train.lr: value null should be a number"),
+    ("train.lr", "  lr: [0.4]", "train.lr: value [0.4] should be a number"),
+    ("train.lr", "  lr: true", "train.lr: value True should be a number"),
+    ("train.lr", "  lr: on", "train.lr: value on is read differently"),
+    ("train.lr", "  lr: 2026-01-01", "train.lr: value 2026-01-01 is read differently"),
     ("train.lr", "  lr: ${train.steps}", "train.lr: value '${train.steps}' refers to another"),
-    ("train.lr", "  lr: 0.4\n  lr: 0.3", "train.lr stands there twice"),
+    ("train.lr", "  lr: 0.4\n  lr: 0.3", 'found duplicate key "lr"'),
+    ("train.lr", "  lr: &rate 0.4", "train.lr: anchors, aliases and tags (& * !) are not allowed"),
+    ("train.lr", "  lr: !!float 1", "train.lr: anchors, aliases and tags (& * !) are not allowed"),
+    ("train.lr", "  <<: {lr: 1}", "value << is read differently"),
     ("train.steps", "  steps: 010", "train.steps: value 010 is read differently"),
     ("train.steps", "  steps: 0x10", "train.steps: value 0x10 is read differently"),
     ("train.steps", "  steps: 1_000", "train.steps: value 1_000 is read differently"),
     ("train.steps", "  steps: 1:30", "train.steps: value 1:30 is read differently"),
-    ("train.steps", "  steps: 1e3", "train.steps: value 1000.0 is not a whole number"),
-    ("train.steps", "  steps: 2.5", "train.steps: value 2.5 is not a whole number"),
-    ("train.steps", "  steps: 0", "train.steps: value 0 is not allowed"),
+    ("train.steps", "  steps: 1e3", "train.steps: value 1000.0 should be a whole number"),
+    ("train.steps", "  steps: 2.5", "train.steps: value 2.5 should be a whole number"),
+    ("train.steps", "  steps: 0", "train.steps: value 0 should be greater than or equal to 1"),
     (
         "train.granularity",
-        "  unit: wieght",
-        "train.granularity: value 'wieght' is not one of weight, input",
+        "  granularity: wieght",
+        "train.granularity: value 'wieght' should be 'weight', 'input'",
     ),
-    ("train.granularity", "  unit: 3", "train.granularity: value 3 is not one of weight"),
-    ("train.modules", "  parts: [q, w]", "train.modules: value 'w' is not one of q, k"),
-    ("train.modules", "  parts: q", "train.modules: value 'q' is not a list in [ ]"),
-    ("train.modules", "  parts: []", "train.modules: value [] is not allowed"),
+    ("train.granularity", "  granularity: 3", "train.granularity: value 3 should be 'weight'"),
+    ("train.modules", "  modules: [q, w]", "train.modules: value 'w' should be 'q', 'k'"),
+    ("train.modules", "  modules: q", "train.modules: value 'q' should be a list in [ ]"),
+    ("train.modules", "  modules: []", "train.modules: value [] should name at least one"),
     ("train.blocks", "  blocks: 2:9", "train.blocks: value 2:9 is read differently"),
     ("train.blocks", '  blocks: "2:9"', "train.blocks: 2:9 reaches beyond the model's 4"),
+    ("train.blocks", '  blocks: "3:1"', "train.blocks: value '3:1' is not allowed"),
     ("train.blocks", "  blocks: top", "train.blocks: value 'top' is not allowed"),
-    ("train.block_tokens", "  block_tokens: 4096", "train.block_tokens: value 4096 is above"),
-    ("track.artifacts", "  artifacts: yes", "track.artifacts: value yes is read as a switch"),
-    ("track.artifacts", "  artifacts: off", "track.artifacts: value off is read as a switch"),
-    ("track.artifacts", "  artifacts: 1", "track.artifacts: value 1 is not true or false"),
-    ("track.experiment", "  experiment: ' '", "track.experiment: value ' ' is not a name"),
-    ("track.experiment", "  experiment: 7", "track.experiment: value 7 is not text"),
-    ("track.model", "  model: yes", "track.model: value yes is read as a switch"),
-    ("track.register", "  register: a/b", "track.register: value 'a/b' is not a name"),
-    ("machine.device", "  device: gpu", "machine.device: value 'gpu' is not one of auto, cpu"),
-    ("machine.threads", "  threads: -1", "machine.threads: value -1 is not allowed"),
-    ("machine.memory_gb", "  memory_gb: 0", "machine.memory_gb: value 0.0 is not allowed"),
-    ("targets", "targets: building.n.01", "targets: value 'building.n.01' is not a list"),
-    ("targets", "targets: []", "targets: value [] is not allowed; name at least one"),
-    ("targets", "targets: [a/b]", "targets: value 'a/b' cannot name a folder"),
-    ("targets", "targets: [1]", "targets: value 1 is not text"),
+    ("train.block_tokens", "  block_tokens: 4096", "use at most pretrain.context, 128"),
+    ("track.artifacts", "  artifacts: yes", "track.artifacts: value yes is read differently"),
+    ("track.artifacts", "  artifacts: off", "track.artifacts: value off is read differently"),
+    ("track.artifacts", "  artifacts: 1", "track.artifacts: value 1 should be true or false"),
+    ("track.experiment", "  experiment: ' '", "track.experiment: value ' ' is not allowed"),
+    ("track.experiment", "  experiment: 7", "track.experiment: value 7 should be text"),
+    ("track.model", "  model: yes", "track.model: value yes is read differently"),
+    ("track.register", "  register: a/b", "track.register: value 'a/b' is not allowed"),
+    ("machine.device", "  device: gpu", "machine.device: value 'gpu' should be 'auto', 'cpu'"),
+    ("machine.threads", "  threads: -1", "machine.threads: value -1 should be greater than"),
+    ("machine.memory_gb", "  memory_gb: 0", "machine.memory_gb: value 0 should be greater than 0"),
+    ("targets", "targets: building.n.01", "targets: value 'building.n.01' should be a list"),
+    ("targets", "targets: []", "targets: value [] should name at least one"),
+    ("targets", "targets: [a/b]", "targets: value 'a/b' is not allowed"),
+    ("targets", "targets: [1]", "targets: value 1 should be text"),
     (
         "targets",
         "targets: [buildng.n.01]",
         "targets: value 'buildng.n.01' is not a noun synset; did you mean building.n.01?",
     ),
     ("seeds", "seeds: [0, 0]", "seeds: value [0, 0] names one twice"),
-    ("seeds", "seeds: [-1]", "seeds: value -1 is not allowed"),
-    ("seeds", "seeds: [99999999999]", "use an integer 0..4294967295"),
-    ("seeds", "seeds: [a]", "seeds: value 'a' is not a whole number"),
-    ("seeds", "seeds: {a: 0}", "seeds: value {'a': 0} is not a list"),
-    ("seeds", "seed: [0]", "seed is not a known key; did you mean seeds?"),
-    ("prepare.levels", "  levels: 9", "prepare.levels: value 9 is not allowed"),
-    ("pretrain.heads", "  heads: 3", "pretrain.heads"),
+    ("seeds", "seeds: [-1]", "seeds: value -1 should be greater than or equal to 0"),
+    ("seeds", "seeds: [99999999999]", "should be less than or equal to 4294967295"),
+    ("seeds", "seeds: [a]", "seeds: value 'a' should be a whole number"),
+    ("seeds", "seeds: {a: 0}", "seeds: value {'a': 0} should be a list"),
+    ("seeds", "seed: [0]", "seed: is not a known key; did you mean seeds?"),
 ]
 
 
@@ -135,10 +147,211 @@ def test_a_mistake_is_one_line_with_file_key_value_and_what_is_allowed(
     path.write_text(edited(text, key, line), encoding="utf-8")
     with pytest.raises(ValueError, match=r"params\.yaml") as caught:
         load_params(path=path)
-    said = str(caught.value)
-    assert message in said
-    assert "\n" not in said
-    assert said.startswith("params.yaml")
+    error = str(caught.value)
+    assert message in error
+    assert "\n" not in error
+    assert error.startswith("params.yaml")
+    number = next(i for i, row in enumerate(text.splitlines(), 1) if row.startswith("  lr: 0.25"))
+    if key == "train.lr" and line and "duplicate" not in message:
+        assert error.startswith(f"params.yaml line {number}: ")
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(
+    text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "params.yaml"
+    wrong = edited(edited(text, "machine.threads", "  threads: -1"), "train.lr", "  lrr: 1")
+    path.write_text(edited(wrong, "seeds", "seeds: [a, 1.5]"), encoding="utf-8")
+    with pytest.raises(ValueError, match="seeds") as caught:
+        load_params(path=path)
+    assert [
+        line.partition(" (")[0].split(": ", 1)[1] for line in str(caught.value).splitlines()
+    ] == [
+        "seeds: value 'a' should be a whole number",
+        "seeds: value 1.5 should be a whole number",
+        "train.lrr: is not a known key; did you mean train.lr?",
+        "machine.threads: value -1 should be greater than or equal to 0",
+    ]
+
+
+def test_ambiguous_values_are_reported_at_once_too(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    wrong = edited(edited(text, "machine.threads", "  threads: 02"), "seeds", "seeds: [on, 1_0]")
+    path.write_text(wrong, encoding="utf-8")
+    with pytest.raises(ValueError, match="seeds") as caught:
+        load_params(path=path)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_file_with_nothing_right_is_reported_in_few_lines(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("".join(f"key{number}: 1\n" for number in range(50)), encoding="utf-8")
+    with pytest.raises(ValueError, match="more mistakes") as caught:
+        load_params(path=path)
+    assert len(str(caught.value).splitlines()) == 21
+
+
+CONFLICTS = [
+    (["prepare.validation_share=0.46", "prepare.heldout_share=0.46"], "at most 0.9 together"),
+    (["prepare.text_test_share=0.5", "prepare.text_validation_share=0.5"], "at most 0.9 together"),
+    (["prepare.extra_targets=[a,a]"], "prepare.extra_targets: value ['a', 'a'] names one twice"),
+    (["prepare.source_folder=x"], "prepare.source_folder: value 'x' is not allowed; use empty"),
+    (["prepare.fact_source=table"], "prepare.source_folder: value '' is not allowed; use the fold"),
+    (["verbalize.article=false"], "verbalize.article: value False is not allowed; use true where"),
+    (["verbalize.test_families=[]"], "verbalize.test_families: value [] is not allowed"),
+    (["verbalize.train_families=[]"], "verbalize.train_families: value [] is not allowed"),
+    (["verbalize.validation_families=[]"], "verbalize.validation_families: value [] is not allo"),
+    (["verbalize.test_families=[kind]"], "verbalize.train_families: value ['kind'] is not allowed"),
+    (["verbalize.train_families=[kind,kind]"], "use each family in one role, once"),
+    (["pretrain.heads=3"], "pretrain.heads: value 3 is not allowed; use a divisor of width, 128"),
+    (["pretrain.block_tokens=129"], "pretrain.block_tokens: value 129 is not allowed; use at most"),
+    (["pretrain.warmup=0.6", "pretrain.decay=0.5"], "at most 1 together"),
+    (["train.grad_accumulation=17"], "train.grad_accumulation: value 17 is not allowed; use at mo"),
+    (["train.causal_shift=false"], "train.causal_shift: value False is not allowed"),
+    (["test.random_text_masks=101"], "test.random_text_masks: value 101 is not allowed; use at m"),
+    (["finetune.adaptations=[head,head]"], "finetune.adaptations: value ['head', 'head'] names"),
+    (["finetune.questions=files"], "finetune.question_folder: value '' is not allowed; use a fold"),
+    (["report.thresholds.sparsity='0.98'"], "report.thresholds.sparsity: value '0.98' is not all"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), CONFLICTS, ids=[row[1] for row in CONFLICTS])
+def test_values_that_do_not_fit_together_are_refused_by_key(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=r"params\.yaml with") as caught:
+        load_params(overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_fit_together_are_allowed() -> None:
+    none = [f"verbalize.{role}_families=[]" for role in ("train", "validation", "test")]
+    assert load_params(["verbalize.role_assignment=best", *none]).verbalize.train_families == []
+    files = load_params(["finetune.questions=files", "finetune.question_folder=x"])
+    assert files.finetune.question_folder == "x"
+    table = load_params(["prepare.fact_source=table", "prepare.source_folder=x", "targets=[x]"])
+    assert table.prepare.source_folder == "x"
+
+
+@cache
+def schema() -> dict[str, dict[str, Any]]:
+    """Return the JSON schema of every value by its dotted key."""
+    whole = TypeAdapter(Params).json_schema()
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        name = part.get("$ref", "").rpartition("/")[2]
+        return resolved(whole["$defs"][name]) if name else part
+
+    def flat(part: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, value in part["properties"].items():
+            inner = resolved(value)
+            if "properties" in inner:
+                yield from flat(inner, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", inner | {"items": resolved(inner.get("items", {}))}
+
+    return dict(flat(whole, ""))
+
+
+def stated(comment: str) -> dict[str, Any]:
+    """Return the part of a JSON schema that the last part of a comment states."""
+    words = re.sub(r" \[[^\]]*\]$", "", comment).rpartition("; ")[2]
+    start, of, inner = words.partition(" of ")
+    if of and start == "map":
+        return {"type": "object", "additionalProperties": stated(inner)}
+    if of:
+        least = {"one or more": {"minItems": 1}, "list": {}}[start]
+        return {"type": "array", "items": stated(inner), **least}
+    if words in WORDS:
+        return WORDS[words]
+    if "|" in words:
+        return {"type": "string", "enum": [each.strip('"') for each in words.split(" | ")]}
+    return {"type": "number", **bounds(words)}
+
+
+WORDS = {
+    "text": {"type": "string"},
+    "text or empty": {"type": "string"},
+    "true | false": {"type": "boolean"},
+}
+
+
+def bounds(words: str) -> dict[str, float]:
+    """Return the bounds that `0..1` or `above 0, at most 10` state."""
+    low, dots, high = words.partition("..")
+    if dots:
+        return {"minimum": float(low), "maximum": float(high)}
+    parts = (part.rpartition(" ") for part in words.split(", "))
+    return {SIGNS[sign]: float(number) for sign, _, number in parts}
+
+
+SIGNS = {
+    ">=": "minimum",
+    "above": "exclusiveMinimum",
+    "below": "exclusiveMaximum",
+    "at most": "maximum",
+}
+
+
+def same_range(declared: dict[str, Any], said: dict[str, Any]) -> bool:
+    """Return whether a JSON schema has the type and the range that a comment states."""
+    kind = {"integer": "number"}.get(declared["type"], declared["type"])
+    pattern = declared.get("pattern")
+    if pattern and "enum" in said:  # a form, with examples of it
+        examples = [each.replace("first:end", "2:4").replace("x", "0.98") for each in said["enum"]]
+        return all(re.search(pattern, each) for each in examples) and not re.search(pattern, "x y")
+    names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "enum", "minItems")
+    inner = "items" if kind == "array" else "additionalProperties" if kind == "object" else ""
+    return (
+        kind == said["type"]
+        and all(declared.get(name) == said.get(name) for name in names)
+        and (not inner or same_range(declared[inner], said[inner]))
+    )
+
+
+def test_every_field_stands_in_params_yaml_and_every_key_is_a_field(text: str) -> None:
+    values = yaml.safe_load(text)
+    keys = {
+        f"{section}.{name}" if isinstance(values[section], dict) else section
+        for section in values
+        for name in (values[section] if isinstance(values[section], dict) else [""])
+    }
+    assert keys == set(schema())
+
+
+def test_the_comment_of_a_key_states_the_range_that_the_schema_has(text: str) -> None:
+    places = read_yaml(text, "params.yaml").places
+    wrong = [key for key, part in schema().items() if not same_range(part, stated(places[key][1]))]
+    assert not wrong
+
+
+def beyond(part: dict[str, Any]) -> list[Any]:
+    """Return values just outside a range of numbers, in a list for a list."""
+    if part["type"] == "array":
+        return [[value] for value in beyond(part["items"])]
+    step = 1 if part["type"] == "integer" else 1e-9
+    low = [part["minimum"] - step] if "minimum" in part else []
+    high = [part["maximum"] * (1 + 1e-9) + step] if "maximum" in part else []
+    ends = [part[name] for name in ("exclusiveMinimum", "exclusiveMaximum") if name in part]
+    return [int(value) if step == 1 else value for value in (*low, *high, *ends)]
+
+
+def test_every_value_beyond_its_range_is_refused_by_its_key(text: str) -> None:
+    adapter, tried = TypeAdapter(Params), 0
+    shipped = json.dumps(yaml.safe_load(text))
+    for key, part in schema().items():
+        for value in beyond(part):
+            tree = json.loads(shipped)
+            *section, name = key.split(".")
+            (tree[section[0]] if section else tree)[name] = value
+            with pytest.raises(ValidationError) as caught:
+                adapter.validate_json(json.dumps(tree))
+            (mistake,) = caught.value.errors()
+            assert ".".join(each for each in mistake["loc"] if isinstance(each, str)) == key
+            assert mistake["type"].startswith(("greater_than", "less_than"))
+            tried += 1
+    assert tried > 130
 
 
 WRONG_FILES = [
@@ -147,8 +360,13 @@ WRONG_FILES = [
     (b"a: [1\n", "line 2: is not YAML"),
     (b"a:\tb: c\n", "line 1: is not YAML"),
     (b"a: \xff\n", "is not UTF-8"),
-    (b"a: *b\n", "is not YAML"),
-    (b"train: 3\n", "targets is missing"),
+    (b"a: *b\n", "line 1: a: anchors, aliases and tags"),
+    (b"a: &x [*x]\n", "line 1: a: anchors, aliases and tags"),
+    (b"a: !!str 5\n", "line 1: a: anchors, aliases and tags"),
+    (b"? [1]\n: 3\n", "a key is not text"),
+    (b"a: " + b"9" * 5000, r"line 1: a: value 9+\.\.\. is read differently"),
+    (b"a: " + b"[" * 3000, "nested too deeply"),
+    (b"a: " + b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
 ]
 
 
@@ -171,25 +389,30 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 def test_a_missing_section_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text[: text.index("machine:")], encoding="utf-8")
-    with pytest.raises(ValueError, match=r"params\.yaml: machine is missing"):
+    with pytest.raises(ValueError, match=r"params\.yaml: machine: is missing"):
         load_params(path=path)
 
 
 def test_a_value_for_a_section_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text[: text.index("machine:")] + "machine: fast\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="machine: value 'fast' is not a section of keys"):
+    with pytest.raises(ValueError, match="machine: value 'fast' should be a section of keys"):
         load_params(path=path)
 
 
 WRONG_OVERRIDES = [
-    ("train.lrr=1", "override train.lrr=1: train.lrr is not a known key; did you mean train.lr?"),
-    ("trian.lr=1", "override trian.lr=1: trian.lr is not a known key"),
-    ("train.lr=fast", "params.yaml with train.lr=fast: train.lr: value 'fast' is not a number"),
+    ("train.lrr=1", "with train.lrr=1: train.lrr: is not a known key; did you mean train.lr?"),
+    ("trian.lr=1", "trian: is not a known key; did you mean train?"),
+    ("train.lr=fast", "params.yaml with train.lr=fast: train.lr: value 'fast' should be a number"),
     ("train.lr", "override train.lr: "),
     ("train.lr=[1", "override train.lr=[1: "),
-    ("+train.more=1", "train.more is not a known key"),
-    ("~train.lr", "train.lr is missing"),
+    ("train.lr=1,2", "override train.lr=1,2: Ambiguous value"),
+    ("seeds.9=1", "override seeds.9=1: "),
+    ("=1", "override =1: "),
+    ("hydra.run.dir=x", "hydra.run.dir=x is not a known key"),
+    ("+train.more=1", "train.more: is not a known key"),
+    ("+train.lr=1", "override +train.lr=1: Could not append"),
+    ("~train.lr", "train.lr: is missing"),
 ]
 
 
@@ -222,7 +445,10 @@ def test_the_check_of_a_mistake_ends_in_one_line_and_status_1(text: str, tmp_pat
     (tmp_path / "params.yaml").write_text(edited(text, "train.lr", "  lrr: 1"), encoding="utf-8")
     done = check(tmp_path)
     assert done.returncode == 1
-    assert done.stderr == ("params.yaml: train.lrr is not a known key; did you mean train.lr?\n")
+    assert re.fullmatch(
+        r"params\.yaml line \d+: train\.lrr: is not a known key; did you mean train\.lr\?\n",
+        done.stderr,
+    )
     assert done.stdout == ""
 
 

@@ -22,7 +22,7 @@ from knowsub.masks.ablation import ablated
 from knowsub.masks.gates import GateSample, UniformNoise
 from knowsub.masks.mask import load_mask, random_masks, save_mask
 from knowsub.masks.options import Estimator, Granularity
-from knowsub.schema import Device, Machine, Progress
+from knowsub.config import Device, Machine, Progress
 from tests.architectures import CONFIGS, VOCAB, tiny
 from tests.discovery.setting import search, validation
 from tests.evaluation.setting import built_context, built_model, fact_mask, options

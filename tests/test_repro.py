@@ -10,7 +10,7 @@ import pytest
 
 from knowsub.config import load_params
 from knowsub.repro import reproduce
-from knowsub.schema import Params
+from knowsub.config import Params
 
 PIPELINE = """
 stages:

@@ -21,7 +21,7 @@ from knowsub.config import load_params
 from knowsub.experiment import CHOICES, FIGURES, Experiment, experiment, view_path
 from knowsub.provenance import main_root, run_key
 from knowsub.report.metrics import METRIC_SPECS
-from knowsub.schema import Params
+from knowsub.config import Params
 from knowsub.stage_run import await_writer, stage_run
 from knowsub.tracking import ITEM, KEY, KIND, PARENT, SOURCE, STAGE
 from tests.browser import CHROMIUM, browser

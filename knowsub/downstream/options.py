@@ -1,7 +1,12 @@
-"""What a user chooses about downstream finetuning: the section `finetune` of `params.yaml`."""
+"""Options of the stage `finetune`: the downstream task."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from knowsub.ranges import Count, Distinct, LearningRate, Limit, OpenFraction, Text, require
 
 
 class QuestionSource(StrEnum):
@@ -50,27 +55,27 @@ class TrainableBlocks(StrEnum):
 
 @dataclass
 class FinetuneOptions:
-    """How a model without its critical subnetwork is finetuned and examined."""
+    """How a model without its critical subnetwork is finetuned and tested."""
 
     questions: QuestionSource
     """Where the questions come from."""
     question_folder: str
     """Folder of question files (`questions: files`, or CommonsenseQA already downloaded)."""
     target_questions: str
-    """JSON file whose entries' `id` are the target questions; empty: tied by head and tail."""
-    template_family: str
+    """JSON file whose entries' `id` are the target questions; empty: by subject and object."""
+    template_family: Text
     """Template family whose prompts ask the questions made from facts."""
-    choices: int
+    choices: Annotated[int, Field(ge=2, le=26)]
     """Choices per question made from a fact."""
     distractors: Distractors
     """How the wrong choices of a question made from a fact are drawn."""
-    max_questions: int
-    """Most questions taken of a training or test file, the first ones; 0 = all."""
-    target_share: float
+    max_questions: Limit
+    """Questions taken of a training or test file at most, the first ones; 0 = all."""
+    target_share: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target questions that are trained on; the others are tested [fraction]."""
-    validation_share: float
+    validation_share: OpenFraction
     """Share of the training questions kept for early stopping [fraction]."""
-    adaptations: list[Adaptation]
+    adaptations: Annotated[list[Adaptation], Field(min_length=1), Distinct]
     """What is trained, one run each."""
     readout: Readout
     """What the multiple-choice head reads."""
@@ -78,54 +83,29 @@ class FinetuneOptions:
     """Whether removed weights stay zero or may be learned again."""
     trainable_blocks: TrainableBlocks
     """Which blocks LoRA and full finetuning may change."""
-    lora_rank: int
+    lora_rank: Count
     """Rank of the LoRA update."""
-    repeats: int
-    """Runs per model and adaptation, differing in head, LoRA initialisation and order."""
-    steps: int
-    """Optimiser steps at most."""
-    batch: int
-    """Questions per step."""
-    head_lr: float
-    """Learning rate of the head."""
-    lora_lr: float
+    repeats: Count
+    """Runs per model and adaptation, differing in head, LoRA initialization and order."""
+    steps: Count
+    """Optimizer steps at most [steps]."""
+    batch: Count
+    """Questions per step [questions]."""
+    head_lr: LearningRate
+    """Learning rate of the multiple-choice head."""
+    lora_lr: LearningRate
     """Learning rate of the LoRA matrices."""
-    full_lr: float
+    full_lr: LearningRate
     """Learning rate of the model's weights in full finetuning."""
-    evaluate_every: int
+    evaluate_every: Count
     """Steps between evaluations [steps]."""
-    patience: int
+    patience: Count
     """Evaluations without improvement on validation after which a run stops."""
-    resamples: int
+    resamples: Annotated[int, Field(ge=100)]
     """Bootstrap resamples and permutations behind the intervals and p-values."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible values.
-
-        Raises:
-            ValueError: If a value is out of its range; the message names the key.
-        """
-        counts = (
-            "lora_rank", "repeats", "steps", "batch", "evaluate_every", "patience",
-        )  # fmt: skip
-        for name in counts:
-            self._require(name, getattr(self, name) >= 1, "an integer >= 1")
-        for name in ("head_lr", "lora_lr", "full_lr"):
-            self._require(name, 0 < getattr(self, name) <= 10, "above 0, at most 10")
-        self._require("choices", 2 <= self.choices <= 26, "an integer from 2 to 26")
-        self._require("max_questions", self.max_questions >= 0, "an integer >= 0")
-        self._require("target_share", 0 <= self.target_share < 1, "at least 0, below 1")
-        self._require("validation_share", 0 < self.validation_share < 1, "above 0 and below 1")
-        self._require("resamples", self.resamples >= 100, "an integer >= 100")
-        self._require(
-            "template_family", bool(self.template_family.strip()), "the name of a template family"
-        )
-        unique = len(set(self.adaptations)) == len(self.adaptations) > 0
-        self._require("adaptations", unique, f"some of {', '.join(Adaptation)}, each once")
+        """Refuse values that do not fit together (ValueError)."""
         named = self.questions is not QuestionSource.FILES or bool(self.question_folder.strip())
-        self._require("question_folder", named, "a folder, which `questions: files` needs")
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            value = getattr(self, name)
-            raise ValueError(f"finetune.{name}: value {value!r} is not allowed; use {allowed}")
+        allowed = "a folder, which `questions: files` needs"
+        require(named, "question_folder", self.question_folder, allowed)

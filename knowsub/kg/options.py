@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from knowsub.ranges import Distinct, Seed, SplitShare, Text, require
+
+NOUNS = Path("data/raw/wordnet/nouns.tsv.gz")
+"""Table of WordNet's noun synsets, relative to the root of the repository."""
 
 
 class FactSource(StrEnum):
-    """Where facts come from. Member names equal values, as the configuration matches names."""
+    """Where facts come from."""
 
     wordnet = "wordnet"
     conceptnet = "conceptnet"
@@ -15,24 +24,27 @@ class FactSource(StrEnum):
 
 
 class OverlapPolicy(StrEnum):
-    """What to do about facts that should not be there."""
+    """What to do about control facts that touch a target."""
 
     refuse = "refuse"
     filter = "filter"
 
 
 class Contradictions(StrEnum):
-    """What to do about a head and relation with a second tail."""
+    """What to do about a subject and relation with a second object."""
 
     keep = "keep"
     skip = "skip"
 
 
 class RoleAssignment(StrEnum):
-    """How statements get their roles."""
+    """How statements get their roles (train, validation, test)."""
 
     families = "families"
     best = "best"
+
+
+Words = Annotated[int, Field(ge=1, le=9)]
 
 
 @dataclass
@@ -43,88 +55,68 @@ class PrepareOptions:
     """Kind of source of the facts."""
     source_folder: str
     """Folder with one file per target and control files; empty for WordNet [path]."""
-    extra_targets: list[str]
-    """Targets beside the ones asked for whose facts no control or near fact may touch [names]."""
-    hypernym_levels: int
+    extra_targets: Annotated[list[str], Distinct]
+    """Further targets, whose facts no control or neighborhood fact may touch [names]."""
+    hypernym_levels: Annotated[int, Field(ge=1, le=6)]
     """Hypernym levels walked up and down from a target synset [steps]."""
-    target_facts: int
+    target_facts: Annotated[int, Field(ge=2, le=10_000)]
     """Facts per target KG at most [facts]."""
-    max_object_share: float
-    """Share of a target KG that one tail takes at most, where there are others [fraction]."""
-    unseen_entities: int
-    """Nouns that no fact speaks of, for `unseen_facts` to be found among."""
-    unseen_facts: int
-    """Per target, untold heads that the model answers with the target's tails, kept as near."""
-    neighborhood_facts: int
-    """Facts per target that share a tail or head word with it, at most [facts]."""
-    control_facts: int
+    max_object_share: Annotated[float, Field(ge=0.01, le=1)]
+    """Share of a target KG that one object takes at most, where there are others [fraction]."""
+    neighborhood_facts: Annotated[int, Field(ge=0, le=1_000)]
+    """Facts per target that share an object or a subject word with it, at most [facts]."""
+    unseen_entities: Annotated[int, Field(ge=0, le=1_000_000)]
+    """Nouns that no fact mentions, candidates for `unseen_facts` [nouns]."""
+    unseen_facts: Annotated[int, Field(ge=0, le=100_000)]
+    """Unseen entities per target that the model answers with the target's objects [facts]."""
+    control_facts: Annotated[int, Field(ge=10, le=1_000_000)]
     """Control facts in all [facts]."""
-    facts_per_object: int
-    """WordNet control facts per tail, for distractors and other heads of the same tail [facts]."""
-    max_subject_words: int
-    """Words in a WordNet head at most [words]."""
-    max_object_words: int
-    """Words in a WordNet tail at most [words]."""
-    validation_share: float
+    facts_per_object: Annotated[int, Field(ge=2, le=1_000)]
+    """WordNet control facts per object, for distractors and other subjects of it [facts]."""
+    max_subject_words: Words
+    """Words in a WordNet subject at most [words]."""
+    max_object_words: Words
+    """Words in a WordNet object at most [words]."""
+    validation_share: SplitShare
     """Share of the control facts for choosing checkpoints [fraction]."""
-    heldout_share: float
-    """Share of the control facts used nowhere but in the report [fraction]."""
+    heldout_share: SplitShare
+    """Share of the control and neighborhood facts used only in the report [fraction]."""
     overlap: OverlapPolicy
     """Whether control facts that touch a target stop the stage or are left out and counted."""
     contradictions: Contradictions
-    """Whether a second tail of a head and relation in a file stays; WordNet heads have one."""
-    text: str
+    """Whether a second object of a subject and relation stays; WordNet subjects have one."""
+    text: Text
     """`embedded`, a text file or folder, or the hub id of a data set."""
-    text_validation_share: float
+    text_validation_share: SplitShare
     """Share of the text for choosing checkpoints [fraction]."""
-    text_test_share: float
-    """Share of the text used nowhere but in the report [fraction]."""
-    other_text: str
+    text_test_share: SplitShare
+    """Share of the text used only in the report [fraction]."""
+    other_text: Text
     """A corpus used nowhere in training, named as `text` is; `embedded-other` by default."""
-    seed: int
+    seed: Seed
     """Of sampling and splitting."""
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ValueError: If a value is not allowed; the message names the key.
-        """
-        _between(self, hypernym_levels=(1, 6), max_subject_words=(1, 9), max_object_words=(1, 9))
-        _between(self, target_facts=(2, 10_000), neighborhood_facts=(0, 1_000))
-        _between(self, unseen_entities=(0, 1_000_000), unseen_facts=(0, 100_000))
-        _between(self, control_facts=(10, 1_000_000), facts_per_object=(2, 1_000))
-        _between(self, seed=(0, 2**32 - 1), max_object_share=(0.01, 1.0))
-        _between(self, validation_share=(0.01, 0.8), heldout_share=(0.01, 0.8))
-        _between(self, text_validation_share=(0.01, 0.8), text_test_share=(0.01, 0.8))
+        """Refuse values that do not fit together (ValueError)."""
         for keys in (("validation_share", "heldout_share"), _TEXT_SHARES):
             total = sum(getattr(self, key) for key in keys)
-            _refuse(total > 0.9, " + ".join(keys), total, "at most 0.9 together")
-        _refuse(
-            len(set(self.extra_targets)) < len(self.extra_targets),
-            "extra_targets",
-            self.extra_targets,
-            "no name twice",
-        )
-        _refuse(not self.text, "text", self.text, "embedded, a path or a hub id")
-        _refuse(not self.other_text, "other_text", self.other_text, "embedded-other or a path")
-        self._check_source()
-
-    def _check_source(self) -> None:
-        """Check that a source is given exactly where one is read."""
-        if self.fact_source == FactSource.wordnet:
+            require(total <= 0.9, " + ".join(keys), total, "at most 0.9 together")
+        if self.fact_source is FactSource.wordnet:
             allowed = "empty for fact_source: wordnet, whose facts are in data/raw"
-            _refuse(bool(self.source_folder), "source_folder", self.source_folder, allowed)
+            require(not self.source_folder, "source_folder", self.source_folder, allowed)
         else:
             allowed = f"the folder of the {self.fact_source} files"
-            _refuse(not self.source_folder, "source_folder", self.source_folder, allowed)
+            require(bool(self.source_folder), "source_folder", self.source_folder, allowed)
+
+
+_TEXT_SHARES = ("text_validation_share", "text_test_share")
 
 
 @dataclass
 class VerbalizeOptions:
     """Options of `verbalize`: how facts become statements."""
 
-    templates: str
+    templates: Text
     """File of the templates per relation [path]."""
     role_assignment: RoleAssignment
     """`families`: roles by family; `best`: each fact's best statement trains, losers are unseen."""
@@ -135,39 +127,18 @@ class VerbalizeOptions:
     test_families: list[str]
     """Template families that no mask sees, reported as paraphrases [names]."""
     article: bool
-    """Whether statements whose head has an article are tried (`A ziggurat`)."""
+    """Whether statements whose subject has an article are tried (`A ziggurat`)."""
     bare: bool
-    """Whether statements whose head has none are tried (`Ziggurat`)."""
+    """Whether statements whose subject has none are tried (`Ziggurat`)."""
     leading_space: bool
     """Whether each statement is also tried with a space before it."""
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ValueError: If a value is not allowed; the message names the key.
-        """
-        _refuse(not self.templates, "templates", self.templates, "the path of a YAML file")
-        _refuse(not (self.article or self.bare), "article", False, "true where bare is false")
-        if self.role_assignment == RoleAssignment.families:
+        """Refuse values that do not fit together (ValueError)."""
+        require(self.article or self.bare, "article", False, "true where bare is false")
+        if self.role_assignment is RoleAssignment.families:
             for key in ("train_families", "validation_families", "test_families"):
-                _refuse(not getattr(self, key), key, [], "at least one family")
+                require(bool(getattr(self, key)), key, [], "at least one family")
         named = [*self.train_families, *self.validation_families, *self.test_families]
         twice = sorted({name for name in named if named.count(name) > 1})
-        _refuse(bool(twice), "families", twice, "each family in one role, once")
-
-
-_TEXT_SHARES = ("text_validation_share", "text_test_share")
-
-
-def _between(options: object, **bounds: tuple[int | float, int | float]) -> None:
-    """Raise where an option lies outside its bounds, which are allowed themselves."""
-    for key, (low, high) in bounds.items():
-        value = getattr(options, key)
-        _refuse(not low <= value <= high, key, value, f"{low} to {high}")
-
-
-def _refuse(wrong: bool, key: str, value: object, allowed: str) -> None:
-    """Raise with the key, the value and what is allowed where something is wrong."""
-    if wrong:
-        raise ValueError(f"{key}: value {value!r} is not allowed; allowed: {allowed}")
+        require(not twice, "train_families", twice, "each family in one role, once")

@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from knowsub.kg.facts import Fact
+from knowsub.kg.options import NOUNS
 
 HYPERNYM = "hypernym"
 """Relation of a synset to one that it is a kind of."""
@@ -96,10 +97,6 @@ def _check_tails(synsets: Mapping[str, Synset], path: Path) -> None:
         for tail, relation in synset.parents:
             if tail not in synsets:
                 raise ValueError(f"{path}: {relation} {tail!r} of {synset.name!r} is not in it")
-
-
-NOUNS = Path("data/raw/wordnet/nouns.tsv.gz")
-"""The facts table, relative to the repository root."""
 
 
 @dataclass(frozen=True)

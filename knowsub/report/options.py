@@ -2,6 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from knowsub.ranges import Limit, Text
 
 THRESHOLD = re.compile(r"^(>=|<=) ?(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$")
 """A threshold: its direction and its value, such as `<= 1.05`."""
@@ -11,25 +16,11 @@ THRESHOLD = re.compile(r"^(>=|<=) ?(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$")
 class ReportOptions:
     """Options of the stage `report`."""
 
-    title: str
+    title: Text
     """Heading of the page."""
-    max_control_facts: int
-    """Control facts listed on the page per mask at most; all target and neighborhood facts are."""
-    dpi: int
+    max_control_facts: Limit
+    """Control facts listed per mask at most; all target and neighborhood facts are [facts]."""
+    dpi: Annotated[int, Field(ge=50, le=600)]
     """Resolution of the PNG pictures [dots per inch]."""
-    thresholds: dict[str, str]
+    thresholds: dict[str, Annotated[str, Field(pattern=THRESHOLD.pattern)]]
     """Metric -> `>= x` or `<= x`; the report marks every mask that misses it."""
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range (ValueError naming key, value and what is allowed)."""
-        _require("title", self.title, bool(self.title.strip()), "a text")
-        control = self.max_control_facts
-        _require("max_control_facts", control, control >= 0, "an integer >= 0")
-        _require("dpi", self.dpi, 50 <= self.dpi <= 600, "an integer from 50 to 600")
-        wrong = {name: text for name, text in self.thresholds.items() if not THRESHOLD.match(text)}
-        _require("thresholds", wrong, not wrong, "thresholds such as '>= 0.98' or '<= 1.05'")
-
-
-def _require(key: str, value: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"report.{key}: value {value!r} is not allowed; use {allowed}")

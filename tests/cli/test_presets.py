@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 
 from knowsub.architectures import ModuleType
 from knowsub.cli import app
-from knowsub.cli.presets import BASES, description, hydra_text
-from knowsub.config import load_params
+from knowsub.cli.presets import description, hydra_text
+from knowsub.config import load_params, read_yaml
 from knowsub.discovery.trainer import find_subnetwork
-from knowsub.yaml_file import read_yaml
 from tests.discovery.setting import search, validation
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ SEARCHES = [["paper"], ["paper-gpt2"], *([name] for name in ABLATIONS)]
 SEARCHES += [["paper", name] for name in ABLATIONS]
 SMALL = {
     "steps": 4, "target_batch": 3, "control_batch": 5, "neighborhood_batch": 3, "text_batch": 2,
-    "block_tokens": 8, "accumulate": 1, "evaluate_every": 2, "checkpoint_every": 2,
+    "block_tokens": 8, "grad_accumulation": 1, "evaluate_every": 2, "checkpoint_every": 2,
 }  # fmt: skip
 """What fits a search of few steps on a tiny model; all else is the preset's."""
 
@@ -79,7 +78,7 @@ def test_a_preset_composes_to_a_valid_configuration_written_or_as_overrides(
 
 @pytest.mark.usefixtures("_root")
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_small_overlay_with_a_line_on_what_it_is(name: str) -> None:
+def test_a_preset_is_a_small_file_with_a_line_on_what_it_is(name: str) -> None:
     text = (ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert 20 < len(description(name)) < 120
@@ -140,22 +139,47 @@ def test_without_write_the_difference_is_shown_and_nothing_is_written(repository
 
 
 def test_writing_changes_values_and_keeps_comments_order_and_columns(repository: Path) -> None:
-    before = read_yaml(repository)
-    lines = repository.read_text(encoding="utf-8").splitlines()
+    old = repository.read_text(encoding="utf-8")
     assert "values written" in call("paper-gpt2", "--write").stdout
-    after = read_yaml(repository)
-    assert after[1].comments == before[1].comments
-    assert [list(values) for values in (after[0], after[0]["train"])] == [
-        list(values) for values in (before[0], before[0]["train"])
-    ]
-    now = repository.read_text(encoding="utf-8").splitlines()
+    new = repository.read_text(encoding="utf-8")
+    before, after = read_yaml(old, "params.yaml"), read_yaml(new, "params.yaml")
+    assert after.places == before.places
+    assert list(after.values["train"]) == list(before.values["train"])
+    lines, now = old.splitlines(), new.splitlines()
     assert len(now) == len(lines)
     steps = next(line for line in now if line.startswith("  steps: 40000"))
     assert steps.index("#") == lines[now.index(steps)].index("#")
     assert "has these values already" in call("paper-gpt2", "--write").stdout
 
 
-def test_later_presets_lie_over_earlier_ones(repository: Path) -> None:
+def test_a_file_that_dvc_has_rewritten_in_block_style_is_written_too(repository: Path) -> None:
+    apply_overrides(repository, ["targets=[location.n.01]", "seeds=[7]", "train.modules=[q]"])
+    assert "\n- location.n.01\n" in repository.read_text(encoding="utf-8")
+    before = read_yaml(repository.read_text(encoding="utf-8"), "params.yaml")
+    call("paper-gpt2", "--write", "--force")
+    params = load_params()
+    assert params.seeds == [84, 1318, 735]
+    assert len(params.targets) == 7
+    assert params.train.modules == list(ModuleType)
+    after = read_yaml(repository.read_text(encoding="utf-8"), "params.yaml")
+    assert [comment for _, comment in after.places.values()] == [
+        comment for _, comment in before.places.values()
+    ]
+
+
+def test_an_empty_list_and_text_in_quotes_are_written_as_they_are_read(repository: Path) -> None:
+    (repository.parent / "presets/mine.yaml").write_text(
+        "# Mine, for this test alone\ntrain:\n  blocks: '2:4'\nanalyze:\n  tradeoff_sizes: []\n"
+        "report:\n  title: 'on'\n  thresholds:\n    sparsity: '>= 0.5'\n"
+    )
+    call("mine", "--write")
+    params = load_params()
+    assert (params.train.blocks, params.analyze.tradeoff_sizes) == ("2:4", [])
+    assert (params.report.title, params.report.thresholds["sparsity"]) == ("on", ">= 0.5")
+    assert len(params.report.thresholds) > 10
+
+
+def test_later_presets_override_earlier_ones(repository: Path) -> None:
     call("paper-gpt2", "conceptnet-three", "--write")
     params = load_params()
     assert params.targets == ["fruit", "sun", "swimming"]
@@ -187,11 +211,15 @@ def test_a_file_that_git_does_not_know_is_not_written_unless_forced(repository: 
 def test_presets_that_are_wrong_are_refused_in_one_line(repository: Path) -> None:
     folder, before = repository.parent / "presets", repository.read_bytes()
     cases = {
-        "unknown-key": ("train:\n  stepz: 3\n", "train.stepz is no value of params.yaml"),
-        "out-of-range": ("train:\n  initial: 3.0\n", "train.init_prob: value 3.0 is not allowed"),
-        "two-lines": ("train:\n  parts:\n  - q\n", "train.modules needs a single line"),
-        "circle": (f"{BASES}: [circle]\n", "extends itself: circle -> circle"),
-        "yaml": ("train: [\n", "is not YAML"),
+        "unknown-key": (
+            "train:\n  stepz: 3\n",
+            "train.stepz: is not a known key; did you mean train.steps?",
+        ),
+        "out-of-range": ("train:\n  init_prob: 3.0\n", "train.init_prob: value 3.0 should be less"),
+        "circle": ("defaults: [circle, _self_]\n", "preset circle: a preset extends itself"),
+        "missing": ("defaults: [nothing, _self_]\n", "Could not load 'nothing'"),
+        "yaml": ("train: [\n", "expected the node content"),
+        "switch": ("train:\n  steps: yes\n", "train.steps: value True should be a whole number"),
     }
     for name, (text, message) in cases.items():
         (folder / f"{name}.yaml").write_text(f"# Wrong\n{text}", encoding="utf-8")

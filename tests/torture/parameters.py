@@ -1,4 +1,4 @@
-"""`params.yaml` made wrong in many ways: it is read, or refused in one line."""
+"""`params.yaml` made wrong in many ways: it is read, or refused with one line per mistake."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ CASES = 1000
 """Files in all."""
 COMMANDS = 12
 """Files given to the real command too."""
+LINES_SHOWN = 21
+"""Lines of a message at most: mistakes, and how many more there are."""
 VALUES = (
     *("on", "off", "yes", "no", "True", "TRUE", "true", "~", "null", "", ".inf", "-.inf", ".nan"),
     *("1e-3", "1e3", "1.", ".5", "+5", "-0", "010", "0x10", "0b1", "0o7", "1_000", "1:30", "1e400"),
@@ -98,7 +100,7 @@ KEYED = re.compile(r"^( *)([A-Za-z_]+):( *)([^#]*?)( *#.*)?$")
 
 def parameters(ground: Ground) -> list[Outcome]:
     """Read files that were changed at random places, in this process and by the command."""
-    read = Outcome("params.yaml with a wrong value, key or line: read, or refused in one line")
+    read = Outcome("params.yaml with a wrong value, key or line: read, or a line per mistake")
     told = Outcome("the same by the command `python -m knowsub.config --check`")
     draw = random.Random(ground.seed)
     folder = ground.folder / "params"
@@ -169,9 +171,11 @@ def refusal(path: Path) -> tuple[str, str]:
         load_params(path=path)
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
-        if message.splitlines() != [message] or len(message) > 3000:
-            return f"a message of {len(message)} signs: {message[:200]!r}", message
-        return ("" if message.startswith("params.yaml") else f"no place in {message!r}"), message
+        lines = message.splitlines()
+        if lines != message.split("\n") or len(lines) > LINES_SHOWN or max(map(len, lines)) > 1000:
+            return f"a message of {len(message)} characters: {message[:200]!r}", message
+        placed = all(line.startswith(("params.yaml", "... and ")) for line in lines)
+        return ("" if placed else f"no place in {message!r}"), message
     except Exception as error:  # noqa: BLE001 - the case is that there is none
         return f"{type(error).__name__}: {error}", ""
     return "", ""
@@ -192,7 +196,9 @@ def _by_command(path: Path, refused: bool) -> str:
         capture_output=True,
         check=False,
     )
-    said = done.stderr.decode("utf-8", "replace").splitlines()
+    lines = done.stderr.decode("utf-8", "replace").splitlines()
     if done.returncode == 0:
         return "the command reads what is refused" if refused else ""
-    return "" if done.returncode == 1 and len(said) == 1 else f"status {done.returncode}: {said}"
+    placed = all(line.startswith(("params.yaml", "... and ")) for line in lines)
+    refused_well = done.returncode == 1 and placed and 0 < len(lines) <= LINES_SHOWN
+    return "" if refused_well else f"status {done.returncode}: {lines}"

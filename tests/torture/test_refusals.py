@@ -10,7 +10,6 @@ import pytest
 from knowsub.artifacts import write_checksummed
 from knowsub.kg.readers import read_table
 from knowsub.masks.mask import load_mask
-from knowsub.yaml_file import read_yaml
 
 
 @pytest.mark.parametrize(
@@ -24,25 +23,6 @@ def test_a_sealed_file_that_is_no_mask_is_refused(
     write_checksummed(path, {"x": np.zeros(1, np.uint8)}, description)
     with pytest.raises(ValueError, match="mask: "):
         load_mask(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: &x 1\nb: *x\n", "line 1: .*names a value"),
-        ("a: &x [*x]\n", "line 1: .*names a value"),
-        ("a: !!str 5\n", "line 1: .*the tag .*str is not allowed"),
-        (f"a: {'9' * 5000}\n", "too many digits"),
-        (f"a: {'[' * 3000}\n", "nested too deeply"),
-    ],
-)
-def test_what_yaml_readers_could_stumble_over_is_refused(
-    text: str, message: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_yaml(path)
 
 
 @pytest.mark.parametrize(
