@@ -8,21 +8,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import grimp
 import pytest
 import yaml
 
-from knowsub.schema import Params
-from knowsub.yaml_file import read_yaml
+from knowsub.config import Params
 
 ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
-RIM = ("config", "provenance", "repro", "runner", "tracking")
+RIM = ("config", "provenance", "ranges", "repro", "runner", "tracking")
 """Files that bring no result about: how values are read, and where metrics are logged."""
 MACHINE = ("machine", "track")
 """Sections that no result depends on."""
@@ -54,23 +53,6 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
-
-
-def leaves(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(schema)
-    for field in fields(schema):
-        kind = hints[field.name]
-        if is_dataclass(kind):
-            assert isinstance(kind, type)
-            yield from leaves(kind, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
-
-
-def test_params_yaml_holds_every_field_of_the_schema_with_its_unit_and_range() -> None:
-    _, source = read_yaml(ROOT / "params.yaml")
-    without = [key for key in leaves(Params) if not source.comments.get(key)]
-    assert not without, f"no end-of-line comment in params.yaml: {without}"
 
 
 def test_every_section_has_a_stage_and_every_stage_its_file() -> None:
@@ -110,7 +92,7 @@ def test_the_last_stage_depends_on_all_code_because_runs_are_keyed_on_it() -> No
 
 def test_the_check_depends_on_everything_that_can_refuse_a_value() -> None:
     named = {str(path.relative_to(ROOT)) for path in (ROOT / "knowsub").glob("*/options.py")}
-    named |= {f"knowsub/{name}.py" for name in ("config", "conform", "schema", "yaml_file")}
+    named |= {"knowsub/config.py", "knowsub/ranges.py"}
     assert named == {dep for dep in pipeline()["check"]["deps"] if dep.startswith("knowsub/")}
     assert pipeline()["check"]["params"] == [field.name for field in fields(Params)]
 
