@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 CACHE_LOGITS = 1 << 18  # logits that fit a processor's cache
 
-
 ChunkLoss = Callable[[Tensor, slice, Tensor], Tensor]
 """States of a chunk, the slice it covers, running total -> gradient by the states; the summed loss
 [nats] is added to the total in place."""
