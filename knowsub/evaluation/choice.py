@@ -45,19 +45,15 @@ class Choices:
 
 
 def draw_choices(
-    encoder: PrefixEncoder,
-    facts: EncodedFacts,
-    objects: RelationObjects,
-    number: int,
-    generator: torch.Generator,
+    context: EvalContext, objects: RelationObjects, number: int, generator: torch.Generator
 ) -> Choices:
-    """Return one question per prompt and draw; the prompts of one fact share their distractors.
+    """Return one question per target prompt and draw; prompts of one fact share their distractors.
 
     `number` distractors each, fewer where there are too few objects. Raises ValueError if some
     fact has none at all.
     """
+    facts, per_fact = context.sets["target"], []
     true = {s.fact: objects.texts.index(s.object) for s in facts.statements}
-    per_fact = []
     for fact in facts.facts:
         distractors = [
             objects.draw(fact, by_frequency=by_frequency, number=number, generator=generator)
@@ -67,9 +63,9 @@ def draw_choices(
     fewest = min(len(options) for draws in per_fact for options in draws)
     if fewest < 2:
         raise ValueError("choice needs at least one object that is not true of each subject")
-    options = torch.tensor([[drawn[:fewest] for drawn in draws] for draws in per_fact])
-    options = options[facts.fact_index]
-    pairs = _encode_options(encoder, facts.statements, objects.texts, options)
+    per_fact_options = torch.tensor([[drawn[:fewest] for drawn in draws] for draws in per_fact])
+    options = per_fact_options[facts.fact_index]
+    pairs = _encode_options(context.encoder, facts.statements, objects.texts, options)
     return Choices(facts, objects.texts, options, pairs)
 
 
@@ -95,19 +91,16 @@ def choice_accuracy(model: PreTrainedModel, choices: Choices) -> Float[Tensor, "
 
 
 def ignorance_reference(
-    context: EvalContext,
-    choices: Choices,
-    statements: Sequence[Statement],
-    draws: int,
-    generator: torch.Generator,
+    context: EvalContext, choices: Choices, draws: int, generator: torch.Generator
 ) -> Float[Tensor, "fact draw"]:
     """Return the accuracy of the original model on the same options after another subject's prompt.
 
     Each prompt is replaced, `draws` times, by that of another subject of the same relation and
-    template family among `statements`. Subjects that share the object may be drawn: a model that
-    does not know may still guess a frequent object. Raises ValueError if there is no other subject.
+    template family, of any split. Subjects that share the object may be drawn: a model that does
+    not know may still guess a frequent object. Raises ValueError if there is no other subject.
     """
-    subjects, accuracies = OtherSubjects(statements), []
+    subjects = OtherSubjects([s for s in context.statements if s.role == Role.TRAIN])
+    accuracies = []
     for _ in range(draws):
         prompts = [subjects.draw(s, generator) for s in choices.facts.statements]
         pairs = _encode_options(context.encoder, prompts, choices.objects, choices.options)
@@ -120,20 +113,17 @@ RANDOM_OBJECTS = 3
 
 
 def swap_objects(
-    encoder: PrefixEncoder,
-    facts: EncodedFacts,
-    objects: RelationObjects,
-    generator: torch.Generator,
+    context: EvalContext, objects: RelationObjects, generator: torch.Generator
 ) -> EncodedFacts:
-    """Return each prompt with up to three random objects that are not true of its subject."""
+    """Return each target prompt with up to three random objects untrue of its subject."""
     swapped = [
         replace(statement, object=objects.texts[index])
-        for statement in facts.statements
+        for statement in context.sets["target"].statements
         for index in objects.draw(
             statement.fact, by_frequency=False, number=RANDOM_OBJECTS, generator=generator
         )
     ]
-    return encoder.encode(swapped)
+    return context.encoder.encode(swapped)
 
 
 @dataclass(frozen=True)
@@ -154,10 +144,9 @@ class SubjectGrid:
     """Number of each prompt's fact, from 0 on."""
 
 
-def subject_grid(
-    encoder: PrefixEncoder, facts: EncodedFacts, objects: RelationObjects
-) -> SubjectGrid:
+def subject_grid(context: EvalContext, objects: RelationObjects) -> SubjectGrid:
     """Return the grid of the target's prompts and objects."""
+    facts = context.sets["target"]
     texts = list(dict.fromkeys(s.object for s in facts.statements))
     families = list(dict.fromkeys(s.family for s in facts.statements))
     answer = torch.tensor([texts.index(s.object) for s in facts.statements])
@@ -168,7 +157,7 @@ def subject_grid(
         also_true[row] = torch.tensor([text in true_texts for text in texts])
     grid = torch.cartesian_prod(torch.arange(len(facts)), torch.arange(len(texts)))
     return SubjectGrid(
-        pairs=encode_pairs(encoder, facts.statements, texts, grid),
+        pairs=encode_pairs(context.encoder, facts.statements, texts, grid),
         n_objects=len(texts),
         answer=answer,
         also_true=also_true,
@@ -234,16 +223,14 @@ def prepare_multiple_choice(
     `distractors` wrong objects per choice, `draws` other subjects per prompt for the reference.
     Raises ValueError if a relation has but one subject, or no object beside the true one.
     """
-    encoder, facts = context.encoder, context.sets["target"]
     objects = relation_objects(context.statements)
-    choices = draw_choices(encoder, facts, objects, distractors, generator)
-    trained = [s for s in context.statements if s.role == Role.TRAIN]
-    grid = subject_grid(encoder, facts, objects)
+    choices = draw_choices(context, objects, distractors, generator)
+    grid = subject_grid(context, objects)
     return MultipleChoice(
         choices=choices,
         original=choice_accuracy(context.upper, choices),
-        reference=ignorance_reference(context, choices, trained, draws, generator),
-        swapped=swap_objects(encoder, facts, objects, generator),
+        reference=ignorance_reference(context, choices, draws, generator),
+        swapped=swap_objects(context, objects, generator),
         grid=grid,
         original_identifiability=subject_identifiability(context.upper, grid),
     )

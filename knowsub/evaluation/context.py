@@ -99,9 +99,9 @@ class PrefixEncoder:
 
 
 def score_facts(model: PreTrainedModel, facts: EncodedFacts) -> Scores:
-    """Return NLL, rank and correctness per statement under the model as it is now, on the CPU.
+    """Return scores per statement, on the CPU, of the upper blocks as they are now.
 
-    The model is the upper blocks, or the whole model where the facts carry no lower states.
+    Where the facts carry no lower states, the model is the whole one.
     """
     parts = [score(model, batch, rows=BUCKET) for batch in facts.batches]
     return Scores(
@@ -205,20 +205,10 @@ def open_context(
 ) -> EvalContext:
     """Return the evaluation context of one target KG, cached and scored under the original weights.
 
-    Args:
-        model: The original model.
-        tokenizer: Its tokenizer.
-        matrices: The maskable matrices.
-        statements: Every verbalization of every fact of the target's knowledge graph.
-        texts: Name -> text blocks, as `encode_text` returns them.
-        control_prompts: Prompts per fact in every set but the target's, lowest NLL under the
-            original model first; 0 = all.
-
-    Returns:
-        The context.
-
-    Raises:
-        ValueError: If there is no target statement of a training family, or one cannot be encoded.
+    `statements` are all those of the target's knowledge graph, `texts` blocks of `encode_text`.
+    `control_prompts` limits the prompts per fact in every set but the target's, those of lowest NLL
+    under the original model first; 0 = all. Raises ValueError if there is no target statement of a
+    training family, or one cannot be encoded.
     """
     first = min(matrix.block for matrix in matrices)
     encoder, upper = PrefixEncoder(model, tokenizer, first), upper_blocks(model, first)

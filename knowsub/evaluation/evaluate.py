@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.evaluation.choice import MultipleChoice, multiple_choice, prepare_multiple_choice
-from knowsub.evaluation.context import EvalContext, ScoreSet, open_context
+from knowsub.evaluation.context import EvalContext, ScoreSet, best_prompts, open_context
 from knowsub.evaluation.metrics import (
     KnownFacts,
     Metrics,
@@ -29,7 +29,7 @@ from knowsub.evaluation.metrics import (
     prior_over_objects,
 )
 from knowsub.evaluation.options import TestOptions
-from knowsub.evaluation.records import Evidence, encode_best_prompts, top_answers
+from knowsub.evaluation.records import Evidence, top_answers
 from knowsub.evaluation.relearning import relearning
 from knowsub.evaluation.robustness import (
     full_ablation,
@@ -90,14 +90,7 @@ def compute_references(
 ) -> References:
     """Return the original model's answers on one target KG; its weights must be in place.
 
-    Args:
-        context: The context of the target.
-        options: The groups wanted.
-        other_statements: Name of each other target -> its statements.
-        generator: Source of randomness.
-
-    Returns:
-        The references.
+    `other_statements` maps the name of each other target to its statements.
     """
     references, facts = References(), context.sets["target"]
     if options.multiple_choice or options.logit_lens:
@@ -173,28 +166,16 @@ def evaluate_mask(
 ) -> Evidence:
     """Return the evidence for one mask, every group that the options ask for.
 
-    Args:
-        context: The context of the mask's target, its model at the original weights.
-        mask: The critical subnetwork.
-        random_masks: Random masks of the same size per matrix, at least one; `options.random_masks`
-            of them are used.
-        options: The groups wanted.
-        references: The original model's answers on the target.
-        generator: Source of randomness.
-
-    Returns:
-        The evidence.
-
-    Raises:
-        ValueError: If there is no random mask.
+    The original weights must be in place. `random_masks` have the mask's size per matrix;
+    `options.random_masks` of them are used. Raises ValueError if there is none.
     """
     evidence = Evidence(_mask_size(context, mask), scores={"original": context.original})
-    best_prompts = encode_best_prompts(context)
-    evidence.answers["original"] = top_answers(context, best_prompts)
+    best = context.encoder.encode(best_prompts(context.sets["target"].statements, 1))
+    evidence.answers["original"] = top_answers(context, best)
 
     with context.ablated(mask):
         metrics, evidence.scores["remaining"] = compute_metrics(context, references, options)
-        evidence.answers["remaining"] = top_answers(context, best_prompts)
+        evidence.answers["remaining"] = top_answers(context, best)
         evidence.cross = cross_row(context, references.other_targets)
         if evidence.cross:
             own = metrics.values["target_dnll"]
@@ -307,13 +288,9 @@ class MaskEvaluation:
             name: encode_text(tokenizer, text, options.block_tokens)[: options.text_blocks or None]
             for name, text in texts.items()
         }
+        matrices = masked_matrices(maskable_matrices(model, range(block_count(model))), mask)
         self.context = open_context(
-            model,
-            tokenizer,
-            masked_matrices(maskable_matrices(model, range(block_count(model))), mask),
-            statements[target],
-            blocks,
-            options.control_prompts,
+            model, tokenizer, matrices, statements[target], blocks, options.control_prompts
         )
         others = {name: rows for name, rows in statements.items() if name != target}
         self.references = compute_references(self.context, options, others, self.generator)
@@ -327,7 +304,7 @@ class MaskEvaluation:
     def compare_methods(
         self, folder: Path, methods: Sequence[str], multipliers: Sequence[float], trained: Metrics
     ) -> dict[str, Metrics]:
-        """Return the metrics of other methods' masks.
+        """Return the metrics of other methods' masks, beside those of the trained mask.
 
         Args:
             folder: Where the stage `baseline` wrote them.
@@ -336,9 +313,9 @@ class MaskEvaluation:
             trained: Metrics of the trained mask.
 
         Returns:
-            Method -> its metrics; among them `target_dnll_at_equal_control`, its dNLL on the target
-            at the size at which it damages held-out control facts as much as the trained mask
-            does (`at_equal_damage`) [nats per object token].
+            Method -> its metrics; where several sizes are compared, `target_dnll_at_equal_control`
+            is its dNLL on the target at the size at which control facts lose as much as with the
+            trained mask (`at_equal_damage`) [nats per object token].
 
         Raises:
             FileNotFoundError: If a mask is missing.

@@ -173,10 +173,9 @@ def _draw_subjects(
 def forgotten_share(
     changed: Float[Tensor, " fact"], original: Float[Tensor, " fact"], prior: Float[Tensor, " fact"]
 ) -> Float[Tensor, " fact"]:
-    """Return clip((l_R - l_F) / (l_0 - l_F), 0, 1) from NLLs, of facts that were known.
+    """Return clip((l_R - l_F) / (l_0 - l_F), 0, 1) of known facts: 0 = kept, 1 = as the prior.
 
-    0 = kept, 1 = no better than the prior. It saturates early: read it beside rank, choice and
-    identifiability.
+    It saturates early: read it beside rank, choice and identifiability.
     """
     return ((changed - original) / (prior - original)).clamp(0.0, 1.0)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -129,11 +129,6 @@ class EncodedPairs:
     multi_token: EncodedFacts | None
     """The pairs whose object has several tokens, as statements, in order; None without any."""
 
-    @property
-    def one_token(self) -> Bool[Tensor, " pair"]:
-        """True where the pair's object is one token."""
-        return self.n_tokens[self.object_index] == 1
-
 
 def encode_pairs(
     encoder: PrefixEncoder,
@@ -166,12 +161,9 @@ def encode_pairs(
 
 @torch.no_grad()
 def pair_nll(model: PreTrainedModel, pairs: EncodedPairs) -> Float[Tensor, " pair"]:
-    """Return the NLL of each pair's object after its prompt [nats per token], on the CPU.
-
-    The model is the upper blocks, as they are now.
-    """
+    """Return the NLL of each object after its prompt [nats per token] under the upper blocks."""
     result = torch.empty(len(pairs.prompt_index))
-    one_token = pairs.one_token
+    one_token = pairs.n_tokens[pairs.object_index] == 1
     if bool(one_token.any()):
         table = _first_token_nll(model, pairs)
         result[one_token] = table[pairs.prompt_index[one_token], pairs.object_index[one_token]]

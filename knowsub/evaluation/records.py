@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from knowsub.evaluation.context import BUCKET, EncodedFacts, EvalContext, ScoreSet, best_prompts
+from knowsub.evaluation.context import BUCKET, EncodedFacts, EvalContext, ScoreSet
 from knowsub.evaluation.metrics import Metrics
 from knowsub.hypotheses import hierarchical_bootstrap, paired_wilcoxon, permutation_p
 from knowsub.lm.score import Scores, target_logits
@@ -39,11 +39,6 @@ TOP_ANSWERS = 5
 """Answers shown per prompt."""
 
 
-def encode_best_prompts(context: EvalContext) -> EncodedFacts:
-    """Return the trained prompt of lowest NLL of each target fact."""
-    return context.encoder.encode(best_prompts(context.sets["target"].statements, 1))
-
-
 @torch.no_grad()
 def top_answers(context: EvalContext, facts: EncodedFacts) -> TopAnswers:
     """Return the five likeliest first tokens after one prompt per fact, of the model as it is."""
@@ -64,15 +59,10 @@ def top_answers(context: EvalContext, facts: EncodedFacts) -> TopAnswers:
 def fact_rows(context: EvalContext, evidence: Evidence) -> Iterator[dict[str, Any]]:
     """Yield one row per fact, set and state of the model.
 
-    Args:
-        context: The context of the mask's target.
-        evidence: The evidence for the mask.
-
-    Yields:
-        `fact`, `subject`, `object`, `split`, `role`, `nll` [nats per object token], `rank` and
-        `correct` (means over the fact's prompts in that role), `prompts` (their number), `view`
-        (`original`, `remaining` or `random`), and for target facts on trained prompts `top5` where
-        that state's answers were recorded.
+    A row has `fact`, `subject`, `object`, `split`, `role`, `nll` [nats per object token], `rank`
+    and `correct` (means over the fact's prompts in that role), `prompts` (their number), `view`
+    (`original`, `remaining` or `random`), and for target facts on trained prompts `top5` where
+    that state's answers were recorded.
     """
     for state, scored in evidence.scores.items():
         for name, scores in scored.sets.items():
@@ -107,18 +97,9 @@ def _set_rows(facts: EncodedFacts, scores: Scores) -> Iterator[dict[str, Any]]:
 def write_evidence(
     folder: Path, evidence: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
 ) -> list[Path]:
-    """Write the evidence for one mask.
+    """Write the results of `to_json` and `fact_rows` to a folder; return both files.
 
-    Args:
-        folder: Folder, made where it is missing.
-        evidence: What `to_json` returned; only finite numbers.
-        rows: Rows of `fact_rows`.
-
-    Returns:
-        The files `figures.json` and `facts.jsonl`.
-
-    Raises:
-        ValueError: If a number is not finite.
+    They are `figures.json` and `facts.jsonl`. Raises ValueError if a number is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     metrics, facts = folder / "figures.json", folder / "facts.jsonl"

@@ -89,10 +89,7 @@ def fake_quantize(
 
 
 def fake_quantized_weights(
-    model: nn.Module,
-    matrices: Iterable[MaskableMatrix],
-    weights: Mapping[str, Tensor],
-    bits: int,
+    model: nn.Module, matrices: Iterable[MaskableMatrix], weights: Mapping[str, Tensor], bits: int
 ) -> dict[str, Tensor]:
     """Return parameter name -> rounded tensor, for the parameters that hold the matrices.
 

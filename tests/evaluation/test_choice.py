@@ -14,7 +14,6 @@ from knowsub.evaluation.choice import (
     swap_objects,
 )
 from knowsub.evaluation.objects import EncodedPairs, relation_objects
-from knowsub.kg.facts import Role
 from tests.evaluation.setting import built_context, fact_mask
 
 
@@ -25,19 +24,16 @@ def test_a_tie_for_the_best_counts_its_share() -> None:
 
 def test_a_model_that_knows_chooses_right_and_after_another_subject_it_does_not() -> None:
     context, generator = built_context("a"), torch.Generator().manual_seed(0)
-    trained = [s for s in context.statements if s.role == Role.TRAIN and s.fact.subject[0] != "n"]
-    facts, objects = context.sets["target"], relation_objects(trained)
-    choices = draw_choices(context.encoder, facts, objects, 4, generator)
+    choices = draw_choices(context, relation_objects(context.statements), 4, generator)
     assert choices.options.shape == (10, 2, 5)
     assert choice_accuracy(context.upper, choices).min() == 1
-    reference = ignorance_reference(context, choices, trained, 8, generator)
+    reference = ignorance_reference(context, choices, 8, generator)
     assert 0 < float(reference.mean()) < 0.4
 
 
 def test_one_forgotten_fact_is_chosen_at_chance_and_the_others_stay() -> None:
     context = built_context("a")
-    facts, objects = context.sets["target"], relation_objects(context.statements)
-    choices = draw_choices(context.encoder, facts, objects, 4, torch.Generator())
+    choices = draw_choices(context, relation_objects(context.statements), 4, torch.Generator())
     with context.ablated(fact_mask(context.encoder.model, ["a2"])):
         accuracy = choice_accuracy(context.upper, choices)
     assert accuracy[2].tolist() == pytest.approx([1 / 5, 1 / 5])
@@ -46,8 +42,7 @@ def test_one_forgotten_fact_is_chosen_at_chance_and_the_others_stay() -> None:
 
 def test_swapped_objects_are_not_true_of_their_subjects() -> None:
     context = built_context("a")
-    objects = relation_objects(context.statements)
-    swapped = swap_objects(context.encoder, context.sets["target"], objects, torch.Generator())
+    swapped = swap_objects(context, relation_objects(context.statements), torch.Generator())
     assert len(swapped) == 30
     true = {s.fact: s.object for s in context.statements}
     assert all(s.object != true[s.fact] for s in swapped.statements)
@@ -56,8 +51,7 @@ def test_swapped_objects_are_not_true_of_their_subjects() -> None:
 @pytest.fixture(scope="module")
 def pairs() -> EncodedPairs:
     context = built_context("a")
-    objects = relation_objects(context.statements)
-    return subject_grid(context.encoder, context.sets["target"], objects).pairs
+    return subject_grid(context, relation_objects(context.statements)).pairs
 
 
 def grid(
