@@ -1,4 +1,4 @@
-"""A downstream task learned by the original, the remaining and a random-removed model.
+"""Finetune the original, the remaining and a random-removed model on a downstream task.
 
 Reads: data/pretrain/model.json and model, data/verbalize/<target>.jsonl,
     data/train/<target>-<seed>/mask.safetensors,
@@ -17,41 +17,45 @@ MODEL = Path("data/pretrain/model.json")
 
 
 def main(target: str, seed: int) -> str:
-    """Finetune and examine the models of one mask, resuming where an interrupted call stopped."""
+    """Finetune and evaluate the models of one mask, resuming where an interrupted call stopped."""
     params = load_params()
     device = torch_device(params.machine)
+    from knowsub.downstream.model import FinetuneContext
     from knowsub.downstream.progress import FinetuneProgress
-    from knowsub.downstream.results import write_results
+    from knowsub.downstream.question_files import build_task
     from knowsub.downstream.runs import (
-        FinetuneContext,
         fingerprint,
-        load_study_masks,
+        load_masks,
         planned_runs,
         run_all,
+        write_results,
     )
-    from knowsub.downstream.tasks import build_task
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
     from knowsub.provenance import main_root
     from knowsub.tracking import stage_run
 
-    name, options, pin = f"{target}-{seed}", params.finetune, read_manifest(MODEL)["fingerprint"]
+    name, options = f"{target}-{seed}", params.finetune
+    model_id = read_manifest(MODEL)["fingerprint"]
     task = build_task(read_statements(Path(f"data/verbalize/{target}.jsonl")), options)
-    masks = load_study_masks(Path(f"data/train/{name}"), Path(f"data/baseline/{name}"), pin)
-    bench = FinetuneContext(*open_model(MODEL, device), masks, options)
-    store = main_root() / ".checkpoints" / f"finetune-{fingerprint(pin, masks, task, options)}"
+    masks = load_masks(Path(f"data/train/{name}"), Path(f"data/baseline/{name}"), model_id)
+    context = FinetuneContext(*open_model(MODEL, device), masks, options)
+    key = fingerprint(model_id, masks, task, options)
+    checkpoints = main_root() / ".checkpoints" / f"finetune-{key}"
     item = {"target": target, "seed": seed}
     with stage_run("finetune", params, item=item) as run:
         steps = options.steps * len(list(planned_runs(masks, options)))
         with FinetuneProgress(steps, options.steps, f"finetune {name}", run.metrics) as progress:
-            study = run_all(bench, masks, task, options, store, progress)
+            results = run_all(context, masks, task, options, checkpoints, progress)
         folder = Path(f"data/finetune/{name}")
-        figures = write_results(folder, study, task, options, item)
-        run.metrics(figures)
+        metrics = write_results(folder, results, task, options, item)
+        run.metrics(metrics)
         run.artifact(folder / "results.json")
-    shutil.rmtree(store, ignore_errors=True)  # another copy of the same runs may be at it
-    told = [f"{kind} {figures[f'{kind}_target_accuracy']:.2f}" for kind in options.adaptations]
-    return f"{target} {seed}: target questions right without the subnetwork: {', '.join(told)}"
+    shutil.rmtree(checkpoints, ignore_errors=True)  # another copy of the same runs may use it
+    accuracies = [
+        f"{kind} {metrics[f'{kind}_target_accuracy']:.2f}" for kind in options.adaptations
+    ]
+    return f"{target} {seed}: target accuracy without the subnetwork: {', '.join(accuracies)}"
 
 
 if __name__ == "__main__":

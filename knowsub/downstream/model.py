@@ -1,71 +1,60 @@
-"""What is trained of a model, and how it chooses: LM head, LoRA or all weights; removed weights stay zero.
+"""The models that are finetuned: what is trained of them, and which weights stay zero.
 
-With `hold`, a removed weight is exactly zero at every step and afterwards:
+With `removed_weights: hold`, a removed weight is exactly zero at every step and afterwards:
 
-- head only: no weight of the model changes at all;
-- full: its gradient is set to zero before the optimiser sees it, and the weight is set to zero
-  after every optimiser step, whatever the optimiser does with momentum or decay;
-- LoRA: the update that a pair of low-rank matrices stands for touches every weight of its matrix,
-  the removed ones too. Its entries at removed weights are taken out of every forward pass, so the
-  model that is trained and judged is the one whose merged weight is `W + delta * (1 - m)`. Merging
-  writes just that: removed weights stay zero, and merged and adapted model agree.
+- head: no weight of the model changes at all;
+- full: its gradient is set to zero before the optimizer sees it, and the weight is set to zero
+  after every optimizer step, whatever the optimizer does with momentum or decay;
+- LoRA: the product of the low-rank matrices touches every weight of its matrix, the removed ones
+  too. Its entries at removed weights are taken out of every forward pass, so the model that is
+  trained and evaluated is the one whose merged weight is `(W + delta) * (1 - mask)`.
 
 With `free`, none of this happens: weights start at zero and may be learned again, by LoRA as well.
 That is the question of relearning itself, and it is asked separately.
-
-Readout `match` takes the states that predict the tokens of a choice, times the output embeddings
-of those tokens, element by element, averaged over the choice's tokens. With all weights of the
-multiple-choice head equal it is the LM head, so the head learns which of the model's own evidence
-for a choice to trust.
-
-Readout `last` takes the state of the last token after prompt and choice, as the multiple-choice
-head of GPT-2's double-heads model does. It needs a model whose states say how well the text just
-read fits what came before; a model trained to predict tails only has no reason to: on the
-embedded model the head then stays near .5 on other questions, whatever is removed.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from knowsub.architectures import MaskableMatrix, architecture, maskable_matrices
-from knowsub.downstream.encode import Encoded
-from knowsub.downstream.options import Adaptation, Readout
-from knowsub.lm.blocks import last_hidden
-from knowsub.masks.ablation import masked_matrices
+from knowsub.architectures import MaskableMatrix, architecture, block_count, maskable_matrices
+from knowsub.downstream.encode import EncodedQuestions, choice_nll, encode_questions, features
+from knowsub.downstream.options import (
+    Adaptation,
+    FinetuneOptions,
+    Readout,
+    RemovedWeights,
+    TrainableBlocks,
+)
+from knowsub.downstream.questions import Question
+from knowsub.lm.blocks import cache_lower_states, upper_blocks
+from knowsub.lm.load import context_length
+from knowsub.masks.ablation import ablate_, masked_matrices
 from knowsub.masks.mask import Mask
 
 
-def removed_bits(
-    model: nn.Module, sites: Sequence[MaskableMatrix], mask: Mask
+def removed_weights(
+    model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask
 ) -> dict[str, Tensor]:
-    """Return which weights of each stored parameter a mask removes.
+    """Return parameter name -> boolean tensor of its shape, True where a mask removes the weight.
 
-    Args:
-        model: The model.
-        sites: The model's matrices; the mask's sites must be among them.
-        mask: The mask.
-
-    Returns:
-        Parameter name -> boolean tensor of the parameter's shape, True = removed.
-
-    Raises:
-        ValueError: If the mask names a site that the model lacks.
+    A ValueError says if the mask does not fit the matrices.
     """
-    bits: dict[str, Tensor] = {}
-    for matrix in masked_matrices(sites, mask):
+    removed: dict[str, Tensor] = {}
+    for matrix in masked_matrices(matrices, mask):
         shape = model.get_parameter(matrix.parameter).shape
-        whole = bits.setdefault(matrix.parameter, torch.zeros(shape, dtype=torch.bool))
-        matrix.view(whole).copy_(mask.bits[matrix.name])
-    return bits
+        stored = removed.setdefault(matrix.parameter, torch.zeros(shape, dtype=torch.bool))
+        matrix.view(stored).copy_(mask.bits[matrix.name])
+    return removed
 
 
 class ZeroConstraint:
@@ -73,43 +62,42 @@ class ZeroConstraint:
 
     Args:
         model: The model, before LoRA layers are put in.
-        removed: Parameter name -> boolean tensor, True = held at zero; empty holds nothing.
+        removed: Parameter name -> boolean tensor, True = stays zero; empty constrains nothing.
     """
 
     def __init__(self, model: nn.Module, removed: Mapping[str, Tensor]) -> None:
-        named = {name: model.get_parameter(name) for name in removed}
-        self._held = [(named[name], bits.to(named[name].device)) for name, bits in removed.items()]
-        self.weights()
+        parameters = {name: model.get_parameter(name) for name in removed}
+        self.constrained = [
+            (parameters[name], bits.to(parameters[name].device)) for name, bits in removed.items()
+        ]
+        self.zero_weights()
 
     def bits(self, parameter: Tensor) -> Tensor | None:
-        """Return which weights of a parameter are held, or None."""
-        return next((bits for own, bits in self._held if own is parameter), None)
+        """Return which weights of a parameter stay zero, or None."""
+        return next((bits for each, bits in self.constrained if each is parameter), None)
 
     @torch.no_grad()
-    def gradients(self) -> None:
-        """Set the gradients of the held weights to zero; to be called before every clipping."""
-        for parameter, bits in self._held:
+    def zero_gradients(self) -> None:
+        """Set the gradients of the weights to zero; to be called before every clipping."""
+        for parameter, bits in self.constrained:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(bits, 0.0)
 
     @torch.no_grad()
-    def weights(self) -> None:
-        """Set the held weights to zero; to be called after every optimiser step."""
-        for parameter, bits in self._held:
+    def zero_weights(self) -> None:
+        """Set the weights to zero; to be called after every optimizer step."""
+        for parameter, bits in self.constrained:
             parameter.masked_fill_(bits, 0.0)
 
     def check(self) -> None:
-        """Make sure that every held weight is zero.
-
-        Raises:
-            RuntimeError: If one is not; finetuning stops rather than report a wrong figure.
-        """
-        for parameter, bits in self._held:
+        """Raise a RuntimeError unless every weight is zero: better no metric than a wrong one."""
+        for parameter, bits in self.constrained:
             if bool((parameter.detach()[bits] != 0).any()):
                 raise RuntimeError("a removed weight is not zero")
 
 
 ADAPTER = "default"
+"""Name of the LoRA adapter."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ class TrainableSpec:
     """What is trained beside the head."""
     blocks: Sequence[int]
     """0-based indices of the blocks that may change."""
-    everything: bool
+    whole_model: bool
     """True if embeddings may change too (full finetuning of the whole model)."""
     rank: int
     """Rank of the LoRA update."""
@@ -128,60 +116,45 @@ class TrainableSpec:
     """Seed of the LoRA matrices."""
 
 
-def adapt(model: PreTrainedModel, plan: TrainableSpec, hold: ZeroConstraint) -> list[nn.Parameter]:
-    """Prepare a model for finetuning, in place.
-
-    Args:
-        model: The model; a copy that nothing else uses.
-        plan: What may change.
-        hold: Which weights stay zero.
-
-    Returns:
-        The parameters to train beside the head; none for head only.
-
-    Raises:
-        ValueError: If the architecture is unknown.
-    """
+def adapt(
+    model: PreTrainedModel, spec: TrainableSpec, constraint: ZeroConstraint
+) -> list[nn.Parameter]:
+    """Prepare a model for finetuning, in place; return what to train beside the head."""
     model.requires_grad_(False)
-    if plan.adaptation is Adaptation.LORA:
-        _add_lora(model, plan, hold)
-    elif plan.adaptation is Adaptation.FULL:
-        _open(model, plan)
+    if spec.adaptation is Adaptation.LORA:
+        _add_lora(model, spec, constraint)
+    elif spec.adaptation is Adaptation.FULL and spec.whole_model:
+        model.requires_grad_(True)
+    elif spec.adaptation is Adaptation.FULL:
+        paths = architecture(model)
+        model.get_submodule(paths.norm).requires_grad_(True)
+        for block in spec.blocks:
+            model.get_submodule(f"{paths.blocks}.{block}").requires_grad_(True)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _open(model: PreTrainedModel, plan: TrainableSpec) -> None:
-    if plan.everything:
-        model.requires_grad_(True)
-        return
-    row = architecture(model)
-    model.get_submodule(row.norm).requires_grad_(True)
-    for block in plan.blocks:
-        model.get_submodule(f"{row.blocks}.{block}").requires_grad_(True)
-
-
-def _add_lora(model: PreTrainedModel, plan: TrainableSpec, hold: ZeroConstraint) -> None:
+def _add_lora(model: PreTrainedModel, spec: TrainableSpec, constraint: ZeroConstraint) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, needed here only
 
-    known = {site.parameter: None for site in maskable_matrices(model, plan.blocks)}
-    modules = [name.removesuffix(".weight") for name in known]
+    stored = dict.fromkeys(each.parameter for each in maskable_matrices(model, spec.blocks))
+    modules = [name.removesuffix(".weight") for name in stored]
     config = LoraConfig(
-        r=plan.rank,
-        lora_alpha=2 * plan.rank,
+        r=spec.rank,
+        lora_alpha=2 * spec.rank,
         target_modules=modules,
         fan_in_fan_out=isinstance(model.get_submodule(modules[0]), Conv1D),
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(spec.seed)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    for _, layer in lora_layers(model):
-        bits = hold.bits(layer.base_layer.weight)
+    for layer in lora_layers(model).values():
+        bits = constraint.bits(layer.base_layer.weight)
         if bits is not None:
-            layer.register_forward_hook(_without(bits))
+            layer.register_forward_hook(_subtract_update_at(bits))
 
 
-def _without(bits: Tensor) -> Callable[..., Tensor]:
-    """Return a hook that takes a LoRA update's entries at held weights out of the output."""
+def _subtract_update_at(bits: Tensor) -> Callable[..., Tensor]:
+    """Return a hook that takes a LoRA update's entries at removed weights out of the output."""
 
     def hook(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         surplus = layer.get_delta_weight(ADAPTER).masked_fill(~bits, 0.0)
@@ -193,40 +166,9 @@ def _without(bits: Tensor) -> Callable[..., Tensor]:
     return hook
 
 
-def lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return the names and LoRA layers of a model, none if it has none."""
-    return [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
-
-
-@torch.no_grad()
-def merged_weight(layer: Any, hold: ZeroConstraint) -> Tensor:
-    """Return what a LoRA layer's weight is once merged, held weights at zero.
-
-    Args:
-        layer: A LoRA layer of `peft`.
-        hold: Which weights stay zero.
-
-    Returns:
-        The weight, in the stored layout of the base layer.
-    """
-    weight = layer.base_layer.weight
-    whole: Tensor = weight + layer.get_delta_weight(ADAPTER)
-    bits = hold.bits(weight)
-    return whole if bits is None else whole.masked_fill(bits, 0.0)
-
-
-@torch.no_grad()
-def merge_lora(model: PreTrainedModel, hold: ZeroConstraint) -> None:
-    """Write the LoRA updates into the weights and take the LoRA layers out, in place.
-
-    Args:
-        model: A model from `adapt`.
-        hold: The same hold; its weights stay exactly zero.
-    """
-    for name, layer in lora_layers(model):
-        layer.base_layer.weight.copy_(merged_weight(layer, hold))
-        model.set_submodule(name, layer.base_layer)
-    hold.check()
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """Return name -> LoRA layer of a model."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
 class ChoiceHead(nn.Module):
@@ -249,102 +191,155 @@ class ChoiceHead(nn.Module):
         self.weight = nn.Parameter(initial.to(scale))
 
     def forward(
-        self, features: Float[Tensor, "question choice hidden"], encoded: Encoded
+        self, features: Float[Tensor, "question choice hidden"], encoded: EncodedQuestions
     ) -> Float[Tensor, "question choice"]:
         """Return the logit of every choice; those that a question lacks get -inf."""
         scores = (features / self.scale) @ self.weight
         return scores.masked_fill(~encoded.exists, -torch.inf)
 
 
-def states(
-    model: PreTrainedModel, encoded: Encoded
-) -> Float[Tensor, "question choice token hidden"]:
-    """Return the final states at the positions where choices are read.
+@dataclass(frozen=True)
+class ChoiceModel:
+    """A model with a multiple-choice head, ready to be trained."""
+
+    model: PreTrainedModel
+    """The model, or its upper part where the questions carry the states that enter it."""
+    head: ChoiceHead
+    """The multiple-choice head."""
+    trained: list[nn.Parameter]
+    """Parameters trained beside the head's."""
+    constraint: ZeroConstraint
+    """Weights that stay zero."""
+    readout: Readout
+    """What the head reads."""
+
+    def logits(self, encoded: EncodedQuestions) -> Float[Tensor, "question choice"]:
+        """Return the logit of every choice."""
+        scores: Tensor = self.head(features(self.model, encoded, self.readout), encoded)
+        return scores
+
+
+MAX_CACHE_BYTES = 2**30
+"""Most memory that cached states may take [bytes]; above it they are computed every step."""
+
+
+class FinetuneContext:
+    """The original model and the masks removed from it: encodes questions, makes choice models.
+
+    Where only the blocks from the first masked one on may change, the states that enter them are
+    computed once for all models: masks lie above them.
 
     Args:
-        model: The model, or its upper part where the batch carries trunk states.
-        encoded: The questions.
+        model: The original model; never changed.
+        tokenizer: Its tokenizer.
+        masks: Name of a model -> mask removed from it, None = the original.
+        options: Section `finetune` of the parameters.
 
-    Returns:
-        The states; those beyond a choice's tokens mean nothing.
+    Raises:
+        ValueError: If a mask does not fit the model.
     """
-    hidden = last_hidden(model, encoded.batch)
-    return hidden[encoded.row[..., None], encoded.position]
 
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        masks: Mapping[str, Mask | None],
+        options: FinetuneOptions,
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._masks, self._options = dict(masks), options
+        self._matrices = maskable_matrices(model, range(block_count(model)))
+        self._removed = {
+            name: removed_weights(model, self._matrices, mask) if mask else {}
+            for name, mask in self._masks.items()
+        }
+        names = {name for mask in self._masks.values() if mask for name in mask.bits}
+        masked_blocks = [matrix.block for matrix in self._matrices if matrix.name in names]
+        self._first = min(masked_blocks, default=block_count(model) // 2)
+        self._upper_only = options.trainable_blocks is TrainableBlocks.UPPER
+        self._cached = self._upper_only
 
-def features(
-    model: PreTrainedModel, encoded: Encoded, readout: Readout
-) -> Float[Tensor, "question choice hidden"]:
-    """Return what the multiple-choice head reads of every choice.
+    def encode(
+        self, questions: Sequence[Question], readout: Readout | None = None
+    ) -> EncodedQuestions:
+        """Return questions as tensors, for the chosen readout unless another is given."""
+        encoded = encode_questions(
+            self._tokenizer,
+            questions,
+            readout or self._options.readout,
+            context_length(self._model),
+        )
+        return encoded.to(self._model.device)
 
-    Args:
-        model: The model, or its upper part where the batch carries trunk states.
-        encoded: The questions, encoded for the same readout.
-        readout: What is read.
+    def cache(self, *encoded: EncodedQuestions) -> list[EncodedQuestions]:
+        """Return questions with the states that enter the first masked block, if they all fit.
 
-    Returns:
-        One vector per choice; zero for a choice that a question lacks.
-    """
-    if encoded.features is not None:
-        return encoded.features
-    read = states(model, encoded)
-    if readout is Readout.MATCH:
-        read = read * _embeddings(model).weight[encoded.token]
-    used = encoded.used[..., None]
-    return (read * used).sum(dim=2) / used.sum(dim=2).clamp_min(1)
+        Pass everything that will be trained and evaluated on, before making a choice model.
+        """
+        width = self._model.config.hidden_size * 4
+        tokens = sum(each.batch.tokens.numel() for each in encoded)
+        self._cached &= tokens * width <= MAX_CACHE_BYTES
+        if not self._cached:
+            return list(encoded)
+        return [
+            replace(each, batch=cache_lower_states(self._model, self._first, each.batch))
+            for each in encoded
+        ]
 
+    def answers(self, name: str, splits: Mapping[str, EncodedQuestions]) -> dict[str, list[bool]]:
+        """Return which questions a model answers by likelihood, without head or finetuning.
 
-@torch.no_grad()
-def all_features(
-    model: PreTrainedModel, encoded: Encoded, readout: Readout, questions: int = 256
-) -> Encoded:
-    """Return questions with what the head reads of them, computed `questions` at a time."""
-    parts = [features(model, encoded[index], readout) for index in pieces(encoded, questions)]
-    return encoded.with_features(torch.cat(parts))
+        Args:
+            name: Name of the model.
+            splits: Split -> questions encoded for `match`.
 
+        Returns:
+            Split -> for each question whether its right choice has the lowest NLL per token.
+        """
+        model = self._cut(self._ablated_copy(name))
+        return {
+            split: (choice_nll(model, encoded).argmin(dim=1) == encoded.answer).tolist()
+            for split, encoded in splits.items()
+        }
 
-@torch.no_grad()
-def choice_nll(
-    model: PreTrainedModel, encoded: Encoded, questions: int = 64
-) -> Float[Tensor, "question choice"]:
-    """Return what a model without any head makes of every choice.
+    def choice_model(
+        self, name: str, adaptation: Adaptation, seed: int, train: EncodedQuestions
+    ) -> ChoiceModel:
+        """Return a new choice model over a copy of the model.
 
-    Args:
-        model: The model, or its upper part where the batch carries trunk states.
-        encoded: The questions, encoded for readout `match`.
-        questions: Questions per forward pass.
+        Args:
+            name: Name of the model.
+            adaptation: What will be trained beside the head.
+            seed: Seed of the head and of the LoRA matrices.
+            train: The training questions; the scale of the head's features is theirs.
 
-    Returns:
-        NLL of each choice after its prompt [nats per token]; inf for a choice that does not
-        exist. The least is the model's answer.
-    """
-    head, parts = _embeddings(model), []
-    for index in pieces(encoded, questions):
-        part = encoded[index]
-        read, back = _distinct(part)
-        hidden = last_hidden(model, part.batch)[read[:, 0], read[:, 1]]
-        logits = torch.log_softmax(head(hidden).float(), dim=-1)
-        nll = -logits[back, part.token[part.used]]
-        table = torch.zeros(part.used.shape, device=nll.device)
-        table[part.used] = nll
-        mean = table.sum(dim=2) / part.used.sum(dim=2).clamp_min(1)
-        parts.append(mean.masked_fill(~part.exists, torch.inf))
-    return torch.cat(parts)
+        Returns:
+            The choice model.
+        """
+        model, options = self._ablated_copy(name), self._options
+        hold = options.removed_weights is RemovedWeights.HOLD
+        constraint = ZeroConstraint(model, self._removed[name] if hold else {})
+        blocks = range(self._first if self._upper_only else 0, block_count(model))
+        spec = TrainableSpec(adaptation, blocks, not self._upper_only, options.lora_rank, seed)
+        trained = adapt(model, spec, constraint)
+        model = self._cut(model)
+        head = ChoiceHead(self._feature_scale(model, train), torch.Generator().manual_seed(seed))
+        return ChoiceModel(model, head, trained, constraint, options.readout)
 
+    @torch.no_grad()
+    def _feature_scale(
+        self, model: PreTrainedModel, train: EncodedQuestions
+    ) -> Float[Tensor, " hidden"]:
+        first = train[torch.arange(min(256, len(train)), device=train.answer.device)]
+        return features(model, first, self._options.readout)[first.exists].std(dim=0)
 
-def pieces(encoded: Encoded, questions: int) -> tuple[Int[Tensor, " question"], ...]:
-    """Return the indices of the questions in runs of at most `questions`."""
-    return torch.split(torch.arange(len(encoded), device=encoded.answer.device), questions)
+    def _ablated_copy(self, name: str) -> PreTrainedModel:
+        model: PreTrainedModel = copy.deepcopy(self._model)
+        model.eval()
+        mask = self._masks[name]
+        if mask is not None:
+            ablate_(model, self._matrices, mask)
+        return model
 
-
-def _embeddings(model: PreTrainedModel) -> nn.Linear:
-    head: nn.Linear = model.get_output_embeddings()
-    return head
-
-
-def _distinct(encoded: Encoded) -> tuple[Int[Tensor, "place 2"], Int[Tensor, " read"]]:
-    """Return the distinct (sequence, position) pairs read, and for each read its pair."""
-    rows = encoded.row[..., None].expand_as(encoded.position)[encoded.used]
-    places = torch.stack([rows, encoded.position[encoded.used]], dim=1)
-    read, back = torch.unique(places, dim=0, return_inverse=True)
-    return read, back
+    def _cut(self, model: PreTrainedModel) -> PreTrainedModel:
+        return upper_blocks(model, self._first) if self._cached else model

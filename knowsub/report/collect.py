@@ -81,7 +81,7 @@ def _read_mask_result(data: Path, target: str, seed: int) -> MaskResult:
     return MaskResult(
         target=target,
         seed=seed,
-        metrics={**finetune.get("figures", {}), **test.get("figures", {})},
+        metrics={**finetune.get("metrics", {}), **test.get("figures", {})},
         intervals={**finetune.get("intervals", {}), **test.get("intervals", {})},
         methods=test.get("methods", {}),
         method_tests=test.get("against_methods", {}),

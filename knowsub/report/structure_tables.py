@@ -152,8 +152,10 @@ MODELS = {"original": "original", "random": "random removed", "remaining": "crit
 """Name of a model in `results.json` -> its name on the page."""
 
 QUESTIONS = {
-    "target": "about the target", "near": "about its neighborhood", "other": "other questions"
-}  # fmt: skip
+    "target": "about the target",
+    "neighborhood": "about its neighborhood",
+    "other": "other questions",
+}
 """Group of questions -> its name on the page."""
 
 

@@ -31,17 +31,18 @@ FIXTURE = Path("tests/fixtures/downstream/commonsenseqa")
 
 def options(**changes: Any) -> FinetuneOptions:
     values: dict[str, Any] = {
-        "questions": QuestionSource.FACTS, "question_folder": "", "target_questions": "", "template_family": "kind",
-        "choices": 3, "distractors": Distractors.FREQUENCY, "max_questions": 0, "target_share": 0.0,
-        "validation_share": 0.25, "adaptations": list(Adaptation), "readout": Readout.MATCH,
-        "removed_weights": RemovedWeights.HOLD, "trainable_blocks": TrainableBlocks.UPPER, "lora_rank": 2, "repeats": 1,
-        "steps": 4, "batch": 4, "head_lr": 0.05, "lora_lr": 0.01, "full_lr": 0.01,
-        "evaluate_every": 2, "patience": 4, "resamples": 100,
+        "questions": QuestionSource.FACTS, "question_folder": "", "target_questions": "",
+        "template_family": "kind", "choices": 3, "distractors": Distractors.FREQUENCY,
+        "max_questions": 0, "target_share": 0.0, "validation_share": 0.25,
+        "adaptations": list(Adaptation), "readout": Readout.MATCH,
+        "removed_weights": RemovedWeights.HOLD, "trainable_blocks": TrainableBlocks.UPPER,
+        "lora_rank": 2, "repeats": 1, "steps": 4, "batch": 4, "head_lr": 0.05, "lora_lr": 0.01,
+        "full_lr": 0.01, "evaluate_every": 2, "patience": 4, "resamples": 100,
     }  # fmt: skip
     return FinetuneOptions(**(values | changes))
 
 
-def words() -> PreTrainedTokenizerFast:
+def word_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of the tiny models: the words w0 to w60, each a token."""
     model = WordLevel({f"w{index}": index for index in range(VOCAB)}, unk_token="w0")
     tokenizer = Tokenizer(model)
@@ -61,7 +62,7 @@ def question(number: int, group: Group = Group.OTHER, long: bool = False) -> Que
         choices=tuple(f" {text}" for text in texts),
         answer=number % 3,
         group=group,
-        fact=f"head{number}|relation|tail{number}",
+        fact=f"subject{number}|relation|object{number}",
     )
 
 
@@ -69,29 +70,29 @@ def questions(count: int = 12, long: bool = False) -> list[Question]:
     return [question(number, long=long) for number in range(count)]
 
 
-def some_mask(model: PreTrainedModel, share: float = 0.3, seed: int = 0) -> Mask:
+def random_mask(model: PreTrainedModel, share: float = 0.3, seed: int = 0) -> Mask:
     """A random mask of the upper half."""
     generator = torch.Generator().manual_seed(seed)
     bits = {
-        site.name: torch.rand(site.shape, generator=generator) < share
-        for site in maskable_matrices(model)
+        matrix.name: torch.rand(matrix.shape, generator=generator) < share
+        for matrix in maskable_matrices(model)
     }
     return Mask(bits, "tiny")
 
 
 def removed_values(model: PreTrainedModel, mask: Mask) -> torch.Tensor:
-    """All weights of a model at the places that a mask removes."""
-    every = maskable_matrices(model, range(model.config.num_hidden_layers))
+    """All weights of a model that a mask removes."""
+    matrices = maskable_matrices(model, range(model.config.num_hidden_layers))
     return torch.cat([
-        site.view(model.get_parameter(site.parameter).detach())[mask.bits[site.name]]
-        for site in every
-        if site.name in mask.bits
+        matrix.view(model.get_parameter(matrix.parameter).detach())[mask.bits[matrix.name]]
+        for matrix in matrices
+        if matrix.name in mask.bits
     ])  # fmt: skip
 
 
 def statement(
-    head: str, tail: str, split: Split, family: str = "kind", head_words: str = ""
+    subject: str, object_: str, split: Split, family: str = "kind", subject_words: str = ""
 ) -> Statement:
-    fact = Fact(head, "hypernym", tail, head_words or head, tail)
-    prompt = f"A {head_words or head} is a {family} of"
-    return Statement(fact, split, family, Role.TRAIN, prompt, f" {tail}")
+    fact = Fact(subject, "hypernym", object_, subject_words or subject, object_)
+    prompt = f"A {subject_words or subject} is a {family} of"
+    return Statement(fact, split, family, Role.TRAIN, prompt, f" {object_}")

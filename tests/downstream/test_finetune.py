@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowsub.downstream.encode import Encoded
-from knowsub.downstream.finetune import ChoiceModel, EvalPoint, Outcome, Schedule, finetune
+from knowsub.downstream.encode import EncodedQuestions
+from knowsub.downstream.finetune import EvalPoint, Outcome, Schedule, finetune
+from knowsub.downstream.model import ChoiceModel, FinetuneContext
 from knowsub.downstream.options import Adaptation
-from knowsub.downstream.runs import FinetuneContext, FinetuneRun
 from tests.architectures import tiny
-from tests.downstream.setting import options, questions, some_mask, words
+from tests.downstream.setting import options, questions, random_mask, word_tokenizer
 
 SCHEDULE = Schedule(
     steps=9, batch=4, head_lr=0.05, model_lr=0.02, evaluate_every=2, patience=9, seed=3
@@ -20,12 +20,14 @@ class StoppedError(Exception):
     """Stands for whatever ends a process."""
 
 
-def prepared(adaptation: Adaptation) -> tuple[ChoiceModel, Encoded, dict[str, Encoded]]:
+def prepared(
+    adaptation: Adaptation,
+) -> tuple[ChoiceModel, EncodedQuestions, dict[str, EncodedQuestions]]:
     model = tiny("gpt2")
-    bench = FinetuneContext(model, words(), {"remaining": some_mask(model)}, options())
-    train, held = bench.cache(bench.encode(questions(10)), bench.encode(questions(30)[20:]))
-    learner = bench.choice_model(FinetuneRun(adaptation, "remaining", 0), train)
-    return learner, train, {"validation": held, "target": held}
+    context = FinetuneContext(model, word_tokenizer(), {"remaining": random_mask(model)}, options())
+    train, held = context.cache(context.encode(questions(10)), context.encode(questions(30)[20:]))
+    choice_model = context.choice_model("remaining", adaptation, 0, train)
+    return choice_model, train, {"validation": held, "target": held}
 
 
 def run(
@@ -34,14 +36,15 @@ def run(
     checkpoint: Path | None = None,
     stop_at: int = -1,
 ) -> tuple[Outcome, list[torch.Tensor]]:
-    learner, train, splits = prepared(adaptation)
+    choice_model, train, splits = prepared(adaptation)
 
     def watch(points: Sequence[EvalPoint]) -> None:
         if points[0].step == stop_at:
             raise StoppedError
 
-    outcome = finetune(learner, train, splits, schedule, watch, checkpoint, save_seconds=0.0)
-    return outcome, [learner.head.weight.detach(), *(each.detach() for each in learner.trained)]
+    outcome = finetune(choice_model, train, splits, schedule, watch, checkpoint, save_seconds=0.0)
+    trained = [choice_model.head.weight, *choice_model.trained]
+    return outcome, [tensor.detach() for tensor in trained]
 
 
 @pytest.mark.parametrize("adaptation", list(Adaptation))
@@ -88,8 +91,8 @@ def test_the_best_evaluation_is_kept_and_a_run_without_progress_stops() -> None:
     assert sum(outcome.correct["validation"]) / 10 == pytest.approx(best)
 
 
-def test_the_questions_can_be_learned_by_heart() -> None:
-    learner, train, _ = prepared(Adaptation.FULL)
+def test_the_questions_can_be_memorized() -> None:
+    choice_model, train, _ = prepared(Adaptation.FULL)
     schedule = Schedule(60, 10, 0.05, 0.02, 30, 9, 0)
-    outcome = finetune(learner, train, {"validation": train}, schedule, lambda points: None)
+    outcome = finetune(choice_model, train, {"validation": train}, schedule, lambda points: None)
     assert outcome.accuracy == 1.0

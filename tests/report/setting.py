@@ -169,11 +169,11 @@ def _finetuned() -> dict[str, Any]:
          "accuracy": value, "low": value - 0.05, "high": value + 0.02, "filtered": value}
         for adaptation in ("none", "head", "full")
         for model, value in (("original", 1.0), ("remaining", 0.4), ("random", 0.98))
-        for group in ("target", "near", "other")
+        for group in ("target", "neighborhood", "other")
     ]  # fmt: skip
     metrics = {"head_target_accuracy": 0.33, "head_other_accuracy": 0.99,
                "random_head_target_accuracy": 0.98}  # fmt: skip
-    return {"figures": metrics, "intervals": {}, "scores": scores, "questions": {"chance": 0.2}}
+    return {"metrics": metrics, "intervals": {}, "scores": scores, "questions": {"chance": 0.2}}
 
 
 def _write_masks(
