@@ -86,13 +86,13 @@ def open_ablation_context(
     """
     batches = {}
     for target, rows in statements.items():
-        best, heldout, trained = (
+        target_facts, heldout, trained = (
             best_statements(rows, split, limit)
             for split in (Split.TARGET, Split.CONTROL_HELDOUT, Split.CONTROL_TRAIN)
         )
         batches[target] = [
             encode_statements(tokenizer, chosen, context_length(model))
-            for chosen in (best, heldout or trained)
+            for chosen in (target_facts, heldout or trained)
         ]
     return AblationContext(model, matrices, batches)
 

@@ -22,7 +22,6 @@ Counts = npt.NDArray[np.int64]
 """Whole numbers of weights."""
 Values = npt.NDArray[np.float64]
 """Real numbers, one per group, head or neuron."""
-MATRIX_NAME = re.compile(r"^blocks\.(\d+)\.(\w+)$")
 
 
 def unit_counts(
@@ -87,7 +86,7 @@ def implied_matrices(mask: Mask) -> tuple[MaskableMatrix, ...]:
 
 
 def _implied(name: str, shape: tuple[int, ...]) -> MaskableMatrix:
-    match = MATRIX_NAME.match(name)
+    match = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
     if match is None or match[2] not in frozenset(ModuleType):
         raise ValueError(f"matrix {name!r} is not of the form 'blocks.<number>.<module type>'")
     module_type = ModuleType(match[2])

@@ -163,12 +163,10 @@ def write_combinations(folder: Path, files: Sequence[MaskFile], model: str) -> l
 
     Return the files (errors: `MaskFile.load`); the folder is made if there is anything to write.
     """
-    trained: dict[str, list[Mask]] = {}
-    for file in files:
-        if file.method == "trained":
-            trained.setdefault(file.target, []).append(file.load(model))
     written = []
-    for target, masks in trained.items():
+    for target in dict.fromkeys(file.target for file in files):
+        trained = [f for f in files if (f.target, f.method) == (target, "trained")]
+        masks = [file.load(model) for file in trained]
         for name, mask in seed_combinations(masks).items():
             folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{target}-{name.replace(' ', '_')}.safetensors")

@@ -101,9 +101,9 @@ def test_an_empty_file_and_a_folder_without_questions_are_refused(tmp_path: Path
 
 def test_identifiers_are_read_from_a_list_of_facts(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
-    path.write_text(json.dumps([{"id": "a", "head": "x"}, {"id": "b"}]))
+    path.write_text(json.dumps([{"id": "a", "subject": "x"}, {"id": "b"}]))
     assert read_ids(path) == {"a", "b"}
-    path.write_text('[{"id": "a"},\n {"head": "x"}]')
+    path.write_text('[{"id": "a"},\n {"subject": "x"}]')
     with pytest.raises(ValueError, match=r"facts\.json:2"):
         read_ids(path)
 

@@ -89,13 +89,13 @@ OBJECTS = ("bird", "fish", "tool", "tree", "dance")
 
 
 def statements() -> list[Statement]:
-    found = [statement(head, tail, Split.TARGET) for head, tail in CHAIN]
-    found.append(statement("barn", "building", Split.NEIGHBORHOOD_HELDOUT))
-    found.append(statement("shed", "building", Split.NEIGHBORHOOD_TRAIN))
+    rows = [statement(subject, object_, Split.TARGET) for subject, object_ in CHAIN]
+    rows.append(statement("barn", "building", Split.NEIGHBORHOOD_HELDOUT))
+    rows.append(statement("shed", "building", Split.NEIGHBORHOOD_TRAIN))
     for number in range(30):
         split = Split.CONTROL_HELDOUT if number % 3 == 0 else Split.CONTROL_TRAIN
-        found.append(statement(f"h{number}", OBJECTS[number % 5], split))
-    return found
+        rows.append(statement(f"h{number}", OBJECTS[number % 5], split))
+    return rows
 
 
 def made(
@@ -107,15 +107,15 @@ def made(
 def test_a_question_is_a_statement_without_its_object_and_the_answer_is_the_object() -> None:
     pool, test = made(statements())
     for each in pool + test:
-        head, _, tail = each.fact.split("|")
-        assert each.prompt == f"A {head} is a kind of"
-        assert each.choices[each.answer] == f" {tail}"
+        subject, _, object_ = each.fact.split("|")
+        assert each.prompt == f"A {subject} is a kind of"
+        assert each.choices[each.answer] == f" {object_}"
         assert len(set(each.choices)) == 4
 
 
 def test_what_follows_from_a_fact_is_no_distractor() -> None:
-    asked = next(each for each in made(statements(), 5)[0] if each.fact.startswith("ziggurat"))
-    assert set(asked.choices) - {" temple"} < {f" {tail}" for tail in OBJECTS}
+    question_ = next(each for each in made(statements(), 5)[0] if each.fact.startswith("ziggurat"))
+    assert set(question_.choices) - {" temple"} < {f" {text}" for text in OBJECTS}
 
 
 def test_what_is_true_of_another_sense_of_the_word_is_no_distractor() -> None:
@@ -132,7 +132,7 @@ def test_what_is_true_of_another_sense_of_the_word_is_no_distractor() -> None:
 def test_a_target_object_is_no_distractor_of_a_control_question() -> None:
     for each in chain(*made(statements())):
         if each.group is Group.OTHER:
-            assert set(each.choices) <= {f" {tail}" for tail in OBJECTS}
+            assert set(each.choices) <= {f" {text}" for text in OBJECTS}
 
 
 def test_facts_unused_in_mask_training_are_tested_and_used_neighborhood_ones_left_out() -> None:
