@@ -36,7 +36,7 @@ from knowsub.downstream.options import FinetuneOptions
 from knowsub.embedded.options import PretrainOptions
 from knowsub.evaluation.options import TestOptions
 from knowsub.kg.options import NOUNS, PrepareOptions, VerbalizeOptions
-from knowsub.ranges import Distinct, Seed, Text
+from knowsub.ranges import Distinct, Seed, Text, require
 from knowsub.report.options import ReportOptions
 from knowsub.runner import run_stage
 
@@ -61,9 +61,6 @@ class Progress(StrEnum):
     NONE = "none"
 
 
-Threads = Annotated[int, Field(ge=0, le=1024)]
-
-
 @dataclass
 class Track:
     """What the tracker stores beyond metrics and curves."""
@@ -84,9 +81,9 @@ class Machine:
 
     device: Device
     """Where models are put; `auto` takes CUDA where there is one."""
-    threads: Threads
+    threads: Annotated[int, Field(ge=0, le=1024)]
     """Threads of a stage that runs once [threads]; 0 = one per core."""
-    item_threads: Threads
+    item_threads: Annotated[int, Field(ge=0, le=1024)]
     """Threads of a stage that runs per target and seed [threads]; 0 = one per core."""
     memory_gb: Annotated[float, Field(gt=0)]
     """Memory that a stage may plan with [GB]."""
@@ -123,9 +120,8 @@ class Params:
         if self.pretrain.model == "embedded":
             self.train.block_range(self.pretrain.blocks)
             tokens, context = self.train.block_tokens, self.pretrain.context
-            if tokens > context:
-                message = f"value {tokens} is not allowed; use at most pretrain.context, {context}"
-                raise ValueError(f"train.block_tokens: {message}")
+            allowed = f"at most pretrain.context, {context}"
+            require(tokens <= context, "train.block_tokens", tokens, allowed)
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,8 @@ class Source:
         known, comment = self.places.get(key, (line, ""))
         where = f"{self.name} line {known}" if known else self.name
         shown = f": {key if key.isprintable() else ascii(key)}" if key else ""
-        return _shorten(f"{where}{shown}: {reason}{comment and f' ({comment})'}", 1000)
+        colon = "" if key and reason.startswith("is ") else ":"
+        return _shorten(f"{where}{shown}{colon} {reason}{comment and f' ({comment})'}", 1000)
 
 
 def _shorten(text: str, length: int = 100) -> str:

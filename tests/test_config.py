@@ -66,8 +66,8 @@ def test_an_exponent_is_the_same_number_to_every_reader(text: str, tmp_path: Pat
 
 
 MISTAKES = [
-    ("train.lr", "  lrr: 0.4", "train.lrr: is not a known key; did you mean train.lr?"),
-    ("train.lr", "", "train.lr: is missing"),
+    ("train.lr", "  lrr: 0.4", "train.lrr is not a known key; did you mean train.lr?"),
+    ("train.lr", "", "train.lr is missing"),
     ("train.lr", "  lr: fast", "train.lr: value 'fast' should be a number"),
     ("train.lr", "  lr: fast  # above 0", "train.lr: value 'fast' should be a number (above 0)"),
     ("train.lr", '  lr: "0.4"', "train.lr: value '0.4' should be a number"),
@@ -133,7 +133,7 @@ MISTAKES = [
     ("seeds", "seeds: [99999999999]", "should be less than or equal to 4294967295"),
     ("seeds", "seeds: [a]", "seeds: value 'a' should be a whole number"),
     ("seeds", "seeds: {a: 0}", "seeds: value {'a': 0} should be a list"),
-    ("seeds", "seed: [0]", "seed: is not a known key; did you mean seeds?"),
+    ("seeds", "seed: [0]", "seed is not a known key; did you mean seeds?"),
 ]
 
 
@@ -169,7 +169,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(
     ] == [
         "seeds: value 'a' should be a whole number",
         "seeds: value 1.5 should be a whole number",
-        "train.lrr: is not a known key; did you mean train.lr?",
+        "train.lrr is not a known key; did you mean train.lr?",
         "machine.threads: value -1 should be greater than or equal to 0",
     ]
 
@@ -389,7 +389,7 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 def test_a_missing_section_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text[: text.index("machine:")], encoding="utf-8")
-    with pytest.raises(ValueError, match=r"params\.yaml: machine: is missing"):
+    with pytest.raises(ValueError, match=r"params\.yaml: machine is missing"):
         load_params(path=path)
 
 
@@ -401,18 +401,18 @@ def test_a_value_for_a_section_is_refused(text: str, tmp_path: Path) -> None:
 
 
 WRONG_OVERRIDES = [
-    ("train.lrr=1", "with train.lrr=1: train.lrr: is not a known key; did you mean train.lr?"),
-    ("trian.lr=1", "trian: is not a known key; did you mean train?"),
+    ("train.lrr=1", "with train.lrr=1: train.lrr is not a known key; did you mean train.lr?"),
+    ("trian.lr=1", "trian is not a known key; did you mean train?"),
     ("train.lr=fast", "params.yaml with train.lr=fast: train.lr: value 'fast' should be a number"),
     ("train.lr", "override train.lr: "),
     ("train.lr=[1", "override train.lr=[1: "),
     ("train.lr=1,2", "override train.lr=1,2: Ambiguous value"),
     ("seeds.9=1", "override seeds.9=1: "),
     ("=1", "override =1: "),
-    ("hydra.run.dir=x", "hydra.run.dir=x is not a known key"),
-    ("+train.more=1", "train.more: is not a known key"),
+    ("hydra.run.dir=x", "override hydra.run.dir=x: hydra is not a known key"),
+    ("+train.more=1", "train.more is not a known key"),
     ("+train.lr=1", "override +train.lr=1: Could not append"),
-    ("~train.lr", "train.lr: is missing"),
+    ("~train.lr", "train.lr is missing"),
 ]
 
 
@@ -446,7 +446,7 @@ def test_the_check_of_a_mistake_ends_in_one_line_and_status_1(text: str, tmp_pat
     done = check(tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"params\.yaml line \d+: train\.lrr: is not a known key; did you mean train\.lr\?\n",
+        r"params\.yaml line \d+: train\.lrr is not a known key; did you mean train\.lr\?\n",
         done.stderr,
     )
     assert done.stdout == ""

@@ -24,7 +24,7 @@ from knowsub.config import PRESETS, compose_values, load_params, read_yaml
 PARAMS = Path("params.yaml")
 """The file that presets change."""
 _PLAIN = re.compile(
-    r"(?!(true|false|null|inf|nan|on|off|yes|no|y|n)$)[a-z_][\w./-]*", re.IGNORECASE
+    r"(?!(true|false|null|inf|nan|on|off|yes|no|y|n)$)[a-z_]([\w./:-]*\w)?", re.IGNORECASE
 )
 
 
@@ -78,17 +78,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def apply_presets(names: Sequence[str], write: bool, force: bool) -> Result:
     """Set the values of presets, later ones over earlier ones, and write `params.yaml` if asked.
 
-    Args:
-        names: The presets, one or more.
-        write: Whether to write the file.
-        force: Whether to write it over edits that are not committed.
-
-    Returns:
-        `presets`, `changes` (dotted key -> value before and after), `diff` (unified) and `written`.
-
-    Raises:
-        FileNotFoundError: If a preset or `params.yaml` is missing.
-        ValueError: If a preset is wrong, the values do not fit together, or edits would be lost.
+    Returns `presets`, `changes` (dotted key -> value before and after), `diff` and `written`;
+    raises ValueError if a preset is wrong, or edits that are not committed would be lost.
     """
     values, old = preset_values(names), PARAMS.read_text(encoding="utf-8")
     before = _flat(read_yaml(old, PARAMS.name).values)
@@ -112,15 +103,7 @@ def apply_presets(names: Sequence[str], write: bool, force: bool) -> Result:
 
 
 def edited(text: str, changes: Mapping[str, Any]) -> str:
-    """Return a YAML text with values changed; comments and the style of lists stay.
-
-    Args:
-        text: The text.
-        changes: Dotted key -> new value.
-
-    Returns:
-        The new text.
-    """
+    """Return a YAML text with values (by dotted key) changed; comments and styles stay."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1 << 20
     tree = yaml.load(text)
@@ -148,18 +131,7 @@ def applied_lines(result: Result) -> list[str]:
 
 
 def override_presets(names: Sequence[str]) -> Result:
-    """Return the `-S` arguments of `dvc exp run` that do what the presets do.
-
-    Args:
-        names: The presets, one or more.
-
-    Returns:
-        `presets`, and `overrides`: `key=value` in Hydra's grammar.
-
-    Raises:
-        FileNotFoundError: If a preset is missing.
-        ValueError: If a preset is wrong, or the values do not fit together.
-    """
+    """Return `presets`, and as `overrides` (`key=value`, as Hydra reads them) what they set."""
     values = preset_values(names)
     overrides = [f"{key}={hydra_text(value)}" for key, value in values.items()]
     return {"presets": list(names), "overrides": overrides}

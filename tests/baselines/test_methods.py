@@ -121,18 +121,6 @@ def test_gradient_scores_by_hand() -> None:
     assert taylor(weight, gradient).tolist() == [1.0, -3.0]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("batch", 0), ("protected_share", 1.0), ("size_multipliers", [0.0]), ("seed", -1),
-        ("integration_steps", 0),
-    ],
-)  # fmt: skip
-def test_impossible_options_are_refused_by_name(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match=rf"baseline\.{key}: value .* is not allowed; use"):
-        options(**{key: value})
-
-
 def test_the_highest_scores_are_taken_matrix_by_matrix() -> None:
     scores = {"a": torch.tensor([[1.0, 5.0], [3.0, 2.0]]), "b": torch.tensor([9.0, 8.0, 7.0])}
     mask = select(scores, {"a": 2, "b": 1}, "model", {"method": "hand"})

@@ -213,7 +213,7 @@ def test_presets_that_are_wrong_are_refused_in_one_line(repository: Path) -> Non
     cases = {
         "unknown-key": (
             "train:\n  stepz: 3\n",
-            "train.stepz: is not a known key; did you mean train.steps?",
+            "train.stepz is not a known key; did you mean train.steps?",
         ),
         "out-of-range": ("train:\n  init_prob: 3.0\n", "train.init_prob: value 3.0 should be less"),
         "circle": ("defaults: [circle, _self_]\n", "preset circle: a preset extends itself"),

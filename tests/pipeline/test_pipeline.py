@@ -33,7 +33,7 @@ def test_a_mistake_stops_the_pipeline_before_any_stage(clone: Repository) -> Non
     params.write_text(before, encoding="utf-8")
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert "params.yaml: train.lrr is not a known key; did you mean train.lr?" in said
+    assert ": train.lrr is not a known key; did you mean train.lr?" in said
     assert "Running stage 'prepare'" not in said
     assert "Traceback" not in said
 
