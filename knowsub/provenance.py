@@ -1,4 +1,4 @@
-"""Where a result comes from: checkout, commit, versions, and the key of a run.
+"""Where a result comes from: checkout, commit, versions, and the keys of runs and checkpoints.
 
 DVC runs experiments of a queue in temporary copies below `.dvc/tmp/exps`; what all of them share
 (the store of runs, checkpoints) lives in the checkout that they were started from.
@@ -6,24 +6,23 @@ DVC runs experiments of a queue in temporary copies below `.dvc/tmp/exps`; what 
 
 from __future__ import annotations
 
-import fcntl
-import getpass
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from knowsub.config import Params
 
-APART = ("machine", "track")
-"""Sections that no result depends on: neither part of the key nor compared between runs."""
+NO_RESULT = ("machine", "track")
+"""Sections of the parameters that no result depends on."""
 
 
 def main_root() -> Path:
@@ -35,30 +34,14 @@ def main_root() -> Path:
     if os.environ.get("DVC_ROOT"):
         return Path(os.environ["DVC_ROOT"])
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc").is_dir():
-            return _outside_copies(folder)
-    return here
-
-
-def _outside_copies(folder: Path) -> Path:
-    parts = folder.parts
-    for index in range(len(parts) - 2):
-        if parts[index : index + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:index])
-    return folder
+    found = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+    outside = str(found).partition("/.dvc/tmp/exps/")[0]
+    return Path(outside)
 
 
 def flatten(params: Params) -> dict[str, str]:
-    """Return every value that results depend on, under its dotted key, as text.
-
-    Args:
-        params: The configuration.
-
-    Returns:
-        Dotted key -> value; lists and mappings as JSON.
-    """
-    tree = {name: value for name, value in asdict(params).items() if name not in APART}
+    """Return every value that results depend on, under its dotted key; no text is JSON."""
+    tree = {name: value for name, value in asdict(params).items() if name not in NO_RESULT}
     return dict(_leaves(tree, ""))
 
 
@@ -70,111 +53,83 @@ def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
-def run_key(params: Params, folder: Path | None = None) -> str:
+def run_key(params: Params, root: Path | None = None) -> str:
     """Return the key of an experiment: the same for the same parameters and the same code.
 
     Args:
         params: The configuration.
-        folder: Root of the code; None means the working directory, which in a temporary copy of
+        root: Root of the code; None means the working directory, which in a temporary copy of
             DVC's is the copy.
 
     Returns:
         64 hexadecimal digits.
     """
-    root = folder or Path.cwd()
-    digest = hashlib.sha256(json.dumps(flatten(params), sort_keys=True).encode())
-    single = [root / "dvc.yaml", root / "requirements" / "run.lock"]
-    found = [path for room in ("knowsub", "stages") for path in (root / room).rglob("*")]
-    code = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
-    for path in sorted([*code, *(path for path in single if path.is_file())]):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    code = files_key(("knowsub", "stages", "dvc.yaml", "requirements/run.lock"), root)
+    values = json.dumps(flatten(params), sort_keys=True)
+    return hashlib.sha256(f"{values}{code}".encode()).hexdigest()
+
+
+def stage_key(stage: str, item: Mapping[str, object], params: Params) -> str:
+    """Return the key of a stage's checkpoints: a hash of all that `dvc.yaml` says it depends on.
+
+    Args:
+        stage: Name of the stage.
+        item: What it works on, such as target and seed.
+        params: The configuration.
+
+    Returns:
+        64 hexadecimal digits; another parameter, input file or line of code gives others.
+    """
+    known = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]
+    files = list(known["deps"])
+    for name, value in item.items():
+        files = [file.replace(f"${{item.{name}}}", str(value)) for file in files]
+    sections = tuple(known["params"])
+    values = {n: v for n, v in flatten(params).items() if n.partition(".")[0] in sections}
+    described = json.dumps([stage, dict(item), values], sort_keys=True)
+    return hashlib.sha256(f"{described}{files_key(files)}".encode()).hexdigest()
+
+
+def files_key(paths: Iterable[str], root: Path | None = None) -> str:
+    """Return a hash of the names and contents of files, and of all files in folders.
+
+    Args:
+        paths: Files and folders; that one is missing enters the hash too.
+        root: Folder that they are relative to; None means the working directory.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    top, files = root or Path(), set[Path]()
+    for path in paths:
+        inside = (file for file in (top / path).rglob("*") if file.is_file())
+        files |= {file for file in inside if "__pycache__" not in file.parts} or {top / path}
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+        digest.update(f"{file.relative_to(top).as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
 
 def origin() -> dict[str, str]:
-    """Return where the code comes from: the commit, and DVC's experiment if it is one.
-
-    Returns:
-        Of `commit`, `experiment` and `baseline` those that are known.
-    """
+    """Return tags that say where the code comes from: the commit, and DVC's experiment."""
     known = {
-        "commit": _git("rev-parse", "HEAD"),
-        "experiment": os.environ.get("DVC_EXP_NAME", ""),
-        "baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "mlflow.source.git.commit": git("rev-parse", "HEAD"),
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
     }
     return {name: value for name, value in known.items() if value}
 
 
-def user() -> str:
-    """Return the name of who runs this; `unknown` where the system has none."""
+def git(*arguments: str, folder: Path | None = None) -> str:
+    """Return what git says in a folder; nothing where there is no git or no repository."""
     try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, waiting for it; it is free again even if the process is killed.
-
-    Args:
-        path: The lock file; made with its folder if there is none.
-
-    Yields:
-        Nothing.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-PACKAGES = ("knowsub", "torch", "transformers", "tokenizers", "numpy", "scipy", "matplotlib")
-"""Packages whose version can move a figure."""
-
-SOURCES = ("knowsub", "stages", "params.yaml", "dvc.yaml", "pyproject.toml", "data/raw")
-"""What the results are made from; results themselves are not among it."""
-
-UNSHOWN = frozenset({"machine", "track"})
-"""Sections of the parameters that change no result."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter, those that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def parameters_shown(text: str) -> str:
-    """Return the text of `params.yaml` without the sections that change no result.
-
-    Args:
-        text: The whole file.
-
-    Returns:
-        The same without `machine` and `track`, so that the page does not depend on them.
-    """
-    kept, keep = [], True
-    for line in text.splitlines(keepends=True):
-        if line[:1].isalpha():
-            keep = line.partition(":")[0] not in UNSHOWN
-        if keep:
-            kept.append(line)
-    return "".join(kept).rstrip() + "\n"
+    return done.stdout.strip()
 
 
 def code_commit(root: Path) -> str:
@@ -190,21 +145,29 @@ def code_commit(root: Path) -> str:
         The commit's full hash, with `, changed since` if the sources differ from it; `unknown`
         outside git or without a commit.
     """
-    commit = _provenance_git(root, "log", "-1", "--format=%H", "--", *SOURCES)
-    if not commit:
-        return "unknown"
-    changed = _provenance_git(root, "status", "--porcelain", "--", *SOURCES)
-    return f"{commit}, changed since" if changed else commit
+    sources = ("knowsub", "stages", "params.yaml", "dvc.yaml", "pyproject.toml", "data/raw")
+    commit = git("log", "-1", "--format=%H", "--", *sources, folder=root)
+    changed = git("status", "--porcelain", "--", *sources, folder=root)
+    return f"{commit}, changed since" if commit and changed else commit or "unknown"
 
 
-def _provenance_git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can move a metric, if installed."""
+    found = {"python": platform.python_version()}
+    for name in ("knowsub", "torch", "transformers", "tokenizers", "numpy", "scipy", "matplotlib"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def parameters_shown(text: str) -> str:
+    """Return the text of `params.yaml` without the sections that change no result."""
+    kept, keep = [], True
+    for line in text.splitlines(keepends=True):
+        if line[:1].isalpha():
+            keep = line.partition(":")[0] not in NO_RESULT
+        if keep:
+            kept.append(line)
+    return "".join(kept).rstrip() + "\n"

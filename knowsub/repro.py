@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
-from knowsub.config import load_params
-from knowsub.config import Params
+from knowsub.config import Params, load_params
 
 CHAIN = ("train", "baseline", "test", "finetune")
 """The stages of one target and seed, in order."""
@@ -30,15 +29,7 @@ _OUTPUT = threading.Lock()
 
 
 def reproduce(params: Params, jobs: int) -> int:
-    """Bring the whole pipeline up to date.
-
-    Args:
-        params: The configuration; names the targets and seeds.
-        jobs: Chains at once, at least 1.
-
-    Returns:
-        Status of the last `dvc repro`, or of the first that failed before the chains.
-    """
+    """Bring the whole pipeline up to date, with so many chains at once; return DVC's status."""
     if jobs > 1 and _dvc("status", "--quiet") != 0:
         if (status := _dvc("repro", COMMON)) != 0:
             return status
@@ -73,9 +64,8 @@ def _chain(item: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m knowsub.repro", description=__doc__)
-    parser.add_argument(
-        "--jobs", type=int, default=0, help="chains at once; 0, the default = as many as fit"
-    )
+    meaning = "chains at once; 0, the default = as many as fit"
+    parser.add_argument("--jobs", type=int, default=0, help=meaning)
     given = parser.parse_args(arguments)
     try:
         params = load_params()

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 if TYPE_CHECKING:
     from knowsub.config import Machine
 
-
 SECONDS = 10.0
 """Least time between two lines of progress [s]."""
 LINE = "{desc}: {percentage:.0f} %, {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}"
 """A line of progress."""
+LENGTH = 1000
+"""Length of an error message at most [characters]."""
+LOCKS = Path(".checkpoints/locks")
+"""Folder of the locks that keep two processes from doing the same work."""
 
 
 def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> None:
@@ -43,13 +46,15 @@ def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> No
     Raises:
         SystemExit: If the stage failed, with its status.
     """
-    name = _name(main)
+    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
+    name = str(spec.name if spec else main.__module__).rpartition(".")[2]
     given = _arguments(main, name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begin, log = time.perf_counter(), logging.getLogger("knowsub")
     with report_errors(name):
-        quiet = given.pop("quiet")
-        _set_up_logging(quiet, given.pop("verbose"))
+        quiet, verbose = given.pop("quiet"), given.pop("verbose")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        log.setLevel("WARNING" if quiet else "DEBUG" if verbose else "INFO")
         lines = set_environment(machine(), quiet, sys.stderr.isatty())
         log.debug("%s: %s threads", name, os.environ["OMP_NUM_THREADS"])
         shown = redirect_stderr(Lines(sys.stderr) if lines else sys.stderr)
@@ -60,16 +65,9 @@ def run_stage(main: Callable[..., object], machine: Callable[[], Machine]) -> No
     log.info(" ".join(words))
 
 
-def _name(main: Callable[..., object]) -> str:
-    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
-    return str(spec.name if spec else main.__module__).rpartition(".")[2]
-
-
 def _arguments(main: Callable[..., object], name: str) -> dict[str, Any]:
     hints = get_type_hints(main)
-    parser = argparse.ArgumentParser(
-        prog=f"python -m stages.{name}", description=inspect.getdoc(main)
-    )
+    parser = argparse.ArgumentParser(f"python -m stages.{name}", description=inspect.getdoc(main))
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("-q", "--quiet", action="store_true", help="show errors alone")
     shown.add_argument("-v", "--verbose", action="store_true", help="show details")
@@ -82,12 +80,6 @@ def _arguments(main: Callable[..., object], name: str) -> dict[str, Any]:
             default=parameter.default if optional else None,
         )
     return vars(parser.parse_args())
-
-
-def _set_up_logging(quiet: bool, verbose: bool) -> None:
-    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("knowsub").setLevel(level)
 
 
 def set_environment(machine: Machine, quiet: bool, terminal: bool) -> bool:
@@ -126,35 +118,24 @@ class Lines(io.TextIOBase):
 
     Args:
         stream: The stream to write to.
-        seconds: Least time between two lines [s].
         clock: Returns the time [s].
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        seconds: float = SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._stream, self._seconds, self._clock = stream, seconds, clock
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
         self._shown, self._drawn = clock(), ""
 
     def write(self, text: str) -> int:
         """Write text, or keep a drawing of a bar until it is due; return its length."""
         if text.startswith("\r"):
             self._drawn = text.strip()
-            if self._drawn and self._clock() - self._shown >= self._seconds:
-                self._show()
-        elif text == "\n" and self._drawn:
-            self._show()
-        else:
+        if not text.startswith("\r") and not (text == "\n" and self._drawn):
             self._stream.write(text)
+        elif self._drawn and (text == "\n" or self._clock() - self._shown >= SECONDS):
+            self._stream.write(f"{self._drawn}\n")
+            self._stream.flush()
+            self._shown, self._drawn = self._clock(), ""
         return len(text)
-
-    def _show(self) -> None:
-        self._stream.write(f"{self._drawn}\n")
-        self._stream.flush()
-        self._shown, self._drawn = self._clock(), ""
 
     def flush(self) -> None:
         """Hand on what has been written."""
@@ -165,19 +146,42 @@ class Lines(io.TextIOBase):
         return self._stream.fileno()
 
 
-DEBUG = "KNOWSUB_DEBUG"
-"""Environment variable that shows the traceback of an error when set to 1."""
-LENGTH = 1000
-"""Length of a message at most [characters]."""
-LOCKS = Path(".checkpoints/locks")
-"""Folder of the locks that keep two processes from doing the same work."""
-_ROOM = "; make room and run again: what was finished is kept"
-_RIGHTS = "; make it writable and run again"
-ADVICE = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _RIGHTS, errno.EROFS: _RIGHTS}
-"""What to do, by the number of the system's error."""
-MEMORY = "lower the batches of section {name} in params.yaml, or raise train.grad_accumulation"
-"""What to do where memory does not suffice."""
-_SYSTEM = re.compile(r"\(os error ([0-9]+)\)")
+@contextmanager
+def progress_bar(
+    total: int,
+    label: str,
+    log: Callable[[Mapping[str, float], int], None] | None,
+    shown: Sequence[str] = (),
+    every: int = 1,
+) -> Iterator[Callable[..., None]]:
+    """Show how far long work is, with its newest metrics, and log them.
+
+    Args:
+        total: Optimiser steps in all [steps].
+        label: Words before the bar.
+        log: Takes metrics and their step; None, as in all but the first of several processes of
+            a stage, hides everything.
+        shown: Names of the metrics after the bar; none means all.
+        every: Steps between two that are logged, beside the last [steps].
+
+    Yields:
+        Takes the metrics of a step, of which `step` is one, and the number of steps done of all,
+        which is the same if it is not given.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit="step") if log else tqdm(disable=True) as bar:
+
+        def show(metrics: Mapping[str, float], done: int | None = None) -> None:
+            step = int(metrics["step"])
+            values = {name: value for name, value in metrics.items() if name != "step"}
+            words = {name: f"{values[name]:.3g}" for name in shown or values}
+            bar.set_postfix(words, refresh=False)
+            bar.update((step if done is None else done) - bar.n)
+            if log and values and (step % every == 0 or step == total):
+                log(values, step)
+
+        yield show
 
 
 @contextmanager
@@ -200,7 +204,7 @@ def report_errors(name: str) -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         line = mistake(error, name)
-        if not line or os.environ.get(DEBUG) == "1":
+        if not line or os.environ.get("KNOWSUB_DEBUG") == "1":
             raise
         sys.stderr.write(f"{name}: {' '.join(line.split())[:LENGTH]}\n")
         sys.exit(1)
@@ -218,14 +222,20 @@ def mistake(error: Exception, name: str) -> str:
         not suffice, what to do too.
     """
     said = str(error)
-    if found := _SYSTEM.search(said):  # libraries that are not Python's have errors of their own
+    if found := re.search(r"\(os error ([0-9]+)\)", said):  # of a library written in Rust
         error = OSError(int(found[1]), os.strerror(int(found[1])))
     if isinstance(error, OSError) and error.errno is not None:
+        advice = {errno.EACCES: "; make it writable and run again"}
+        advice |= {errno.ENOSPC: "; make room and run again: what was finished is kept"}
+        advice |= {errno.EROFS: advice[errno.EACCES], errno.EDQUOT: advice[errno.ENOSPC]}
         place = error.filename2 or error.filename or f"written by {name} below {Path.cwd()}"
-        return f"{place}: {error.strerror}{ADVICE.get(error.errno, '')}"
+        return f"{place}: {error.strerror}{advice.get(error.errno, '')}"
     lacking = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said
     if isinstance(error, MemoryError) or lacking:  # of Python, of a GPU, of torch on the CPU
-        return f"out of memory; {MEMORY.format(name=name)} ({said[:200]})"
+        return (
+            f"out of memory; lower the batches of section {name} in params.yaml, or raise "
+            f"train.grad_accumulation ({said[:200]})"
+        )
     return said if isinstance(error, ValueError | OSError) else ""
 
 

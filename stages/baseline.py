@@ -28,7 +28,7 @@ def main(target: str, seed: int) -> str:
     options, manifest = params.baseline, DATA / "pretrain/model.json"
     out = DATA / f"baseline/{target}-{seed}"
     (out / "sizes").mkdir(parents=True, exist_ok=True)
-    with stage_run("baseline", params, item={"target": target, "seed": seed}) as run:
+    with stage_run("baseline", params, {"target": target, "seed": seed}) as run:
         mask = load_mask(DATA / f"train/{target}-{seed}/mask.safetensors")
         check_model(mask, read_manifest(manifest)["fingerprint"])
         model, tokenizer = open_model(manifest, device)

@@ -12,6 +12,9 @@ import shutil
 from pathlib import Path
 
 from knowsub.config import load_params, stage_main, torch_device
+from knowsub.provenance import main_root, stage_key
+from knowsub.runner import progress_bar
+from knowsub.tracking import stage_run
 
 MODEL = Path("data/pretrain/model.json")
 
@@ -20,42 +23,38 @@ def main(target: str, seed: int) -> str:
     """Finetune and evaluate the models of one mask, resuming where an interrupted call stopped."""
     params = load_params()
     device = torch_device(params.machine)
+    from knowsub.downstream import runs
+    from knowsub.downstream.finetune import EvalPoint
     from knowsub.downstream.model import FinetuneContext
-    from knowsub.downstream.progress import FinetuneProgress
     from knowsub.downstream.question_files import build_task
-    from knowsub.downstream.runs import (
-        fingerprint,
-        load_masks,
-        planned_runs,
-        run_all,
-        write_results,
-    )
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
-    from knowsub.provenance import main_root
-    from knowsub.tracking import stage_run
 
     name, options = f"{target}-{seed}", params.finetune
     model_id = read_manifest(MODEL)["fingerprint"]
     task = build_task(read_statements(Path(f"data/verbalize/{target}.jsonl")), options)
-    masks = load_masks(Path(f"data/train/{name}"), Path(f"data/baseline/{name}"), model_id)
+    masks = runs.load_masks(Path(f"data/train/{name}"), Path(f"data/baseline/{name}"), model_id)
     context = FinetuneContext(*open_model(MODEL, device), masks, options)
-    key = fingerprint(model_id, masks, task, options)
-    checkpoints = main_root() / ".checkpoints" / f"finetune-{key}"
-    item = {"target": target, "seed": seed}
-    with stage_run("finetune", params, item=item) as run:
-        steps = options.steps * len(list(planned_runs(masks, options)))
-        with FinetuneProgress(steps, options.steps, f"finetune {name}", run.metrics) as progress:
-            results = run_all(context, masks, task, options, checkpoints, progress)
-        folder = Path(f"data/finetune/{name}")
-        metrics = write_results(folder, results, task, options, item)
+    folder, item = Path(f"data/finetune/{name}"), {"target": target, "seed": seed}
+    checkpoints = main_root() / f".checkpoints/finetune-{stage_key('finetune', item, params)[:16]}"
+    plan, steps = list(runs.planned_runs(masks, options)), options.steps
+    with stage_run("finetune", params, item) as run:
+        with progress_bar(steps * len(plan), f"finetune {name}", run.metrics) as show:
+
+            def show_points(work: runs.FinetuneRun, points: list[EvalPoint]) -> None:
+                for point in points:
+                    curve = f"{work.adaptation}/{work.model}/{point.split}"
+                    values = {f"{curve}_accuracy": point.accuracy, f"{curve}_loss": point.loss}
+                    logged = {"step": point.step, **({} if work.repeat else values)}
+                    show(logged, plan.index(work) * steps + point.step)
+
+            results = runs.run_all(context, masks, task, options, checkpoints, show_points)
+        metrics = runs.write_results(folder, results, task, options, item)
         run.metrics(metrics)
         run.artifact(folder / "results.json")
     shutil.rmtree(checkpoints, ignore_errors=True)  # another copy of the same runs may use it
-    accuracies = [
-        f"{kind} {metrics[f'{kind}_target_accuracy']:.2f}" for kind in options.adaptations
-    ]
-    return f"{target} {seed}: target accuracy without the subnetwork: {', '.join(accuracies)}"
+    words = [f"{kind} {metrics[f'{kind}_target_accuracy']:.2f}" for kind in options.adaptations]
+    return f"{target} {seed}: target accuracy without the subnetwork: {', '.join(words)}"
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(commit: str = "") -> str:
         analysis, compared = read_analysis(DATA), read_summaries(DATA / "compared")
         report = Report(results, analysis, compared, params.report, provenance)
         for path in write_report(OUT, report):
-            run.artifact(path, "figures" if path.suffix == ".png" else None)
+            run.artifact(path, "figures" if path.suffix == ".png" else "")
         write_tables(README, DOCS, results, thresholds)
         missed = {result.name: missed_thresholds(result, thresholds) for result in results}
         passed = sum(not names for names in missed.values())

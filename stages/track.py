@@ -1,7 +1,7 @@
 """Complete the experiment's run in MLflow.
 
-reads   data/report/summary.json, report.html, figures/, and the files of every stage
-writes  mlflow/tracked.json: the key of the experiment, nothing else
+Reads: data/report/summary.json, report.html, figures/, and the files of every stage
+Writes: mlflow/tracked.json: the key of the experiment, nothing else
 """
 
 from __future__ import annotations
@@ -9,26 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knowsub.config import load_params, stage_main
 
 if TYPE_CHECKING:
-    from knowsub.backfill import Model
     from knowsub.config import Params
 
-DATA = Path("data")
-MARKER = Path("mlflow/tracked.json")
+DATA, MARKER = Path("data"), Path("mlflow/tracked.json")
 
 
 def main() -> str:
-    """Fill the run of the experiment with parameters, figures and the report.
-
-    Returns:
-        Summary line.
-    """
+    """Fill the run of the experiment with parameters, metrics and the report."""
     params = load_params()
-    from knowsub.backfill import fill_experiment
+    from knowsub.tracking import fill_experiment
 
     models = remaining_models(params) if params.track.model else ()
     key, place = fill_experiment(params, DATA, models)
@@ -37,8 +31,8 @@ def main() -> str:
     return f"run {key[:7]} is complete; `make ui` shows it at http://127.0.0.1:5000/{place}"
 
 
-def remaining_models(params: Params) -> Iterator[Model]:
-    """Yield the model without each subnetwork, one at a time."""
+def remaining_models(params: Params) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the model without each subnetwork, one at a time, with its tokenizer."""
     from knowsub.architectures import maskable_matrices
     from knowsub.lm.load import open_model
     from knowsub.masks.ablation import ablate_

@@ -9,43 +9,47 @@ Writes: data/train/<target>-<seed>/{mask.safetensors, curve.csv, training.json}
 
 from __future__ import annotations
 
+from math import gcd
 from pathlib import Path
 
 from knowsub.config import load_params, stage_main, torch_device
+from knowsub.provenance import main_root, stage_key
+from knowsub.runner import progress_bar
 
 MODEL = Path("data/pretrain/model.json")
-TEXTS, TOLD = Path("data/prepare/text"), Path("data/verbalize")
+SHOWN = ("suppression", "maintenance", "text", "density")
+TEXTS = Path("data/prepare/text/train.txt"), Path("data/prepare/text/validation.txt")
 
 
 def main(target: str, seed: int) -> str:
     """Search the model for one subnetwork, resuming where an interrupted search stopped."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.discovery.checkpoint import search_checkpoints, write_search_result
+    from knowsub.discovery.checkpoint import Checkpoints, write_search_result
     from knowsub.discovery.distributed import process_group
-    from knowsub.discovery.progress import SearchProgress
     from knowsub.discovery.setup import MemmapAllocator, SearchBuilder
     from knowsub.discovery.trainer import find_subnetwork
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
-    from knowsub.provenance import main_root
     from knowsub.tracking import stage_run
 
     options, scratch = params.train, main_root() / ".checkpoints"
-    told = [TOLD / f"{target}.jsonl", TOLD / f"unseen/{target}.jsonl"]
-    logged = stage_run("train", params, item={"target": target, "seed": seed})
+    files = [Path(f"data/verbalize/{part}{target}.jsonl") for part in ("", "unseen/")]
+    item = {"target": target, "seed": str(seed)}
+    logged, key = stage_run("train", params, item), stage_key("train", item, params)
     with process_group(device) as processes, processes.only_first(logged) as run:
         prepared = SearchBuilder(
             *open_model(MODEL, device), options, MemmapAllocator(scratch, params.machine.memory_gb)
         )
-        read, text = [one for path in told for one in read_statements(path)], TEXTS / "train.txt"
-        learned, judged = (path.read_text("utf-8") for path in (text, TEXTS / "validation.txt"))
-        search, validate = prepared.only_search(read, learned, judged, seed, processes)
-        store = search_checkpoints(scratch, options, target, seed, [*told, MODEL, text])
-        with SearchProgress(options.steps, f"train {target} {seed}", run) as progress:
-            found = find_subnetwork(search, validate, progress, store)
-        meta = {"method": "learned", "target": target, "seed": str(seed)}
-        mask = search.gates.to_mask(found.bits, read_manifest(MODEL)["fingerprint"], meta)
+        statements = [statement for path in files for statement in read_statements(path)]
+        text, judged = (path.read_text("utf-8") for path in TEXTS)
+        search, validate = prepared.only_search(statements, text, judged, seed, processes)
+        store = Checkpoints(scratch / key[:16], key)
+        log, every = run.metrics if run else None, gcd(10, options.evaluate_every)
+        with progress_bar(options.steps, f"train {target} {seed}", log, SHOWN, every) as show:
+            found = find_subnetwork(search, validate, show, store)
+        model, meta = read_manifest(MODEL)["fingerprint"], {"method": "learned", **item}
+        mask = search.gates.to_mask(found.bits, model, meta)
         if run is None:
             return f"{target} {seed}: process {processes.rank} is done"
         for path in write_search_result(Path(f"data/train/{target}-{seed}"), mask, found, options):

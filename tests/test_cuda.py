@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from knowsub.architectures import ATTENTION, ModuleType
-from knowsub.config import torch_device
+from knowsub.config import Device, Machine, Progress, torch_device
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.options import Precision, Suppression
 from knowsub.discovery.setup import MemmapAllocator
@@ -22,7 +22,6 @@ from knowsub.masks.ablation import ablated
 from knowsub.masks.gates import GateSample, UniformNoise
 from knowsub.masks.mask import load_mask, random_masks, save_mask
 from knowsub.masks.options import Estimator, Granularity
-from knowsub.config import Device, Machine, Progress
 from tests.architectures import CONFIGS, VOCAB, tiny
 from tests.discovery.setting import search, validation
 from tests.evaluation.setting import built_context, built_model, fact_mask, options

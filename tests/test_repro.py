@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from knowsub.config import load_params
+from knowsub.config import Params, load_params
 from knowsub.repro import reproduce
-from knowsub.config import Params
 
 PIPELINE = """
 stages:

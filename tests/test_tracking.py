@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,14 +15,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knowsub.backfill import fill_experiment, headline, read_summary
-from knowsub.config import load_params
-from knowsub.experiment import CHOICES, FIGURES, Experiment, experiment, view_path
-from knowsub.provenance import main_root, run_key
+from knowsub import tracking
+from knowsub.config import Params, load_params
 from knowsub.report.metrics import METRIC_SPECS
-from knowsub.config import Params
-from knowsub.stage_run import await_writer, stage_run
-from knowsub.tracking import ITEM, KEY, KIND, PARENT, SOURCE, STAGE
+from knowsub.tracking import (
+    ITEM,
+    KEY,
+    KIND,
+    METRIC_COLUMNS,
+    PARAM_COLUMNS,
+    PARENT,
+    SOURCE,
+    STAGE,
+    Experiment,
+    experiment,
+    fill_experiment,
+    headline,
+    read_summary,
+    send_all,
+    stage_run,
+    view_path,
+)
 from tests.browser import CHROMIUM, browser
 from tests.tour.pictures import open_comparison, open_list, ui
 
@@ -47,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         params = load_params(path=ROOT / "params.yaml")
         with stage_run("prepare", params):
             pass
-        await_writer(experiment(params))
+        send_all(experiment(params))
         yield here
 
 
@@ -64,19 +76,26 @@ def make(folder: Path) -> Iterator[Callable[[], Params]]:
         yield configuration
 
 
-def client(begun: Experiment) -> MlflowClient:
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages send what they log from their first moment on, and often."""
+    monkeypatch.setattr(tracking, "DELAY", 0.0)
+    monkeypatch.setattr(tracking, "INTERVAL", 0.1)
+
+
+def client(current: Experiment) -> MlflowClient:
     from mlflow import MlflowClient
 
-    return MlflowClient(begun.uri)
+    return MlflowClient(current.uri)
 
 
-def runs(begun: Experiment) -> tuple[list[Run], list[Run]]:
+def runs(current: Experiment) -> tuple[list[Run], list[Run]]:
     """Return the experiment's own runs, and its stages'."""
-    await_writer(begun)
-    store = client(begun)
-    group = store.get_experiment_by_name(begun.name)
+    send_all(current)
+    store = client(current)
+    group = store.get_experiment_by_name(current.name)
     assert group is not None
-    found = store.search_runs([group.experiment_id], f"tags.`knowsub.key` = '{begun.key}'")
+    found = store.search_runs([group.experiment_id], f"tags.`knowsub.key` = '{current.key}'")
     whole = [run for run in found if run.data.tags[KIND] == "experiment"]
     return whole, [run for run in found if run.data.tags[KIND] == "stage"]
 
@@ -89,22 +108,18 @@ def test_what_a_stage_logs_is_in_the_store(make: Callable[[], Params], folder: P
         for step in range(1500):
             run.metrics({"loss": 1.0 / (step + 1)}, step=step)
         run.metrics({"odd@name[0]": 1})
-        run.params({"rule": "latest"})
-        run.tags({"mood": "good"})
         run.artifact(note, "notes")
         note.write_text("as it became")
-    begun = experiment(params)
-    whole, stages = runs(begun)
+    current = experiment(params)
+    whole, stages = runs(current)
     assert len(whole) == len(stages) == 1
-    logged, store = stages[0], client(begun)
+    logged, store = stages[0], client(current)
     assert logged.info.status == "FINISHED"
     assert logged.info.run_name == "train building.n.01-0"
     assert logged.data.tags[PARENT] == whole[0].info.run_id
     assert logged.data.tags[SOURCE] == "run"
-    assert logged.data.tags["mood"] == "good"
     assert logged.data.params["train.lr"] == str(params.train.lr)
     assert logged.data.params["target"] == "building.n.01"
-    assert logged.data.params["rule"] == "latest"
     assert logged.data.metrics["odd_name_0_"] == 1.0
     history = store.get_metric_history(logged.info.run_id, "loss")
     assert [point.step for point in history] == list(range(1500))
@@ -132,28 +147,35 @@ def test_a_stage_that_comes_again_replaces_its_run(make: Callable[[], Params]) -
     assert [run.data.metrics["loss"] for run in stages] == [2.0]
 
 
-def test_one_stage_done_twice_at_the_same_time_is_one_run(make: Callable[[], Params]) -> None:
+def test_one_stage_done_twice_at_the_same_time_is_one_run(
+    make: Callable[[], Params], at_once: None
+) -> None:
     params = make()
-    begun = experiment(params)
+    current = experiment(params)
     with stage_run("train", params, ITEMS) as first:
         first.metrics({"loss": 1.0})
-        wait_for_runs(begun, 1)
+        wait_for_runs(current, 1)
         with stage_run("train", params, ITEMS) as second:
             second.metrics({"loss": 1.0})
-            wait_for_runs(begun, 2)
-    _, stages = runs(begun)
+            wait_for_runs(current, 2)
+    _, stages = runs(current)
     assert [(run.info.status, run.data.metrics["loss"]) for run in stages] == [("FINISHED", 1.0)]
 
 
-def wait_for_runs(begun: Experiment, number: int) -> None:
-    """Wait until so many runs of stages are in the store."""
-    store = client(begun)
-    group = store.get_experiment_by_name(begun.name)
+def runs_in(current: Experiment) -> list[Run]:
+    """Return the runs of stages that have been sent."""
+    store = client(current)
+    group = store.get_experiment_by_name(current.name)
     assert group is not None
-    wanted = f"tags.`{KEY}` = '{begun.key}' and tags.`{KIND}` = 'stage'"
-    deadline = time.monotonic() + 60.0
-    while len(store.search_runs([group.experiment_id], wanted)) < number:
-        assert time.monotonic() < deadline, "the writer does not come"
+    wanted = f"tags.`{KEY}` = '{current.key}' and tags.`{KIND}` = 'stage'"
+    return list(store.search_runs([group.experiment_id], wanted))
+
+
+def wait_for_runs(current: Experiment, number: int) -> None:
+    """Wait until so many runs of stages are in the store."""
+    deadline = time.monotonic() + 300.0
+    while len(runs_in(current)) < number:
+        assert time.monotonic() < deadline, "nothing is sent"
         time.sleep(0.2)
 
 
@@ -176,7 +198,7 @@ STAGE_CODE = """
 import sys, time
 from pathlib import Path
 from knowsub.config import load_params
-from knowsub.stage_run import stage_run
+from knowsub.tracking import stage_run
 params = load_params([sys.argv[1]], path=sys.argv[2])
 with stage_run(sys.argv[3], params) as run:
     for step in range(20):
@@ -186,23 +208,33 @@ with stage_run(sys.argv[3], params) as run:
 """
 
 
-def start(params: Params, stage: str, seconds: float, where: Path) -> subprocess.Popen[bytes]:
+def start(
+    params: Params, stage: str, seconds: float, where: Path, delay: float = 99.0
+) -> subprocess.Popen[bytes]:
     seeds = f"seeds=[{','.join(map(str, params.seeds))}]"
     given = [seeds, str(ROOT / "params.yaml"), stage, str(seconds)]
-    return subprocess.Popen([sys.executable, "-c", STAGE_CODE, *given], cwd=where)
+    environment = os.environ | {"KNOWSUB_SEND_AFTER": str(delay)}
+    command = [sys.executable, "-c", STAGE_CODE, *given]
+    return subprocess.Popen(command, cwd=where, env=environment)
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_killed_stage_is_closed_as_killed(make: Callable[[], Params], folder: Path) -> None:
+@pytest.mark.parametrize("delay", [0.0, 99.0])
+def test_a_killed_stage_is_closed_as_killed_whether_it_had_sent_something_or_not(
+    make: Callable[[], Params], folder: Path, delay: float
+) -> None:
     params = make()
-    process = start(params, "analyze", 60, folder)
+    (folder / "analyze.ready").unlink(missing_ok=True)
+    process = start(params, "analyze", 60, folder, delay)
     wait_for(folder / "analyze.ready")
+    if not delay:
+        wait_for_runs(experiment(params), 1)
     process.kill()
     process.wait()
     whole, stages = runs(experiment(params))
@@ -210,50 +242,74 @@ def test_a_killed_stage_is_closed_as_killed(make: Callable[[], Params], folder: 
     assert stages[0].data.metrics == {"loss": 19.0}
 
 
-def test_nothing_is_lost_or_doubled_if_the_writer_is_killed(
-    make: Callable[[], Params], folder: Path
+def test_the_next_stage_sends_what_a_killed_one_left(
+    make: Callable[[], Params], folder: Path, at_once: None
 ) -> None:
     params = make()
-    begun = experiment(params)
+    (folder / "analyze.ready").unlink(missing_ok=True)
+    process = start(params, "analyze", 60, folder)
+    wait_for(folder / "analyze.ready")
+    process.kill()
+    process.wait()
+    current = experiment(params)
+    with stage_run("report", params):
+        wait_for_runs(current, 2)
+        deadline = time.monotonic() + 300.0
+        while len(list(current.spool.glob(f"{current.key[:16]}-*.jsonl"))) > 1:
+            assert time.monotonic() < deadline, "the killed stage is not sent"
+            time.sleep(0.1)
+    _, stages = runs(current)
+    found = {run.data.tags[STAGE]: run.info.status for run in stages}
+    assert found == {"analyze": "KILLED", "report": "FINISHED"}
+
+
+def test_a_curve_can_be_seen_while_its_stage_works_and_is_not_doubled(
+    make: Callable[[], Params], at_once: None
+) -> None:
+    params = make()
+    current = experiment(params)
     with stage_run("train", params, ITEMS) as run:
         run.metrics({"loss": 1.0}, step=1)
-        _wait_for_run(begun)
-        _kill_writer(folder)
+        wait_for_runs(current, 1)
         run.metrics({"loss": 2.0}, step=2)
-    _, stages = runs(begun)
+        deadline = time.monotonic() + 300.0
+        while (live := runs_in(current))[0].data.metrics.get("loss") != 2.0:
+            assert time.monotonic() < deadline, "the second value is not sent"
+            time.sleep(0.1)
+        assert live[0].info.status == "RUNNING"
+    _, stages = runs(current)
     assert [run.info.status for run in stages] == ["FINISHED"]
-    history = client(begun).get_metric_history(stages[0].info.run_id, "loss")
+    history = client(current).get_metric_history(stages[0].info.run_id, "loss")
     assert [point.value for point in history] == [1.0, 2.0]
 
 
-def _wait_for_run(begun: Experiment) -> None:
-    store = client(begun)
-    deadline = time.monotonic() + 60
-    while True:
-        group = store.get_experiment_by_name(begun.name)
-        wanted = f"tags.`knowsub.key` = '{begun.key}' and tags.`{KIND}` = 'stage'"
-        if group is not None and store.search_runs([group.experiment_id], wanted):
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def test_a_stage_that_fails_is_shown_without_another_one_after_it(
+    make: Callable[[], Params], folder: Path
+) -> None:
+    params = make()
 
+    def stage() -> None:
+        with stage_run("train", params, ITEMS):
+            raise ZeroDivisionError
 
-def _kill_writer(folder: Path) -> None:
-    os.kill(int((folder / "mlflow" / "writer.lock").read_text()), signal.SIGKILL)
+    with pytest.raises(ZeroDivisionError):
+        stage()
+    assert [run.info.status for run in runs_in(experiment(params))] == ["FAILED"]
 
 
 @pytest.mark.slow
-def test_a_store_that_is_deleted_under_its_writer_is_made_anew(
+def test_a_store_that_is_deleted_between_two_stages_is_made_anew(
     make: Callable[[], Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     params = make()
-    with stage_run("prepare", params):
-        pass
-    await_writer(experiment(params))
+    process = start(params, "prepare", 60, tmp_path, 0.0)
+    wait_for(tmp_path / "mlflow" / "mlflow.db")
     shutil.rmtree(tmp_path / "mlflow")
     with stage_run("analyze", params) as run:
         run.metrics({"loss": 1.0})
+    process.terminate()
+    process.wait()
     whole, stages = runs(experiment(params))
     assert len(whole) == 1
     assert [run.data.tags[STAGE] for run in stages] == ["analyze"]
@@ -261,13 +317,14 @@ def test_a_store_that_is_deleted_under_its_writer_is_made_anew(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 99.0])
 def test_four_processes_may_start_on_a_store_that_is_not_there_yet(
-    make: Callable[[], Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float
 ) -> None:
     params = make()
     monkeypatch.chdir(tmp_path)
     stages = ("prepare", "pretrain", "verbalize", "analyze")
-    started = [start(params, stage, 0, tmp_path) for stage in stages]
+    started = [start(params, stage, 0.5, tmp_path, delay) for stage in stages]
     assert [process.wait() for process in started] == [0, 0, 0, 0]
     whole, found = runs(experiment(params))
     assert len(whole) == 1
@@ -277,17 +334,76 @@ def test_four_processes_may_start_on_a_store_that_is_not_there_yet(
 
 
 @pytest.mark.slow
-def test_a_store_out_of_reach_fails_what_waits_for_it_in_one_line(
-    make: Callable[[], Params], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_store_out_of_reach_fails_no_stage_and_ends_track_in_one_line(
+    make: Callable[[], Params],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    at_once: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     params = make()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with stage_run("prepare", params):
+        time.sleep(1.0)
+    assert (
+        "not in MLflow yet, the stage track tries again: http://127.0.0.1:9: cannot be wr"
+        in caplog.text
+    )
+    with pytest.raises(ValueError, match=r"^http://127.0.0.1:9: cannot be written to: .*"):
+        send_all(experiment(params))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:8")
+    outputs(params, tmp_path)
+    shutil.rmtree(tmp_path / "mlflow")
+    with pytest.raises(ValueError, match=r"^http://127.0.0.1:8: cannot be written to: .*"):
+        fill_experiment(params, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_deleted_mlflow_experiment_is_told_with_what_restores_it(
+    make: Callable[[], Params], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make()
+    outputs(params, tmp_path)
+    fill_experiment(params, tmp_path)
+    store = client(experiment(params))
+    group = store.get_experiment_by_name("knowsub")
+    assert group is not None
+    store.delete_experiment(group.experiment_id)
+    with stage_run("prepare", params):
         pass
-    with pytest.raises(ValueError, match=r"http://127.0.0.1:9: cannot be written to"):
-        await_writer(experiment(params))
+    line = r"'knowsub' is deleted; `mlflow experiments restore --experiment-id 1`"
+    with pytest.raises(ValueError, match=line):
+        fill_experiment(params, tmp_path)
+    store.restore_experiment(group.experiment_id)
+    fill_experiment(params, tmp_path)
+    assert "prepare" in {run.data.tags[STAGE] for run in runs(experiment(params))[1]}
+
+
+@pytest.mark.slow
+def test_a_copied_checkout_writes_into_its_own_folder(
+    make: Callable[[], Params], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = make()
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    monkeypatch.chdir(first)
+    outputs(params, tmp_path)
+    fill_experiment(params, tmp_path)
+    shutil.copytree(first, second)
+    shutil.rmtree(first)
+    monkeypatch.chdir(second)
+    code = "import pathlib, sys; from knowsub.config import load_params as load"
+    code += "; from knowsub.tracking import fill_experiment as fill"
+    code += "; fill(load([sys.argv[1]], path=sys.argv[2]), pathlib.Path(sys.argv[3]))"
+    given = [f"seeds=[0,{params.seeds[1]}]", str(ROOT / "params.yaml"), str(tmp_path)]
+    subprocess.run([sys.executable, "-c", code, *given], check=True)
+    assert not first.exists()
+    whole, _ = runs(experiment(params))
+    assert whole[0].info.artifact_uri.startswith(second.as_uri())
+    assert list(second.rglob("summary.json"))
 
 
 def outputs(params: Params, data: Path) -> None:
@@ -331,12 +447,12 @@ def test_the_experiment_gets_the_figures_of_all_masks_and_the_stages_of_the_cach
     outputs(params, tmp_path)
     with stage_run("report", params) as run:
         run.metrics({"pages": 1.0})
-    begun = experiment(params)
+    current = experiment(params)
     for _ in range(2):
         key, place = fill_experiment(params, tmp_path)
-        assert key == begun.key
+        assert key == current.key
         assert place.startswith("#/experiments/1/runs?viewStateShareKey=headline")
-        whole, stages = runs(begun)
+        whole, stages = runs(current)
         assert [run.info.status for run in whole] == ["FINISHED"]
         sources = {(run.data.tags[STAGE], run.data.tags[ITEM]): run for run in stages}
         assert len(stages) == len(sources) == 2
@@ -350,7 +466,7 @@ def test_the_experiment_gets_the_figures_of_all_masks_and_the_stages_of_the_cach
     assert figures["mean/target_ppl_ratio"] == 100.12
     assert whole[0].data.params["train.steps"] == str(params.train.steps)
     assert not any(name.startswith(("machine.", "track.")) for name in whole[0].data.params)
-    stored = client(begun).list_artifacts(whole[0].info.run_id)
+    stored = client(current).list_artifacts(whole[0].info.run_id)
     assert [one.path for one in stored] == ["figures", "report.html", "summary.json"]
 
 
@@ -374,17 +490,17 @@ def test_the_run_list_has_a_saved_view_whose_columns_exist(
     params = make()
     outputs(params, tmp_path)
     fill_experiment(params, tmp_path)
-    begun = experiment(params)
-    group = client(begun).get_experiment_by_name(begun.name)
+    current = experiment(params)
+    group = client(current).get_experiment_by_name(current.name)
     assert group is not None
     view = json.loads(group.tags["mlflow.sharedViewState.headline"])
-    assert view["selectedColumns"] == [f"params.`{name}`" for name in CHOICES] + [
-        f"metrics.`mean/{name}`" for name in FIGURES
+    assert view["selectedColumns"] == [f"params.`{name}`" for name in PARAM_COLUMNS] + [
+        f"metrics.`mean/{name}`" for name in METRIC_COLUMNS
     ]
-    assert set(CHOICES) <= set(begun.values)
-    assert set(FIGURES) <= set(METRIC_SPECS)
+    assert set(PARAM_COLUMNS) <= set(current.values)
+    assert set(METRIC_COLUMNS) <= set(METRIC_SPECS)
     assert view_path(group.experiment_id) in group.tags["mlflow.note.content"]
-    found = client(begun).search_runs([group.experiment_id], view["searchFilter"])
+    found = client(current).search_runs([group.experiment_id], view["searchFilter"])
     assert {run.data.tags[KIND] for run in found} == {"experiment"}
 
 
@@ -399,40 +515,6 @@ def test_a_summary_without_masks_is_refused(tmp_path: Path, content: str) -> Non
 def test_a_missing_summary_says_who_writes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="the stage report writes it"):
         read_summary(tmp_path / "summary.json")
-
-
-def test_the_key_follows_parameters_and_code_but_not_the_machine(
-    make: Callable[[], Params], tmp_path: Path
-) -> None:
-    code = tmp_path / "knowsub" / "room" / "file.py"
-    code.parent.mkdir(parents=True)
-    code.write_text("one")
-    params = make()
-    key = run_key(params, tmp_path)
-    params.machine.threads += 1
-    (tmp_path / "knowsub" / "__pycache__").mkdir()
-    (tmp_path / "knowsub" / "__pycache__" / "file.pyc").write_text("bytes")
-    (tmp_path / "note.txt").write_text("text")
-    assert run_key(params, tmp_path) == key
-    params.train.steps += 1
-    changed = run_key(params, tmp_path)
-    code.write_text("two")
-    moved = run_key(params, tmp_path)
-    (tmp_path / "dvc.yaml").write_text("stages:")
-    assert len({key, changed, moved, run_key(params, tmp_path)}) == 4
-
-
-def test_a_temporary_copy_knows_the_checkout_it_comes_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
-    (copy / ".dvc").mkdir(parents=True)
-    (copy / "stages").mkdir()
-    for place in (copy, copy / "stages", tmp_path):
-        monkeypatch.chdir(place)
-        assert main_root() == tmp_path.resolve()
-    monkeypatch.setenv("DVC_ROOT", "/elsewhere")
-    assert main_root() == Path("/elsewhere")
 
 
 @pytest.mark.slow

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +26,8 @@ class Checkpoints:
 
     Args:
         folder: Where the checkpoints lie.
-        identity: Hash of everything that the search depends on; a checkpoint of another
-            identity is never resumed.
+        identity: Hash of everything that the search depends on, see `provenance.stage_key`; a
+            checkpoint of another identity is never resumed.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -82,33 +80,6 @@ class Checkpoints:
 
     def _found(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
-
-
-def search_checkpoints(
-    root: Path, options: TrainOptions, target: str, seed: int, inputs: Sequence[Path]
-) -> Checkpoints:
-    """Return the checkpoints of one search, under a name that all it depends on is hashed into.
-
-    Args:
-        root: Folder of all checkpoints.
-        options: How the search goes.
-        target: Name of the target KG.
-        seed: Seed of the search.
-        inputs: Files that it reads.
-
-    Returns:
-        The checkpoints; another code, option or input never finds them.
-
-    Raises:
-        FileNotFoundError: If an input is missing.
-    """
-    digest = hashlib.sha256(json.dumps([asdict(options), target, seed]).encode())
-    rooms = (Path(__file__).parent, Path(__file__).parent.parent / "masks")
-    code = sorted(path for room in rooms for path in room.glob("*.py"))
-    for path in (*code, *inputs):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    identity = digest.hexdigest()
-    return Checkpoints(root / identity[:16], identity)
 
 
 def write_search_result(

@@ -8,7 +8,6 @@ same way in the same repeat, answers correctly: what is lost rather than never l
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -80,31 +79,6 @@ def load_masks(trained: Path, baseline: Path, model: str) -> dict[str, Mask | No
     return {ORIGINAL: None, REMAINING: remaining, RANDOM: random}
 
 
-def fingerprint(
-    model: str, masks: Mapping[str, Mask | None], task: Task, options: FinetuneOptions
-) -> str:
-    """Return a hash of everything that the outcomes depend on, this room's code included.
-
-    Args:
-        model: Fingerprint of the original model.
-        masks: Name of a model -> mask removed from it.
-        task: The questions.
-        options: Section `finetune` of the parameters.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    digest.update(f"{model}{task!r}".encode())
-    for name, mask in masks.items():
-        digest.update(name.encode())
-        for matrix, bits in sorted(mask.bits.items()) if mask else ():
-            digest.update(matrix.encode() + bits.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def planned_runs(models: Mapping[str, object], options: FinetuneOptions) -> Iterator[FinetuneRun]:
     """Yield every run wanted, in order."""
     for adaptation in options.adaptations:
@@ -128,7 +102,7 @@ def run_all(
         models: Their names, in order.
         task: The questions.
         options: Section `finetune` of the parameters.
-        folder: Folder of checkpoints and finished runs, keyed by `fingerprint`.
+        folder: Folder of checkpoints and finished runs, keyed by all that they depend on.
         on_points: Called with the new points of a run at every evaluation.
 
     Returns:

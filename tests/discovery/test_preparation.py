@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from knowsub.discovery.checkpoint import search_checkpoints, write_search_result
+from knowsub.discovery.checkpoint import write_search_result
 from knowsub.discovery.options import Suppression
 from knowsub.discovery.setup import SearchBuilder
 from knowsub.discovery.trainer import find_subnetwork
@@ -129,21 +129,6 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
     header, *rows = (tmp_path / "out" / "curve.csv").read_text().splitlines()
     assert len(rows) == made.options.steps
     assert header.startswith("step,")
-
-
-def test_checkpoints_are_found_again_only_by_the_same_search(tmp_path: Path) -> None:
-    source = tmp_path / "input"
-    source.write_text("one")
-
-    def identity(target: str = "a", seed: int = 0, **changes: object) -> str:
-        return search_checkpoints(tmp_path, options(**changes), target, seed, [source]).identity
-
-    first = identity()
-    assert first == identity()
-    others = {identity("b"), identity(seed=1), identity(lr=0.1)}
-    source.write_text("two")
-    assert first not in others | {identity()}
-    assert len(others) == 3
 
 
 def test_an_unshifted_search_reads_the_tails_themselves_and_validates_as_ever() -> None:

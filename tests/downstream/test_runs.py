@@ -18,7 +18,6 @@ from knowsub.downstream.runs import (
     FinetuneRun,
     Results,
     answer_table,
-    fingerprint,
     load_masks,
     planned_runs,
     run_all,
@@ -150,19 +149,6 @@ def test_target_questions_that_are_trained_on_are_not_tested(tmp_path: Path) -> 
     found, task, _ = run_world(tmp_path, removed_weights=RemovedWeights.FREE, **changes)
     assert len(found.outcomes[FinetuneRun(Adaptation.HEAD, "remaining", 0)].correct["target"]) == 2
     assert sum(each.group == "target" for each in task.train + task.validation) == 3
-
-
-def test_another_option_mask_or_question_is_another_fingerprint() -> None:
-    _, masks, task, chosen = world()
-    one = fingerprint("model", masks, task, chosen)
-    assert one == fingerprint("model", masks, task, options(steps=8))
-    others = {
-        fingerprint("other", masks, task, chosen),
-        fingerprint("model", masks, task, options(steps=9)),
-        fingerprint("model", {**masks, "random": masks["remaining"]}, task, chosen),
-        fingerprint("model", masks, Task(task.train[1:], task.validation, task.test), chosen),
-    }
-    assert len(others | {one}) == 5
 
 
 def test_runs_are_ordered_by_adaptation_and_repeat() -> None:

@@ -42,9 +42,9 @@ def test_lines_and_arrays_name_their_places(tmp_path: Path) -> None:
     array.write_text('[\n  {"a": 1},\n  {"a":\n 2}, {"a": 3}]\n')
     assert [place for place, _ in json_rows(lines)] == [f"{lines}:1", f"{lines}:3"]
     assert [place for place, _ in json_rows(array)] == [
-        f"{array}:2 (entry 1)",
-        f"{array}:3 (entry 2)",
-        f"{array}:4 (entry 3)",
+        f"{array} (entry 1)",
+        f"{array} (entry 2)",
+        f"{array} (entry 3)",
     ]
     assert [row["a"] for _, row in json_rows(array)] == [1, 2, 3]
 
@@ -54,11 +54,11 @@ def test_lines_and_arrays_name_their_places(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"a": 1}\n{"a"\n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", "3\n", r"a\.jsonl:1: int found"),
-        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a\.json:2 \(entry 2\): not JSON"),
-        ("a.json", '[{"a": 1},\n', r"a\.json:2 \(entry 2\): not JSON"),
-        ("a.json", '["b"]', r"a\.json:1 \(entry 1\): str found"),
-        ("a.json", '[{"a": 1}] tail', r"a\.json:1 \(entry 2\): not JSON"),
-        ("a.json", "[{},]", r"a\.json:1 \(entry 2\): not JSON"),
+        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a\.json:2: not JSON"),
+        ("a.json", '[{"a": 1},\n', r"a\.json:2: not JSON"),
+        ("a.json", '["b"]', r"a\.json \(entry 1\): str found"),
+        ("a.json", '[{"a": 1}] tail', r"a\.json:1: not JSON"),
+        ("a.json", "[{},]", r"a\.json:1: not JSON"),
     ],
 )
 def test_broken_files_name_file_and_line(

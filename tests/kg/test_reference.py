@@ -72,7 +72,7 @@ def test_a_family_is_the_wording_between_head_and_tail(prompt: str, family: str)
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"head": "pond.n.01"}]')
-    with pytest.raises(ValueError, match=r"a\.json:1 \(entry 1\): field 'tail' is missing"):
+    with pytest.raises(ValueError, match=r"a\.json \(entry 1\): field 'tail' is missing"):
         read_reference(tmp_path / "a.json")
 
 

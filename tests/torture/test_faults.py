@@ -21,9 +21,8 @@ from safetensors import SafetensorError
 from knowsub.artifacts import remove_stale_partials, write_checksummed
 from knowsub.config import load_params
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.experiment import experiment
 from knowsub.runner import LENGTH, mistake
-from knowsub.stage_run import await_writer, spool_folder, stage_run
+from knowsub.tracking import experiment, send_all, stage_run
 from tests.pipeline.conftest import ROOT
 
 STAGE = """
@@ -163,17 +162,16 @@ def test_a_log_that_was_damaged_is_set_aside_and_the_others_are_written(tmp_path
     os.environ["DVC_ROOT"] = str(tmp_path)
     try:
         params = load_params()
-        begun = experiment(params)
-        folder = spool_folder(begun)
-        empty, half = folder / f"{begun.key[:16]}-0-1.jsonl", folder / "other-0-1.jsonl"
+        current = experiment(params)
+        folder = current.spool
+        folder.mkdir(parents=True)
+        empty, half = folder / f"{current.key[:16]}-0-1.jsonl", folder / "other-0-1.jsonl"
         empty.write_text("")
         half.write_text(json.dumps({"experiment": "none"})[:9] + "\n")
         with stage_run("prepare", params) as run:
             run.metrics({"facts": 1})
-        await_writer(begun)
-        while list(folder.glob("*.jsonl")):  # of another experiment: not waited for
-            time.sleep(0.1)
+        send_all(current)
     finally:
         del os.environ["DVC_ROOT"]
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    assert names == [f"{begun.key[:16]}-0-1.damaged", "other-0-1.damaged"]
+    assert names == [f"{current.key[:16]}-0-1.damaged", "other-0-1.damaged"]

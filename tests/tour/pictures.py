@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from knowsub.experiment import view_path
+from knowsub.tracking import view_path
 from tests.browser import Page, browser
 from tests.tour.store import all_runs, experiments
 
