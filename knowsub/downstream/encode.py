@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.downstream.options import Readout
 from knowsub.downstream.questions import Question
-from knowsub.lm.batch import Batch
+from knowsub.lm.batch import Batch, tokenize, tokenize_alone
 from knowsub.lm.blocks import last_hidden
 
 
@@ -141,12 +141,10 @@ class _EncodedChoice:
 def _encode(
     tokenizer: PreTrainedTokenizerBase, question: Question, readout: Readout, context: int
 ) -> list[_EncodedChoice]:
-    prompt = list(tokenizer(question.prompt)["input_ids"])
-    if prompt and prompt[-1] == tokenizer.eos_token_id:
-        prompt = prompt[:-1]
+    (prompt,) = tokenize(tokenizer, [question.prompt])
     encoded = []
     for text in question.choices:
-        choice = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        choice = tokenize_alone(tokenizer, text)
         if not prompt or not choice:
             raise ValueError(f"question {question.id}: the prompt or choice {text!r} has no token")
         start, end = len(prompt), len(prompt) + len(choice)
