@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from pydoc_data import topics
 
 import pytest
 
-from knowsub.text.corpus import read_splits, read_text, split_text
+from knowsub.text.corpus import EMBEDDED, read_splits, read_text, split_text
 
 
 def paragraphs(text: str) -> list[str]:
@@ -25,8 +27,31 @@ def test_the_other_text_shares_no_paragraph_with_the_embedded_one() -> None:
     assert not set(paragraphs(other)) & set(paragraphs(read_text("embedded")))
 
 
-def test_reading_twice_gives_the_same_text() -> None:
-    assert read_text("embedded") == read_text("embedded")
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("embedded", "0399f75b9b10cf3e2aaf90097c33bff453170c2603704319f98308c48df0e147"),
+        ("embedded-other", "7cabed5a8221d23f0a2e75cbc6bb3ad731d8b95188279a9abfb545b15fe9b64b"),
+    ],
+)
+def test_the_committed_texts_do_not_depend_on_the_interpreter(
+    name: str, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # They used to be collected from the documentation of the Python that ran the pipeline.
+    monkeypatch.setattr(topics, "topics", {})
+    assert hashlib.sha256(read_text(name).encode()).hexdigest() == digest
+
+
+def test_the_licence_and_the_source_lie_beside_the_committed_texts() -> None:
+    folder = EMBEDDED["embedded"].parent
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (folder / "LICENSE").read_text()
+    assert all(path.name in (folder / "README.md").read_text() for path in EMBEDDED.values())
+
+
+def test_a_missing_committed_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"data/raw/text/english\.txt: no such file"):
+        read_text("embedded")
 
 
 def test_parts_of_the_text_share_no_paragraph_and_are_as_large_as_asked() -> None:
@@ -79,7 +104,7 @@ def test_a_file_and_a_folder_of_files_are_read(tmp_path: Path) -> None:
 
 def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"bad\.txt: not a text in UTF-8 \(byte 3\)"):
+    with pytest.raises(ValueError, match=r"bad\.txt: not UTF-8 at byte 3"):
         read_text(str(tmp_path))
     (tmp_path / "bad.txt").write_text(" \n")
     with pytest.raises(ValueError, match="is empty"):
