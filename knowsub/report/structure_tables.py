@@ -40,12 +40,13 @@ def structure_tables(analysis: Analysis) -> Iterator[PageTable]:
 
 
 def _placement_table(masks: Sequence[Row], alpha: float) -> PageTable:
-    columns = ["mask", "weights", "densest matrix", "densest head", "w blocks", "w module types",
-               "w heads", "top 1 % of outputs", "size of weights"]  # fmt: skip
+    columns = ["mask", "weights", "densest matrix", "densest head", "effect w, blocks",
+               "effect w, module types", "effect w, heads", "top 1 % of outputs",
+               "size of weights"]  # fmt: skip
     note = (
         "Densest: density over the mean of its grouping; * differs from uniform placement "
         f"(exact hypergeometric test, Holm's correction, family-wise error {alpha:g}). "
-        "w: Cohen's effect size of the chi-square test over the groups (0.1 small, 0.3 "
+        "Effect w: Cohen's effect size of the chi-square test over the groups (0.1 small, 0.3 "
         "medium, 0.5 large). Top 1 % of outputs: share of a matrix's removed weights in its "
         "densest 1 % of output neurons, median over matrices; in brackets its expectation under "
         "uniform placement. Size of weights: mean quantile of the removed weights' magnitudes "
