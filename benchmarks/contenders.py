@@ -1,4 +1,4 @@
-"""Who is measured against whom: every contender is a function that does one step."""
+"""What is measured against what: every contender is a function that does one step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from benchmarks.finetune import Finetune
 from benchmarks.machine import exact_matmul, has_bfloat16
 from benchmarks.straightforward import Straightforward
 from knowsub.architectures import maskable_matrices
+from knowsub.discovery.kernels import matmul_backend
 from knowsub.discovery.options import Matmul, Precision
-from knowsub.discovery.precision import matmul_backend
 
-WEIGHTS = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
+COEFFICIENTS = {"suppression": 1.5, "control": 1.0, "text": 1.0, "sparsity": 2.0}
 EXACT = exact_matmul()
 """On processors with AMX, where oneDNN is not exact, both libraries are the default one."""
 SEARCHES: dict[str, dict[str, object]] = {
@@ -46,16 +46,16 @@ def contender(name: str, shape: workload.Shape, device: str) -> Callable[[], obj
     """Return the step of one contender on a workload of a shape."""
     model = workload.build(shape, device)
     if name == "straightforward":
-        plain = Straightforward(model, maskable_matrices(model), 0.2, WEIGHTS)
+        plain = Straightforward(model, maskable_matrices(model), 0.2, COEFFICIENTS)
         batches = workload.batches(shape, device)
         return lambda: plain.step(*batches)
     if name in SEARCHES:
         return workload.search(model, shape, **SEARCHES[name]).train_step
-    chosen, lean = FINETUNES[name]
-    tuned = Finetune(workload.search(model, shape), lean)
+    matmul, lean = FINETUNES[name]
+    finetune = Finetune(workload.search(model, shape), lean)
 
     def step() -> float:
-        with matmul_backend(chosen):
-            return tuned.step()
+        with matmul_backend(matmul):
+            return finetune.step()
 
     return step

@@ -49,7 +49,8 @@ def _words(kept: Kept) -> list[str]:
         "the largest shape measured, the memory as 4 bytes times the model without its lower",
         f"blocks, {VECTORS} numbers per maskable weight, activations, a piece of the logits, and",
         f"{RUNTIME:.0f} GB for libraries or context. A GPU fits a shape if the modelled memory is",
-        "at most nine tenths of its own; `train.activation_checkpointing` and `train.grad_accumulation` take less.",
+        "at most nine tenths of its own; `train.activation_checkpointing` and",
+        "`train.grad_accumulation` take less.",
         "",
         *machines,
     ]

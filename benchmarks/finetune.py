@@ -7,29 +7,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from knowsub.architectures import block_count
-from knowsub.discovery.losses import target_states
+from knowsub.discovery.kernels import target_states
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch, to_device_of
 from knowsub.lm.blocks import upper_blocks
 
 
 class Finetune:
-    """Adam on the maskable matrices, cross-entropy of the tokens that are read."""
+    """Adam on the maskable matrices, cross-entropy of the tokens at target positions."""
 
-    def __init__(self, made: MaskTrainer, lean: bool, lr: float = 1e-5) -> None:
+    def __init__(self, trainer: MaskTrainer, lean: bool, lr: float = 1e-5) -> None:
         """Make the matrices trainable.
 
         Args:
-            made: Holds the model and the batches with their trunk states.
-            lean: Whether the LM head runs at the read positions alone, and statements in one
+            trainer: Holds the model and the batches with their lower states.
+            lean: Whether the LM head runs at the target positions alone, and statements in one
                 pass; otherwise the loss is the Hugging Face model's own.
             lr: Learning rate.
         """
-        model, self.lean = made.gates.model, lean
-        blocks = made.options.block_range(block_count(model))
+        model, self.lean = trainer.gates.model, lean
+        blocks = trainer.options.block_range(block_count(model))
         self.upper = upper_blocks(model, blocks.start)
-        self.batches = [made.data.target, made.data.control.batch, made.data.text.batch]
-        names = {site.parameter for site in made.gates.matrices}
+        self.batches = [trainer.data.target, trainer.data.control.batch, trainer.data.text.batch]
+        names = {matrix.parameter for matrix in trainer.gates.matrices}
         self.weights = [model.get_parameter(name) for name in sorted(names)]
         for weight in self.weights:
             weight.requires_grad_()
@@ -37,14 +37,14 @@ class Finetune:
 
     def step(self) -> float:
         """Do one step; return the loss [nats]."""
-        losses = self._at_reads() if self.lean else [self._own(batch) for batch in self.batches]
+        losses = self._at_targets() if self.lean else [self._own(batch) for batch in self.batches]
         loss = torch.stack(losses).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.item()
 
-    def _at_reads(self) -> list[Tensor]:
+    def _at_targets(self) -> list[Tensor]:
         target, control, text = self.batches
         groups: list[dict[str, Batch]] = [{"target": target, "control": control}, {"text": text}]
         head = self.upper.get_output_embeddings()

@@ -1,12 +1,11 @@
-"""How much there is to launch in a step: what is left of it where the arithmetic is free.
+"""Kernel launches of a step: what is left of it where the arithmetic is free.
 
     python -m benchmarks.launches [--rounds 15]
 
-A GPU does the arithmetic of workload W in a few milliseconds; the rest of a step is the time that
-it takes to give orders. Here every contender has the blocks of W and its statements, a width of 16
-and text blocks of 16 tokens, on one thread of a CPU. *as on a GPU*: statements and text in one
-pass. Orders are calls that make or change a tensor; views are left out. Where the processor has no
-instructions for bfloat16 its time would tell nothing and is left out.
+A GPU does the arithmetic of workload W in a few milliseconds; the rest of a step is launch time.
+Here every contender has the blocks of W and its statements, a width of 16 and text blocks of 16
+tokens, on one thread of a CPU. *as on a GPU*: statements and text in one pass. Launches are calls
+that make or change a tensor, not views. Without bfloat16 instructions no time is given for it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ STEPS = 10
 NAMES = ("straightforward", "finetune", "finetune_lean", "search")
 
 
-class Orders(TorchDispatchMode):
+class Launches(TorchDispatchMode):
     """Counts the calls that return something with memory of its own, or write to their input."""
 
     def __init__(self) -> None:
@@ -45,10 +44,10 @@ class Orders(TorchDispatchMode):
 
 
 def as_on_a_gpu(**changes: object) -> Callable[[], object]:
-    """Return the step of a search that gives its orders as it would on a GPU."""
-    made = workload.search(workload.build(SHAPE), SHAPE, **changes)
-    made.gradient.together = made.gradient.once = True
-    return made.train_step
+    """Return the step of a search that launches what it would on a GPU."""
+    trainer = workload.search(workload.build(SHAPE), SHAPE, **changes)
+    trainer.gradient.single_pass = trainer.gradient.in_place = True
+    return trainer.train_step
 
 
 def main() -> None:
@@ -67,15 +66,15 @@ def main() -> None:
             for _ in range(STEPS):
                 step()
             taken[name].append((time.process_time() - begin) / STEPS)
-    print(f"| step | orders | median [ms] | of the straightforward loop |\n|{'---|' * 4}")
+    print(f"| step | launches | median [ms] | of the straightforward loop |\n|{'---|' * 4}")
     whole = statistics.median(taken["straightforward"])
     for name, step in steps.items():
-        with Orders() as orders:
+        with Launches() as launches:
             step()
         middle = statistics.median(taken[name])
         known = "bfloat16" not in name or has_bfloat16()
-        told = f"{1e3 * middle:.1f} | {middle / whole:.3f}" if known else " | "
-        print(f"| {name} | {orders.count} | {told} |")
+        cells = f"{1e3 * middle:.1f} | {middle / whole:.3f}" if known else " | "
+        print(f"| {name} | {launches.count} | {cells} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What figures were measured on, and with which clock."""
+"""The machine that measurements were taken on, and its clock."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
+from knowsub.discovery.kernels import MAX_MATMUL_ERROR, matmul_error
 from knowsub.discovery.options import Matmul
-from knowsub.discovery.precision import MOST_ERROR, product_error
 
 
 def exact_matmul() -> Matmul:
     """Return oneDNN where it computes float32 products as such, torch's default elsewhere."""
-    exact = product_error(Matmul.ONEDNN) <= MOST_ERROR
+    exact = matmul_error(Matmul.ONEDNN) <= MAX_MATMUL_ERROR
     return Matmul.ONEDNN if exact else Matmul.DEFAULT
 
 

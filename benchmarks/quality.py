@@ -22,7 +22,7 @@ import torch
 from benchmarks.machine import clock
 from benchmarks.straightforward import Straightforward
 from knowsub.config import load_params
-from knowsub.discovery.setup import SearchBuilder
+from knowsub.discovery.setup import SearchModel, build_trainer
 from knowsub.kg.facts import Role, Split, Statement, read_statements
 from knowsub.lm.batch import Batch, encode_statements, encode_text
 from knowsub.lm.blocks import cache_lower_states
@@ -32,7 +32,7 @@ from knowsub.masks.ablation import ablated
 from knowsub.masks.gates import Gates
 from knowsub.masks.mask import Mask, random_masks
 
-PAPER = {"suppression": 1.5, "maintenance": 1.0, "text": 1.0, "sparsity": 2.0}
+PAPER = {"suppression": 1.5, "control": 1.0, "text": 1.0, "sparsity": 2.0}
 """Coefficients of the paper; the sparsity's rises to 3 only in the second half of 40,000 steps."""
 BATCHES = {"target": 250, "control": 250, "text": 10}
 """Sequences per step in the paper; all of a set that has fewer."""
@@ -40,7 +40,7 @@ SETS = {
     "target": (Split.TARGET, Role.TRAIN),
     "control": (Split.CONTROL_TRAIN, Role.TRAIN),
     "held out": (Split.CONTROL_HELDOUT, Role.TRAIN),
-    "near": (Split.NEIGHBORHOOD_HELDOUT, Role.TRAIN),
+    "neighborhood": (Split.NEIGHBORHOOD_HELDOUT, Role.TRAIN),
 }
 RANDOM = 20
 """Random masks of the same size that text is compared with, on the mean."""
@@ -48,40 +48,40 @@ TEXTS = ("train", "test")
 """The text that masks are trained on, and the one they are judged on."""
 
 
-class Jury:
-    """Scores a mask on what a user would look at; its time does not count."""
+class Evaluator:
+    """Scores a mask on what a user would look at; its time is not measured."""
 
-    def __init__(self, prepared: SearchBuilder, told: list[Statement], text: str) -> None:
+    def __init__(self, model: SearchModel, statements: list[Statement], text: str) -> None:
         """Score the original model on every set."""
-        self.prepared, self.told = prepared, told
-        model, tokenizer = prepared.model, prepared.tokenizer
-        encoded = {"text": encode_text(tokenizer, text, prepared.options.block_tokens)}
-        self.now = clock(model.device.type)
+        self.model, self.statements = model, statements
+        decoder, tokenizer = model.model, model.tokenizer
+        encoded = {"text": encode_text(tokenizer, text, model.options.block_tokens)}
+        self.now = clock(decoder.device.type)
         for name, (split, role) in SETS.items():
-            some = [one for one in told if one.split is split and one.role is role]
-            encoded[name] = encode_statements(tokenizer, some, context_length(model))
+            selected = [s for s in statements if s.split is split and s.role is role]
+            encoded[name] = encode_statements(tokenizer, selected, context_length(decoder))
         self.sets = {
-            name: cache_lower_states(model, prepared.first, one.to(model.device))
-            for name, one in encoded.items()
+            name: cache_lower_states(decoder, model.first_block, batch.to(decoder.device))
+            for name, batch in encoded.items()
         }
         self.original = {name: self._perplexity(name) for name in self.sets}
 
     def __call__(self, bits: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Return sparsity and PPL ratios of the model with a mask removed; `Q` is 1 or 0."""
         mask = Mask(dict(bits), "", {})
-        found = {"sparsity": mask.sparsity} | self._ratios(mask, self.sets)
+        metrics = {"sparsity": mask.sparsity} | self._ratios(mask, self.sets)
         others = random_masks(mask, RANDOM, torch.Generator().manual_seed(0))
         random = statistics.mean(self._ratios(other, ["text"])["text"] for other in others)
-        reached = found["sparsity"] >= 0.98 and found["target"] >= 300
-        kept = found["control"] <= 1.05 and found["held out"] <= 1.08
-        return found | {"Q": float(reached and kept and found["text"] <= 1.03 * random)}
+        removed = metrics["sparsity"] >= 0.98 and metrics["target"] >= 300
+        preserved = metrics["control"] <= 1.05 and metrics["held out"] <= 1.08
+        return metrics | {"Q": float(removed and preserved and metrics["text"] <= 1.03 * random)}
 
     def _ratios(self, mask: Mask, names: Iterable[str]) -> dict[str, float]:
-        with ablated(self.prepared.model, self.prepared.sites, mask):
+        with ablated(self.model.model, self.model.matrices, mask):
             return {name: self._perplexity(name) / self.original[name] for name in names}
 
     def _perplexity(self, name: str) -> float:
-        return score(self.prepared.upper, self.sets[name]).perplexity
+        return score(self.model.upper, self.sets[name]).perplexity
 
 
 def _expanded(gates: Gates, bits: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -92,34 +92,38 @@ Step = tuple[float, Callable[[], Mapping[str, torch.Tensor]]]
 """Time of a step [s], and the mask after it."""
 
 
-def searched(jury: Jury, text: str, seed: int) -> Iterator[Step]:
+def searched(evaluator: Evaluator, text: str, seed: int) -> Iterator[Step]:
     """Yield the steps of the pipeline's search, the first with its preparation."""
-    prepared, begin = jury.prepared, jury.now()
-    made = prepared.search(jury.told, text, seed)
-    for _ in range(prepared.options.steps):
-        made.curve.append(made.train_step())
-        passed, gates = jury.now() - begin, made.gates
-        bits = gates.hard_mask(prepared.options.max_density)
+    model, begin = evaluator.model, evaluator.now()
+    trainer = build_trainer(model, evaluator.statements, text, seed)
+    for _ in range(model.options.steps):
+        trainer.curve.append(trainer.train_step())
+        passed, gates = evaluator.now() - begin, trainer.gates
+        bits = gates.hard_mask(model.options.max_density)
         yield passed, partial(_expanded, gates, bits)
-        begin = jury.now()
+        begin = evaluator.now()
 
 
-def plain(jury: Jury, text: str, seed: int) -> Iterator[Step]:
+def straightforward(evaluator: Evaluator, text: str, seed: int) -> Iterator[Step]:
     """Yield the steps of the published algorithm with the paper's settings, for ever."""
-    prepared, generator = jury.prepared, torch.Generator().manual_seed(seed)
+    model, generator = evaluator.model, torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    loop = Straightforward(prepared.model, prepared.sites, 0.2, PAPER)
-    blocks = encode_text(prepared.tokenizer, text, prepared.options.block_tokens)
-    blocks = blocks.to(prepared.model.device)
-    sets = {"target": jury.sets["target"], "control": jury.sets["control"], "text": blocks}
+    loop = Straightforward(model.model, model.matrices, 0.2, PAPER)
+    blocks = encode_text(model.tokenizer, text, model.options.block_tokens)
+    blocks = blocks.to(model.model.device)
+    sets = {
+        "target": evaluator.sets["target"],
+        "control": evaluator.sets["control"],
+        "text": blocks,
+    }
     while True:
-        begin = jury.now()
-        loop.step(**{name: _some(sets[name], BATCHES[name], generator) for name in sets})
-        passed = jury.now() - begin
+        begin = evaluator.now()
+        loop.step(**{name: _draw(sets[name], BATCHES[name], generator) for name in sets})
+        passed = evaluator.now() - begin
         yield passed, lambda: {name: logits.cpu() > 0 for name, logits in loop.logits.items()}
 
 
-def _some(batch: Batch, count: int, generator: torch.Generator) -> Batch:
+def _draw(batch: Batch, count: int, generator: torch.Generator) -> Batch:
     rows = torch.randperm(len(batch), generator=generator)[:count]
     return Batch(batch.tokens[rows], batch.target_mask[rows])
 
@@ -135,31 +139,35 @@ def main() -> None:
     parser.add_argument("--only", choices=["search", "straightforward"])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    told = [
-        one
-        for folder in ("", "untold/")
-        for one in read_statements(Path(f"data/verbalize/{folder}{given.target}.jsonl"))
+    statements = [
+        statement
+        for folder in ("", "unseen/")
+        for statement in read_statements(Path(f"data/verbalize/{folder}{given.target}.jsonl"))
     ]
-    prepared = SearchBuilder(
+    model = SearchModel(
         *open_model(Path("data/pretrain/model.json"), given.device), load_params().train
     )
-    learned, judged = (Path(f"data/prepare/text/{n}.txt").read_text("utf-8") for n in TEXTS)
-    jury = Jury(prepared, told, judged)
-    for name, loop in {"search": searched, "straightforward": plain}.items():
+    train_text, test_text = (Path(f"data/prepare/text/{n}.txt").read_text("utf-8") for n in TEXTS)
+    evaluator = Evaluator(model, statements, test_text)
+    for name, loop in {"search": searched, "straightforward": straightforward}.items():
         if given.only in (None, name):
-            _follow(name, loop(jury, learned, given.seed), jury, given)
+            _follow(name, loop(evaluator, train_text, given.seed), evaluator, given)
 
 
-def _follow(name: str, steps: Iterator[Step], jury: Jury, given: argparse.Namespace) -> None:
+def _follow(
+    name: str, steps: Iterator[Step], evaluator: Evaluator, given: argparse.Namespace
+) -> None:
     spent, due = 0.0, 0.0
     for index, (passed, bits) in enumerate(steps):
         spent += passed
-        last = name == "search" and index + 1 == jury.prepared.options.steps
+        last = name == "search" and index + 1 == evaluator.model.options.steps
         if spent >= due or last:
-            found = jury(bits())
-            row = " | ".join(f"{value:.4g}" for value in found.values())
+            metrics = evaluator(bits())
+            row = " | ".join(f"{value:.4g}" for value in metrics.values())
             if due == 0:
-                print(f"| loop | step | s | {' | '.join(found)} |\n|{' --- |' * (3 + len(found))}")
+                print(
+                    f"| loop | step | s | {' | '.join(metrics)} |\n|{' --- |' * (3 + len(metrics))}"
+                )
             print(f"| {name} | {index + 1} | {spent:.1f} | {row} |", flush=True)
             due = spent + (given.every if name != "search" else given.every / 6)
         if spent > given.limit:

@@ -19,30 +19,30 @@ from knowsub.masks.ablation import applied
 
 
 class Straightforward:
-    """A search whose every step is written the obvious way."""
+    """A search whose steps are written the obvious way."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        sites: tuple[MaskableMatrix, ...],
+        matrices: tuple[MaskableMatrix, ...],
         lr: float,
         weights: Mapping[str, float],
         initial: float = 0.45,
     ) -> None:
-        """Give every weight of the sites a logit.
+        """Give every weight of the matrices a logit.
 
         Args:
             model: The original model, all parameters frozen.
-            sites: The maskable matrices.
+            matrices: The maskable matrices.
             lr: Learning rate of Adam.
-            weights: Coefficients of `suppression`, `maintenance`, `text` and `sparsity`.
+            weights: Coefficients of `suppression`, `control`, `text` and `sparsity`.
             initial: Initial probability of an open gate.
         """
-        self.model, self.sites, self.weights = model, sites, weights
-        level = torch.logit(torch.tensor(initial)).item()
+        self.model, self.matrices, self.weights = model, matrices, weights
+        logit = torch.logit(torch.tensor(initial)).item()
         self.logits = {
-            site.name: torch.full(site.shape, level, device=model.device).requires_grad_()
-            for site in sites
+            matrix.name: torch.full(matrix.shape, logit, device=model.device).requires_grad_()
+            for matrix in matrices
         }
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=lr)
 
@@ -50,10 +50,10 @@ class Straightforward:
         """Do one step on three batches of tokens; return the terms [nats]."""
         terms = {
             "suppression": self._suppression(target),
-            "maintenance": self._divergence(control),
+            "control": self._divergence(control),
             "text": self._divergence(text),
             "sparsity": torch.cat(
-                [torch.sigmoid(logit).flatten() for logit in self.logits.values()]
+                [torch.sigmoid(logits).flatten() for logits in self.logits.values()]
             ).mean(),
         }
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
@@ -82,12 +82,13 @@ class Straightforward:
 
     def _sampled(self) -> dict[str, Tensor]:
         weights = {
-            site.parameter: self.model.get_parameter(site.parameter).clone() for site in self.sites
+            matrix.parameter: self.model.get_parameter(matrix.parameter).clone()
+            for matrix in self.matrices
         }
-        for site in self.sites:
-            logits = self.logits[site.name]
+        for matrix in self.matrices:
+            logits = self.logits[matrix.name]
             soft = torch.sigmoid(logits + torch.logit(torch.rand_like(logits), eps=1e-7))
             bits = (soft > 0.5).float() - soft.detach() + soft
-            own = site.view(self.model.get_parameter(site.parameter))
-            site.view(weights[site.parameter]).copy_(own * (1 - bits))
+            own = matrix.view(self.model.get_parameter(matrix.parameter))
+            matrix.view(weights[matrix.parameter]).copy_(own * (1 - bits))
         return weights

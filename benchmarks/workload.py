@@ -9,10 +9,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from knowsub.architectures import ModuleType, block_count, maskable_matrices
-from knowsub.discovery.ignorance import ignorance
 from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
-from knowsub.discovery.teacher import cache_teacher, cache_teacher_states
+from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, drop_lower, upper_blocks
@@ -53,32 +52,33 @@ def batches(shape: Shape, device: torch.device | str = "cpu") -> list[Batch]:
     def tokens(rows: int, width: int) -> torch.Tensor:
         return torch.randint(shape.vocabulary, (rows, width), generator=generator)
 
-    def told(rows: int) -> Batch:
-        made = tokens(rows, shape.statement)
-        reads = torch.zeros_like(made, dtype=torch.bool)
-        reads[:, -2] = True
-        return Batch(made, reads)
+    def statements(rows: int) -> Batch:
+        ids = tokens(rows, shape.statement)
+        target_mask = torch.zeros_like(ids, dtype=torch.bool)
+        target_mask[:, -2] = True
+        return Batch(ids, target_mask)
 
     text = tokens(shape.text, shape.block)
-    reads = torch.ones_like(text, dtype=torch.bool)
-    reads[:, -1] = False
-    made = [told(shape.target), told(shape.control), Batch(text, reads)]
-    return [batch.to(device) for batch in made]
+    target_mask = torch.ones_like(text, dtype=torch.bool)
+    target_mask[:, -1] = False
+    batches = [statements(shape.target), statements(shape.control), Batch(text, target_mask)]
+    return [batch.to(device) for batch in batches]
 
 
 def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
     """Return the paper's settings on the workload's batch sizes."""
     chosen = TrainOptions(
         granularity=Granularity.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
-        modules=list(ModuleType), init_prob=0.45, temperature=1.0, noise_final=1.0, noise_decay_start=1.0,
-        steps=steps, lr=0.2, warmup=0.1, decay=0.0, suppression=Suppression.UNIFORM,
-        suppression_weight=1.5, causal_shift=True, control_weight=1.0,
-        neighborhood_weight=0.0, text_weight=1.0, expression_weight=0.0, sparsity_weight_start=2.0,
-        sparsity_weight_end=3.0, sparsity_ramp_start=0.5, target_density=0.0, max_density=1.0,
-        target_batch=shape.target, control_batch=shape.control, neighborhood_batch=1, unseen_share=0.5,
-        text_batch=shape.text, block_tokens=shape.block, grad_accumulation=1, activation_checkpointing=False,
-        precision=Precision.FLOAT32, matmul=Matmul.DEFAULT, evaluate_every=steps,
-        checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
+        modules=list(ModuleType), init_prob=0.45, temperature=1.0, noise_final=1.0,
+        noise_decay_start=1.0, steps=steps, lr=0.2, warmup=0.1, decay=0.0,
+        suppression=Suppression.UNIFORM, suppression_weight=1.5, causal_shift=True,
+        control_weight=1.0, neighborhood_weight=0.0, text_weight=1.0, expression_weight=0.0,
+        sparsity_weight_start=2.0, sparsity_weight_end=3.0, sparsity_ramp_start=0.5,
+        target_density=0.0, max_density=1.0, target_batch=shape.target,
+        control_batch=shape.control, neighborhood_batch=1, unseen_share=0.5,
+        text_batch=shape.text, block_tokens=shape.block, grad_accumulation=1,
+        activation_checkpointing=False, precision=Precision.FLOAT32, matmul=Matmul.DEFAULT,
+        evaluate_every=steps, checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip
     return replace(chosen, **changes)  # type: ignore[arg-type]
 
@@ -91,11 +91,11 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> MaskTrain
     target, control, text = (
         cache_lower_states(model, blocks.start, batch) for batch in batches(shape)
     )
-    kept = partial(cache_teacher, upper, precision=chosen.precision)
-    unknown = ignorance(
-        upper, target, cache_teacher_states(upper, control), lambda table: torch.arange(len(target))
+    teacher = partial(cache_teacher, upper, precision=chosen.precision)
+    ignorance = measure_ignorance(
+        upper, target, cache_teacher_states(upper, control), lambda _: torch.arange(len(target))
     )
     drop_lower(model, blocks.start)
-    data = TrainingData(target, kept(control), None, 0, kept(text), unknown)
+    data = TrainingData(target, teacher(control), None, 0, teacher(text), ignorance)
     gates = Gates(model, maskable_matrices(model, blocks), init_prob=chosen.init_prob)
     return MaskTrainer(gates, upper, data, chosen, seed=0)

@@ -17,7 +17,7 @@ from knowsub.provenance import main_root, stage_key
 from knowsub.runner import progress_bar
 
 MODEL = Path("data/pretrain/model.json")
-SHOWN = ("suppression", "maintenance", "text", "density")
+SHOWN = ("suppression", "control", "text", "density")
 TEXTS = Path("data/prepare/text/train.txt"), Path("data/prepare/text/validation.txt")
 
 
@@ -25,9 +25,14 @@ def main(target: str, seed: int) -> str:
     """Search the model for one subnetwork, resuming where an interrupted search stopped."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.discovery.checkpoint import Checkpoints, write_search_result
+    from knowsub.discovery.checkpoint import Checkpoints
     from knowsub.discovery.distributed import process_group
-    from knowsub.discovery.setup import MemmapAllocator, SearchBuilder
+    from knowsub.discovery.setup import (
+        MemmapAllocator,
+        SearchModel,
+        build_search,
+        write_search_result,
+    )
     from knowsub.discovery.trainer import find_subnetwork
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
@@ -37,26 +42,25 @@ def main(target: str, seed: int) -> str:
     files = [Path(f"data/verbalize/{part}{target}.jsonl") for part in ("", "unseen/")]
     item = {"target": target, "seed": str(seed)}
     logged, key = stage_run("train", params, item), stage_key("train", item, params)
-    with process_group(device) as processes, processes.only_first(logged) as run:
-        prepared = SearchBuilder(
-            *open_model(MODEL, device), options, MemmapAllocator(scratch, params.machine.memory_gb)
-        )
+    with process_group(device) as processes, processes.main_only(logged) as run:
+        allocator = MemmapAllocator(scratch, params.machine.memory_gb)
+        model = SearchModel(*open_model(MODEL, device), options, allocator)
         statements = [statement for path in files for statement in read_statements(path)]
-        text, judged = (path.read_text("utf-8") for path in TEXTS)
-        search, validate = prepared.only_search(statements, text, judged, seed, processes)
-        store = Checkpoints(scratch / key[:16], key)
+        text, validation_text = (path.read_text("utf-8") for path in TEXTS)
+        trainer, validate = build_search(model, statements, text, validation_text, seed, processes)
+        checkpoints = Checkpoints(scratch / key[:16], key)
         log, every = run.metrics if run else None, gcd(10, options.evaluate_every)
         with progress_bar(options.steps, f"train {target} {seed}", log, SHOWN, every) as show:
-            found = find_subnetwork(search, validate, show, store)
-        model, meta = read_manifest(MODEL)["fingerprint"], {"method": "learned", **item}
-        mask = search.gates.to_mask(found.bits, model, meta)
+            result = find_subnetwork(trainer, validate, show, checkpoints)
+        fingerprint, meta = read_manifest(MODEL)["fingerprint"], {"method": "learned", **item}
+        mask = trainer.gates.to_mask(result.bits, fingerprint, meta)
         if run is None:
             return f"{target} {seed}: process {processes.rank} is done"
-        for path in write_search_result(Path(f"data/train/{target}-{seed}"), mask, found, options):
+        for path in write_search_result(Path(f"data/train/{target}-{seed}"), mask, result, options):
             run.artifact(path)
-        run.metrics({"sparsity": mask.sparsity, "qualified": float(found.qualified)})
-        store.clear()
-    return f"{target} {seed}: sparsity {mask.sparsity:.4f}, step {found.chosen.step}"
+        run.metrics({"sparsity": mask.sparsity, "qualified": float(result.qualified)})
+        checkpoints.clear()
+    return f"{target} {seed}: sparsity {mask.sparsity:.4f}, step {result.chosen.step}"
 
 
 if __name__ == "__main__":

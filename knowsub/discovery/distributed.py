@@ -1,7 +1,7 @@
-"""One search in several processes: each computes microbatches of a step, all take the same step.
+"""One search in several processes: each computes some microbatches, all take the same step.
 
-Pieces are summed in their order whoever computed them, so that the result does not depend on the
-number of processes, to the last bit.
+Microbatches are summed in their order, whichever process computed them, so that the result is the
+same to the last bit for any number of processes.
 """
 
 from __future__ import annotations
@@ -32,34 +32,27 @@ class ProcessGroup:
         self.rank, self.count = rank, count
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and logs."""
         return self.rank == 0
 
-    def only_first(self, context: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
-        """Return a context for the first process, and one that gives None for the others."""
-        return context if self.first else nullcontext()
+    def main_only(self, context: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
+        """Return the context in the main process, and one that gives None in the others."""
+        return context if self.is_main else nullcontext()
 
-    def require_pieces(self, pieces: int) -> None:
-        """Refuse a number of pieces that the processes cannot share.
-
-        Args:
-            pieces: Pieces that a step's batch is cut into.
-
-        Raises:
-            ValueError: If it is no multiple of the number of processes.
-        """
-        if pieces % self.count:
+    def require_shareable(self, n_microbatches: int) -> None:
+        """Raise a ValueError if microbatches are no multiple of the processes."""
+        if n_microbatches % self.count:
             raise ValueError(
-                f"train.grad_accumulation: value {pieces} cannot be shared by {self.count} processes; "
-                f"use a multiple of {self.count}"
+                f"train.grad_accumulation: value {n_microbatches} cannot be shared by {self.count} "
+                f"processes; use a multiple of {self.count}"
             )
 
     def add(self, total: Float[Tensor, " any"], part: Float[Tensor, " any"]) -> None:
-        """Add every process's part to a total, in order of the processes.
+        """Add every process's part to a total in place, in order of the processes.
 
         Args:
-            total: Added to in place, the same in all processes.
+            total: The same in all processes.
             part: This process's part.
 
         Raises:
@@ -77,8 +70,8 @@ class ProcessGroup:
                     f"process {self.rank} of {self.count}: another process of this search has "
                     f"ended, so this one ends too ({str(error).splitlines()[0][:80]})"
                 ) from error
-            for each in parts:
-                total[chunk].add_(each)
+            for other in parts:  # an all-reduce would not fix the order of the sum
+                total[chunk].add_(other)
 
 
 @contextmanager
@@ -89,7 +82,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         device: Where this process computes.
 
     Yields:
-        The processes; just this one if there was no launcher.
+        The processes; just this one without a launcher.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -1,19 +1,18 @@
-"""Faster ways through the upper blocks: fused activations, packed sequences, the last MLP at target positions alone.
+"""How a step's passes through the upper blocks are computed: precision, backend, fused kernels.
 
-Whatever a model does at one position alone it does for all sequences laid one after another in one
-row; attention alone takes them apart. What a small model costs on a GPU is the number of its
-operations, and so every pass less is time saved.
+Logits of gates, losses, gradients and the optimizer are float32 whatever precision is chosen.
 
-Before a forward pass Hugging Face looks at the positions to see whether sequences share a row, for
-which a GPU has to be waited for. Here it is known, and padding comes last, so that every attention
-is plainly causal and torch's fused one is told so by a flag.
+Sequences of several widths can share one row ("varlen"): all operations but attention work on
+single positions, and attention splits the row again. A small model's step on a GPU is bound by its
+number of kernel launches, so each pass less is time saved. Padding comes last, so that attention
+is plainly causal; Hugging Face would read the positions back from the GPU to find that out.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -22,89 +21,159 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.pytorch_utils import Conv1D
 
 from knowsub.architectures import ModuleType, architecture
+from knowsub.discovery.options import Matmul, Precision
 from knowsub.lm.batch import Batch, flat_nonzero, to_device_of
+from knowsub.lm.blocks import last_hidden
 
-Kind = TypeVar("Kind", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
+
+# Precision and backend of matrix products
+
+
+def matmul_autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return a block in which forward passes compute matrix products in a precision.
+
+    Autocast casts each weight once per block; norms, softmax and residual sums stay float32.
+    """
+    if precision is Precision.FLOAT32:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def cast_head(precision: Precision, head: nn.Linear) -> nn.Linear:
+    """Return the LM head in a precision: itself, or a frozen copy, so that it is cast only once."""
+    if precision is Precision.FLOAT32:
+        return head
+    return copy.deepcopy(head).to(torch.bfloat16).requires_grad_(False)
+
+
+def cast_frozen(
+    precision: Precision, model: nn.Module, masked: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return name -> copy of the linear layers' unmasked parameters, so that they are cast once."""
+    if precision is Precision.FLOAT32:
+        return {}
+    masked_ids = {id(parameter) for parameter in masked}
+    return {
+        f"{path}.{name}": parameter.to(torch.bfloat16)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) not in masked_ids
+    }
+
+
+@contextmanager
+def matmul_backend(matmul: Matmul) -> Iterator[None]:
+    """Compute float32 products on the CPU with a library within the block."""
+    if matmul is Matmul.DEFAULT:
+        yield
+        return
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"  # lets oneDNN choose; without AMX it computes in float32
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+MAX_MATMUL_ERROR = 1e-5
+"""Relative error above which a library's products do not count as float32 [fraction]."""
+
+
+def require_exact(matmul: Matmul) -> None:
+    """Raise a ValueError if a library's products are not those of float32 on this processor.
+
+    Processors with AMX really compute in bfloat16 where oneDNN may choose.
+    """
+    if (error := matmul_error(matmul)) > MAX_MATMUL_ERROR:
+        raise ValueError(
+            f"train.matmul: value {matmul.value!r} is not allowed on this processor, its products "
+            f"have a relative error of {error:.0e} (at most {MAX_MATMUL_ERROR:.0e}); use default"
+        )
+
+
+def matmul_error(matmul: Matmul) -> float:
+    """Return the relative error of a library's float32 products on this processor [fraction]."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(256, 768, generator=generator)
+    right = torch.randn(768, 512, generator=generator)
+    with matmul_backend(matmul):
+        product = left @ right
+    expected = left.double() @ right.double()
+    return float((product - expected).norm() / expected.norm())
+
+
+# Fused activations
+
 FUSED: dict[type[nn.Module], Callable[[], nn.Module]] = {
     NewGELUActivation: lambda: nn.GELU(approximate="tanh"),
     FastGELUActivation: lambda: nn.GELU(approximate="tanh"),
 }
-"""Activation -> the module of torch that computes the same function, to rounding (2e-7 of it)."""
+"""Activation -> torch's fused module for the same function, equal to rounding (2e-7 of it).
+Unfused, as in GPT-2 from the hub, they keep four more tensors for the backward pass."""
 
 
-def fused_activations(module: Kind) -> Kind:
+def fused_activations(module: Module) -> Module:
     """Return a module that computes the same with fused activation functions.
 
-    A GPT-2 as it is on the hub has such activations; unfused they keep four more tensors for the
-    way back.
-
-    Args:
-        module: A module of any kind; it is left as it is.
-
-    Returns:
-        A shallow copy that shares every parameter and every part without such an activation, so
-        that weights replaced in one are replaced in both; the module itself where there is none.
+    It is a shallow copy that shares every parameter and every submodule without such an
+    activation, so that weights replaced in one are replaced in both; the module itself if it has
+    none.
     """
-    parts = {
-        name: FUSED[type(part)]() if type(part) in FUSED else fused_activations(part)
-        for name, part in module.named_children()
+    children = {
+        name: FUSED[type(child)]() if type(child) in FUSED else fused_activations(child)
+        for name, child in module.named_children()
     }
-    if all(parts[name] is part for name, part in module.named_children()):
+    if all(children[name] is child for name, child in module.named_children()):
         return module
     twin = copy.copy(module)
-    twin._modules = {**module._modules, **parts}
+    twin._modules = {**module._modules, **children}
     return twin
 
 
-NAME = "knowsub_packed"
-"""Name of this attention; for one that it does not know Hugging Face makes no mask."""
-PACKED_FUSED = "sdpa"
-"""Hugging Face's name of torch's fused attention."""
+# Sequences of several widths in one row
+
+VARLEN = "knowsub_varlen"
+"""Name of this attention; for a name that it does not know Hugging Face makes no mask."""
 
 
-def can_pack(model: PreTrainedModel, longest: int) -> PreTrainedModel | None:
+def can_pack(model: PreTrainedModel, max_length: int) -> PreTrainedModel | None:
     """Return a model that computes the same and reads several sequences in one row.
 
-    Args:
-        model: A Hugging Face decoder; it is left as it is.
-        longest: Length of the longest sequence that it will read [tokens].
-
-    Returns:
-        A shallow copy that shares all parameters and makes no masks; None where its attention is
-        not the fused one, or where a sliding window is shorter than the longest sequence.
+    It is a shallow copy that shares all parameters and makes no masks; None if the attention is
+    not torch's fused one, or a sliding window is shorter than `max_length` [tokens].
     """
     config = model.config
-    if config._attn_implementation != PACKED_FUSED or longest > (_window(config) or longest):
+    window = _sliding_window(config)
+    if config._attn_implementation != "sdpa" or max_length > (window or max_length):
         return None
-    AttentionInterface.register(NAME, varlen_attention)
-    return _attending(model, {})
+    AttentionInterface.register(VARLEN, varlen_attention)
+    return _with_varlen_attention(model, {})
 
 
 def last_hidden_varlen(
     model: PreTrainedModel, batches: Sequence[Batch]
 ) -> Float[Tensor, "1 token hidden"]:
-    """Return the final-norm states of batches of several widths, from one pass.
+    """Return the final-norm states of batches of several widths, one after another, row by row.
 
-    Args:
-        model: From `packable`, of upper blocks.
-        batches: Sequences with their trunk states.
-
-    Returns:
-        States of one batch after another, row by row.
+    The model is one of upper blocks from `can_pack`, the batches have their lower states.
     """
-    place = next(model.parameters())
-    hidden = [
-        to_device_of(one.lower_states, place).flatten(0, 1)
-        for one in batches
-        if one.lower_states is not None
+    device_of = next(model.parameters())
+    lower_states = [
+        to_device_of(batch.lower_states, device_of).flatten(0, 1)
+        for batch in batches
+        if batch.lower_states is not None
     ]
-    positions = [torch.arange(one.tokens.shape[1]).repeat(len(one)) for one in batches]
+    positions = [torch.arange(batch.tokens.shape[1]).repeat(len(batch)) for batch in batches]
     states: Tensor = model.base_model(
-        inputs_embeds=torch.cat(hidden)[None],
-        position_ids=to_device_of(torch.cat(positions)[None], place),
-        packed=[tuple(one.tokens.shape) for one in batches],
+        inputs_embeds=torch.cat(lower_states)[None],  # (1, token, hidden)
+        position_ids=to_device_of(torch.cat(positions)[None], device_of),
+        packed=[tuple(batch.tokens.shape) for batch in batches],
         use_cache=False,
     ).last_hidden_state
     return states
@@ -117,103 +186,139 @@ def varlen_attention(
     value: Float[Tensor, "batch kv position dim"],
     attention_mask: Tensor | None,
     packed: Sequence[tuple[int, int]] | None = None,
-    **given: Any,
+    **kwargs: Any,
 ) -> tuple[Float[Tensor, "batch position head dim"], None]:
-    """Return causal attention within every sequence, by torch's fused kernels.
+    """Return causal attention within every sequence, by torch's fused kernels, and no weights.
 
-    Args:
-        module: The attention that asks.
-        query: Queries.
-        key: Keys.
-        value: Values.
-        attention_mask: None, since none was made.
-        packed: Number and width of the sequences that share the one row, kind by kind; None where
-            every sequence has a row of its own.
-        **given: Scale and the like, as Hugging Face gives them.
-
-    Returns:
-        What each position attends to, and no weights.
+    `packed` has the number and width of the sequences in the one row, batch by batch; it is None
+    if every sequence has a row of its own. The rest is what Hugging Face gives an attention.
     """
     if packed is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **given)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     sizes = [rows * width for rows, width in packed]
-    apart = [one[0].split(sizes, dim=1) for one in (query, key, value)]
-    told = []
-    for shape, *parts in zip(packed, *apart, strict=True):
-        q, k, v = (one.unflatten(1, shape).transpose(0, 1) for one in parts)
-        told.append(sdpa_attention_forward(module, q, k, v, None, **given)[0].flatten(0, 1))
-    return torch.cat(told)[None], None
+    splits = [tensor[0].split(sizes, dim=1) for tensor in (query, key, value)]
+    outputs = []
+    for shape, *parts in zip(packed, *splits, strict=True):
+        # (head, row * width, dim) -> (row, head, width, dim)
+        q, k, v = (part.unflatten(1, shape).transpose(0, 1) for part in parts)
+        outputs.append(sdpa_attention_forward(module, q, k, v, None, **kwargs)[0].flatten(0, 1))
+    return torch.cat(outputs)[None], None
 
 
-def _window(config: PreTrainedConfig) -> int | None:
-    """Return the width of the attention's sliding window; None if no block has one."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and all(kind == "full_attention" for kind in kinds):
+def _sliding_window(config: PreTrainedConfig) -> int | None:
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None and all(kind == "full_attention" for kind in layer_types):
         return None
     return getattr(config, "sliding_window", None)
 
 
-def _attending(module: Kind, made: dict[int, PreTrainedConfig]) -> Kind:
-    """Return a module whose parts are all configured for this attention.
+def _with_varlen_attention(module: Module, configs: dict[int, PreTrainedConfig]) -> Module:
+    """Return a shallow copy in which every submodule's configuration names this attention.
 
-    Upper blocks have the configuration of the whole model, and their model one of its own.
+    Upper blocks hold the whole model's configuration, their model one of its own: one copy each.
     """
     twin = copy.copy(module)
-    if isinstance(own := getattr(module, "config", None), PreTrainedConfig):
-        new = made.setdefault(id(own), copy.copy(own))
-        new._attn_implementation = NAME
-        twin.__dict__["config"] = new
+    if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+        varlen = configs.setdefault(id(config), copy.copy(config))
+        varlen._attn_implementation = VARLEN
+        twin.__dict__["config"] = varlen
     twin._modules = {
-        name: None if part is None else _attending(part, made)
-        for name, part in module._modules.items()
+        name: None if child is None else _with_varlen_attention(child, configs)
+        for name, child in module._modules.items()
     }
     return twin
 
 
-@contextmanager
-def last_mlp_at_targets(
-    model: PreTrainedModel, reads: Bool[Tensor, "*position"]
-) -> Iterator[Int[Tensor, " read"]]:
-    """Compute the last block's MLP at the read positions alone, within the block.
+# The forward pass of a step
 
-    No other position looks at them: what the model returns there is of no use.
+
+def target_states(
+    model: PreTrainedModel, *groups: Mapping[str, Batch]
+) -> dict[str, Float[Tensor, "target hidden"]]:
+    """Return the final states at the target positions of several batches, in one forward pass.
 
     Args:
-        model: A Hugging Face decoder of a known family, whole or its upper part.
-        reads: The positions that are read of the sequences that run within the block, in their
-            order, of any shape; on the CPU, so that no GPU is waited for.
+        model: The upper blocks; from `can_pack` if there are several groups.
+        *groups: Batches by name, with lower states, the rest on the CPU. The batches of a group
+            are padded on the right to one width. A batch may be empty, a group may not.
+
+    Returns:
+        One tensor of states per batch, by name.
+
+    Raises:
+        ValueError: If a batch has no lower states.
+    """
+    batches = {name: batch for group in groups for name, batch in group.items()}
+    if any(batch.lower_states is None for batch in batches.values()):
+        raise ValueError("a training batch needs its lower states: use cache_lower_states")
+    device_of = next(model.parameters())
+    joined = [_join(list(group.values()), device_of) for group in groups]
+    target_mask = torch.cat([batch.target_mask.flatten() for batch in joined])
+    with last_mlp_at_targets(model, target_mask) as targets:
+        states = (
+            last_hidden(model, joined[0]) if len(joined) == 1 else last_hidden_varlen(model, joined)
+        )
+    at_targets = states.flatten(0, 1).index_select(0, targets)  # (target, hidden)
+    counts = [int(batch.target_mask.sum()) for batch in batches.values()]
+    return dict(zip(batches, at_targets.split(counts), strict=True))
+
+
+def _join(batches: Sequence[Batch], device_of: Tensor) -> Batch:
+    """Return batches as one, cut after the last target position, its lower states on a device."""
+    width = max(int(batch.lengths.max()) for batch in batches if len(batch)) - 1
+    padded = [batch.pad_to(width) for batch in batches]
+    lower_states = [batch.lower_states for batch in padded if batch.lower_states is not None]
+    return Batch(
+        torch.cat([batch.tokens for batch in padded]),
+        torch.cat([batch.target_mask for batch in padded]),
+        torch.cat([to_device_of(states, device_of) for states in lower_states]),
+    )
+
+
+@contextmanager
+def last_mlp_at_targets(
+    model: PreTrainedModel, target_mask: Bool[Tensor, "*position"]
+) -> Iterator[Int[Tensor, " target"]]:
+    """Compute the last block's MLP at the target positions alone, within the block.
+
+    No other position attends to its output: what the model returns elsewhere is meaningless.
+
+    Args:
+        model: A Hugging Face decoder of a known architecture, whole or its upper blocks.
+        target_mask: Target positions of the sequences that run within the block, in their order,
+            of any shape; on the CPU, so that finding them does not wait for a GPU.
 
     Yields:
-        The read positions, counted through the batch row by row, where the model is.
+        The target positions, counted through the batch row by row, on the model's device.
 
     Raises:
         ValueError: If the architecture is unknown.
     """
-    row, rows = architecture(model), to_device_of(flat_nonzero(reads), next(model.parameters()))
-    last = list(model.get_submodule(row.blocks).children())[-1]
+    known = architecture(model)
+    last_block = list(model.get_submodule(known.blocks).children())[-1]
+    targets = to_device_of(flat_nonzero(target_mask), next(model.parameters()))
+    shape: tuple[int, ...] = target_mask.shape
 
-    shape = reads.shape
-
-    def narrow(_: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+    def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         nonlocal shape
-        shape = args[0].shape[:-1]
-        few: Tensor = args[0].flatten(0, -2).index_select(0, rows)
-        return few
+        shape = inputs[0].shape[:-1]
+        selected: Tensor = inputs[0].flatten(0, -2).index_select(0, targets)
+        return selected
 
-    def widen(_: nn.Module, __: tuple[Tensor, ...], told: Tensor) -> Tensor:
-        everywhere = told.new_zeros(reads.numel(), told.shape[-1])
-        everywhere.index_copy_(0, rows, told)
+    def scatter(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        everywhere = output.new_zeros(target_mask.numel(), output.shape[-1])
+        everywhere.index_copy_(0, targets, output)
         return everywhere.view(*shape, -1)
 
     handles = []
-    for matrix in row.matrices:
-        part, linear = matrix.module_types[0], last.get_submodule(matrix.path)
-        if part in (ModuleType.MLP_IN, ModuleType.MLP_GATE):
-            handles.append(linear.register_forward_pre_hook(narrow))
-        elif part is ModuleType.MLP_OUT:
-            handles.append(linear.register_forward_hook(widen))
+    for matrix in known.matrices:
+        linear = last_block.get_submodule(matrix.path)
+        if matrix.module_types[0] in (ModuleType.MLP_IN, ModuleType.MLP_GATE):
+            handles.append(linear.register_forward_pre_hook(select))
+        elif matrix.module_types[0] is ModuleType.MLP_OUT:
+            handles.append(linear.register_forward_hook(scatter))
     try:
-        yield rows
+        yield targets
     finally:
         for handle in handles:
             handle.remove()

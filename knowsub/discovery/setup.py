@@ -1,11 +1,14 @@
-"""From statements and text to a search that is ready to run, and its validation."""
+"""From statements and text to a search and its validation, and from its result to files."""
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,78 +18,33 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.ignorance import MIN_OBJECTS, Ignorance, ignorance, match_controls
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
-from knowsub.discovery.teacher import cache_teacher, cache_teacher_states
-from knowsub.discovery.trainer import MaskTrainer
+from knowsub.discovery.teacher import (
+    MIN_OBJECTS,
+    cache_teacher,
+    cache_teacher_states,
+    match_controls,
+    measure_ignorance,
+)
+from knowsub.discovery.trainer import MaskTrainer, SearchResult
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.lm.batch import Batch, encode_statements, encode_text
 from knowsub.lm.blocks import Allocate, cache_lower_states, drop_lower, in_memory, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
 from knowsub.masks.gates import Gates
-
-SHARE = 0.5
-"""Share of the memory that a stage may plan with which frozen states may take [fraction]."""
+from knowsub.masks.mask import Mask, save_mask
 
 
-class MemmapAllocator:
-    """Gives out tensors to write frozen states into; made anew for every search.
-
-    A file has no name once it is mapped: nothing else ever reads it, and it is gone when the
-    process ends, however that happens.
-
-    Args:
-        folder: Where the files lie, on a disk with room; made if there is none.
-        memory_gb: Memory that the stage may plan with [GB].
-    """
-
-    def __init__(self, folder: Path, memory_gb: float) -> None:
-        self.folder = folder
-        self.left = int(SHARE * memory_gb * 1e9)
-
-    def __call__(self, size: Sequence[int], like: Tensor) -> Tensor:
-        """Return an uninitialised tensor.
-
-        Args:
-            size: Its shape.
-            like: A tensor of its dtype, and of its device while there is memory left.
-
-        Returns:
-            A tensor in memory, or on the CPU in a mapped file once the limit is reached.
-
-        Raises:
-            OSError: If the file cannot be made.
-        """
-        needed = math.prod(size) * like.element_size()
-        if needed <= self.left:
-            self.left -= needed
-            return like.new_empty(tuple(size))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix="states-", dir=self.folder)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, max(1, needed))
-            mapped = torch.from_file(name, shared=True, size=math.prod(size), dtype=like.dtype)
-        finally:
-            os.close(handle)
-            Path(name).unlink()
-        return mapped.view(tuple(size))
-
-
-NEAR = (Split.NEIGHBORHOOD_TRAIN, Split.UNSEEN)
-"""What the near term keeps: facts near the target, and what is believed of untold heads."""
-
-
-class SearchBuilder:
-    """A model cut at its first masked block, with its tokenizer: makes batches and searches.
+class SearchModel:
+    """A model cut at its first masked block; it encodes sequences up to there.
 
     Args:
         model: The original model, all parameters frozen.
         tokenizer: Its tokenizer.
-        options: Say which blocks and parts are masked.
-        allocate: Where frozen states go.
+        options: Say which blocks and modules are masked.
+        allocate: Where cached states go.
 
     Raises:
         ValueError: If the architecture is unknown or the blocks do not exist.
@@ -102,150 +60,239 @@ class SearchBuilder:
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.allocate = allocate
         blocks = options.block_range(block_count(model))
-        self.first = blocks.start
-        self.sites = maskable_matrices(model, blocks, options.modules)
-        self.upper = upper_blocks(model, self.first)
+        self.first_block = blocks.start
+        self.matrices = maskable_matrices(model, blocks, options.modules)
+        self.upper = upper_blocks(model, self.first_block)
 
-    def search(
-        self,
-        statements: Sequence[Statement],
-        text: str,
-        seed: int,
-        processes: ProcessGroup | None = None,
-    ) -> MaskTrainer:
-        """Return a search for the subnetwork of one target KG.
-
-        Args:
-            statements: Statements of one target KG's facts in all splits and roles.
-            text: Training text of the control LM.
-            seed: Seed of the search.
-            processes: Who computes; None for this process alone.
-
-        Returns:
-            The search, its data cached.
-
-        Raises:
-            ValueError: If there is no target or control statement to train on, a statement is
-                longer than the context, the text is shorter than a block, or there are too few
-                different tails for the suppression term.
-        """
-        told = _chosen(statements, Split.TARGET, Role.TRAIN)
-        others = _chosen(statements, Split.CONTROL_TRAIN, Role.TRAIN)
-        ask = partial(match_controls, told, others, torch.Generator().manual_seed(seed))
-        target, control = self._batch(told), self._batch(others)
-        near_told, untold = (_stated(statements, split, Role.TRAIN) for split in NEAR)
-        beside = [*near_told, *untold] if self.options.neighborhood_weight > 0 else []
-        near = self._batch(beside) if beside else None
-        options, plain = self.options, self.options.causal_shift
-        kept = partial(
-            cache_teacher, self.upper, precision=options.precision, allocate=self.allocate
+    def encode_statements(self, statements: Sequence[Statement]) -> Batch:
+        """Return statements with their lower states; longer ones than the context are an error."""
+        return self._with_lower_states(
+            encode_statements(self.tokenizer, statements, context_length(self.model))
         )
-        data = TrainingData(
-            target=target if plain else target.unshifted(),
-            control=kept(control if plain else control.unshifted()),
-            neighborhood=None if near is None else kept(near),
-            n_neighborhood=0 if near is None else len(near_told),
-            text=kept(self._text(text)),
-            ignorance=ignorance(self.upper, target, cache_teacher_states(self.upper, control), ask),
-        )
-        _require_tails(data.ignorance, options)
-        gates = Gates(
-            self.model, self.sites, options.granularity, options.estimator, options.init_prob
-        )
-        return MaskTrainer(gates, self.upper, data, options, seed, processes)
 
-    def only_search(
-        self,
-        statements: Sequence[Statement],
-        text: str,
-        validation_text: str,
-        seed: int,
-        processes: ProcessGroup | None = None,
-    ) -> tuple[MaskTrainer, Callable[[], dict[str, float]]]:
-        """Return what `search` and `validation` do, and free the blocks below the masked ones.
+    def encode_text(self, text: str) -> Batch:
+        """Return text blocks with their lower states; a text shorter than one is an error."""
+        return self._with_lower_states(encode_text(self.tokenizer, text, self.options.block_tokens))
 
-        Nothing else can be prepared with this model, which cannot run as a whole any more.
-
-        Args:
-            statements: As in `search`.
-            text: As in `search`.
-            validation_text: As in `validation`.
-            seed: As in `search`.
-            processes: As in `search`.
-
-        Returns:
-            The search and its validation.
-
-        Raises:
-            ValueError: As in `search` and `validation`.
-        """
-        made = self.search(statements, text, seed, processes)
-        judge = self.validation(statements, validation_text)
-        drop_lower(self.model, self.first)
-        return made, judge
-
-    def validation(
-        self, statements: Sequence[Statement], text: str
-    ) -> Callable[[], dict[str, float]]:
-        """Return the function that judges the model as it is installed when it is called.
-
-        Target facts are asked with the prompts of validation families; control facts and text are
-        those of the validation splits. None of it is trained on, none of it is reported.
-
-        Args:
-            statements: Statements of one target KG's facts in all splits and roles.
-            text: Validation text of the control LM.
-
-        Returns:
-            A function of no arguments; see `find_subnetwork`.
-
-        Raises:
-            ValueError: If a set is empty, a statement longer than the context, or the text
-                shorter than a block.
-        """
-        target = self._batch(_chosen(statements, Split.TARGET, Role.VALIDATION))
-        control = self._batch(_chosen(statements, Split.CONTROL_VALIDATION, Role.TRAIN))
-        blocks = self._text(text)
-        control_ppl = score(self.upper, control).perplexity
-        text_ppl = score(self.upper, blocks).perplexity
-
-        def judge() -> dict[str, float]:
-            return {
-                "target_nll": float(score(self.upper, target).mean_nll.mean()),
-                "control_ratio": score(self.upper, control).perplexity / control_ppl,
-                "text_ratio": score(self.upper, blocks).perplexity / text_ppl,
-            }
-
-        return judge
-
-    def _batch(self, statements: Sequence[Statement]) -> Batch:
-        context = context_length(self.model)
-        batch = encode_statements(self.tokenizer, statements, context)
-        return self._pushed(batch)
-
-    def _text(self, text: str) -> Batch:
-        blocks = encode_text(self.tokenizer, text, self.options.block_tokens)
-        return self._pushed(blocks)
-
-    def _pushed(self, batch: Batch) -> Batch:
-        return cache_lower_states(self.model, self.first, batch, allocate=self.allocate)
+    def _with_lower_states(self, batch: Batch) -> Batch:
+        return cache_lower_states(self.model, self.first_block, batch, allocate=self.allocate)
 
 
-def _stated(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
+def build_search(
+    model: SearchModel,
+    statements: Sequence[Statement],
+    text: str,
+    validation_text: str,
+    seed: int,
+    processes: ProcessGroup | None = None,
+) -> tuple[MaskTrainer, Callable[[], dict[str, float]]]:
+    """Return what `build_trainer` and `build_validation` do, and free the lower blocks.
+
+    The model cannot run as a whole any more; arguments and errors are those of the two.
+    """
+    trainer = build_trainer(model, statements, text, seed, processes)
+    validate = build_validation(model, statements, validation_text)
+    drop_lower(model.model, model.first_block)
+    return trainer, validate
+
+
+def build_trainer(
+    model: SearchModel,
+    statements: Sequence[Statement],
+    text: str,
+    seed: int,
+    processes: ProcessGroup | None = None,
+) -> MaskTrainer:
+    """Return the search for the subnetwork of one target KG, with its data cached.
+
+    Args:
+        model: The model.
+        statements: Statements of one target KG's facts in all splits and roles.
+        text: Training text of the control LM.
+        seed: Seed of the search.
+        processes: The processes of the search; None for this process alone.
+
+    Returns:
+        The search, at its first step.
+
+    Raises:
+        ValueError: If there is no target or control statement to train on, a statement is longer
+            than the context, the text is shorter than a block, or there are too few different
+            objects for the suppression term.
+    """
+    options = model.options
+    target_statements = _require(statements, Split.TARGET, Role.TRAIN)
+    control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
+    neighborhood_facts = _select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN)
+    neighborhood = [*neighborhood_facts, *_select(statements, Split.UNSEEN, Role.TRAIN)]
+    if options.neighborhood_weight == 0:
+        neighborhood = []
+
+    target = model.encode_statements(target_statements)
+    control = model.encode_statements(control_statements)
+    teacher = partial(
+        cache_teacher, model.upper, precision=options.precision, allocate=model.allocate
+    )
+    match = partial(
+        match_controls,
+        target_statements,
+        control_statements,
+        torch.Generator().manual_seed(seed),
+    )
+    shifted = options.causal_shift
+    data = TrainingData(
+        target=target if shifted else target.unshifted(),
+        control=teacher(control if shifted else control.unshifted()),
+        neighborhood=teacher(model.encode_statements(neighborhood)) if neighborhood else None,
+        n_neighborhood=len(neighborhood_facts) if neighborhood else 0,
+        text=teacher(model.encode_text(text)),
+        ignorance=measure_ignorance(
+            model.upper, target, cache_teacher_states(model.upper, control), match
+        ),
+    )
+    _require_objects(len(data.ignorance.objects), options.suppression)
+    gates = Gates(
+        model.model, model.matrices, options.granularity, options.estimator, options.init_prob
+    )
+    return MaskTrainer(gates, model.upper, data, options, seed, processes)
+
+
+def build_validation(
+    model: SearchModel, statements: Sequence[Statement], text: str
+) -> Callable[[], dict[str, float]]:
+    """Return the function that validates the model with the weights that it has when called.
+
+    Target facts are prompted by the validation families; control facts and text are those of the
+    validation splits. None of it is trained on, none of it is reported.
+
+    Args:
+        model: The model.
+        statements: Statements of one target KG's facts in all splits and roles.
+        text: Validation text of the control LM.
+
+    Returns:
+        A function of no arguments; see `find_subnetwork`.
+
+    Raises:
+        ValueError: If a set is empty, a statement longer than the context, or the text shorter
+            than a block.
+    """
+    target = model.encode_statements(_require(statements, Split.TARGET, Role.VALIDATION))
+    control = model.encode_statements(_require(statements, Split.CONTROL_VALIDATION, Role.TRAIN))
+    blocks = model.encode_text(text)
+    control_ppl = score(model.upper, control).perplexity
+    text_ppl = score(model.upper, blocks).perplexity
+
+    def validate() -> dict[str, float]:
+        return {
+            "target_nll": float(score(model.upper, target).mean_nll.mean()),
+            "control_ratio": score(model.upper, control).perplexity / control_ppl,
+            "text_ratio": score(model.upper, blocks).perplexity / text_ppl,
+        }
+
+    return validate
+
+
+def _select(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
     return [each for each in statements if each.split is split and each.role is role]
 
 
-def _chosen(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
-    found = _stated(statements, split, role)
-    if not found:
+def _require(statements: Sequence[Statement], split: Split, role: Role) -> list[Statement]:
+    selected = _select(statements, split, role)
+    if not selected:
         raise ValueError(f"no statement of split {split} and role {role}")
-    return found
+    return selected
 
 
-def _require_tails(known: Ignorance, options: TrainOptions) -> None:
-    relative = options.suppression in (Suppression.ZSCORE_LABEL, Suppression.ZSCORE_ALL)
-    if relative and (found := len(known.objects)) < MIN_OBJECTS:
+def _require_objects(count: int, suppression: Suppression) -> None:
+    zscores = suppression in (Suppression.ZSCORE_LABEL, Suppression.ZSCORE_ALL)
+    if zscores and count < MIN_OBJECTS:
         raise ValueError(
-            f"train.suppression: value {options.suppression.value!r} compares the tails of target "
-            f"and control facts, there are {found} that begin differently (at least {MIN_OBJECTS})"
+            f"train.suppression: value {suppression.value!r} compares the objects of target and "
+            f"control facts, there are {count} that begin differently (at least {MIN_OBJECTS})"
         )
+
+
+MEMORY_SHARE = 0.5
+"""Share of the memory that a stage may plan with which cached states may take [fraction]."""
+
+
+class MemmapAllocator:
+    """Allocates tensors for cached states, in mapped files once memory is short; one per search.
+
+    A file is unlinked as soon as it is mapped: nothing else reads it, and it is gone when the
+    process ends, however that happens.
+
+    Args:
+        folder: Folder of the files, on a disk with room; it is made.
+        memory_gb: Memory that the stage may plan with [GB].
+    """
+
+    def __init__(self, folder: Path, memory_gb: float) -> None:
+        self.folder = folder
+        self.bytes_left = int(MEMORY_SHARE * memory_gb * 1e9)
+
+    def __call__(self, size: Sequence[int], like: Tensor) -> Tensor:
+        """Return an uninitialized tensor.
+
+        Args:
+            size: Its shape.
+            like: A tensor of its dtype, and of its device while there is memory left.
+
+        Returns:
+            A tensor in memory, or on the CPU in a mapped file once the limit is reached.
+
+        Raises:
+            OSError: If the file cannot be made.
+        """
+        n_bytes = math.prod(size) * like.element_size()
+        if n_bytes <= self.bytes_left:
+            self.bytes_left -= n_bytes
+            return like.new_empty(tuple(size))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="states-", dir=self.folder)
+        try:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
+                os.posix_fallocate(handle, 0, max(1, n_bytes))
+            mapped = torch.from_file(name, shared=True, size=math.prod(size), dtype=like.dtype)
+        finally:
+            os.close(handle)
+            Path(name).unlink()
+        return mapped.view(tuple(size))
+
+
+def write_search_result(
+    folder: Path, mask: Mask, result: SearchResult, options: TrainOptions
+) -> list[Path]:
+    """Write a search's result.
+
+    Args:
+        folder: Folder to write into; it is made.
+        mask: The mask of the chosen candidate.
+        result: The result of the search.
+        options: How it was searched for; also stored in the mask's header.
+
+    Returns:
+        The files: `mask.safetensors`, `training.json`, and `curve.csv` with every step's metrics.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("mask.safetensors", "training.json", "curve.csv")]
+    meta = {**mask.meta, "options": json.dumps(asdict(options), sort_keys=True)}
+    save_mask(Mask(mask.bits, mask.model, meta), paths[0])
+    summary = {
+        "sparsity": mask.sparsity,
+        "weights": mask.size,
+        "maskable": mask.maskable,
+        "chosen": asdict(result.chosen),
+        "qualified": result.qualified,
+        "options": asdict(options),
+    }
+    paths[1].write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    columns = list(dict.fromkeys(name for row in result.curve for name in row))
+    with paths[2].open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {name: f"{value:.6g}" for name, value in row.items()} for row in result.curve
+        )
+    return paths

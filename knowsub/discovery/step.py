@@ -1,33 +1,33 @@
-"""One step's gradient: its minibatch, its terms, one forward and one backward pass."""
+"""The gradient of one step: its minibatch, the forward pass, the loss terms, the backward pass."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from knowsub.discovery import losses as objective
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.ignorance import Ignorance
-from knowsub.discovery.kernels import can_pack, fused_activations
-from knowsub.discovery.options import Precision, Suppression, TrainOptions
-from knowsub.discovery.precision import (
+from knowsub.discovery.kernels import (
+    can_pack,
     cast_frozen,
     cast_head,
+    fused_activations,
     matmul_autocast,
     matmul_backend,
     require_exact,
+    target_states,
 )
-from knowsub.discovery.selection import StepMetrics
-from knowsub.discovery.teacher import Teacher
+from knowsub.discovery.losses import SUPPRESSION, negative_log_likelihood
+from knowsub.discovery.options import Precision, Suppression, TrainOptions
+from knowsub.discovery.teacher import Ignorance, Teacher
 from knowsub.lm.batch import Batch, take_rows, to_device_of
 from knowsub.lm.blocks import activation_checkpointed
+from knowsub.lm.head_loss import chunked_head_loss
 from knowsub.masks.ablation import ParameterSwap
 from knowsub.masks.gates import Gates, GateSample
 from knowsub.masks.weights import MaskedWeights
@@ -42,230 +42,92 @@ class TrainingData:
     control: Teacher
     """Statements of the control facts."""
     neighborhood: Teacher | None
-    """Statements that share words with the target's; None if there are none."""
+    """Statements near the target's; None if there are none."""
     n_neighborhood: int
-    """How many of them, which come first, state facts; the others are of untold heads."""
+    """How many of them, which come first, state facts; the others are about unseen entities."""
     text: Teacher
     """Text blocks of the control LM."""
     ignorance: Ignorance
-    """What not knowing looks like, from the control statements."""
-
-    @property
-    def longest(self) -> int:
-        """Length of the longest sequence [tokens]."""
-        kept = [
-            self.control,
-            self.text,
-            *([] if self.neighborhood is None else [self.neighborhood]),
-        ]
-        return max(batch.tokens.shape[1] for batch in (self.target, *(one.batch for one in kept)))
+    """What the original model answers for unrelated subjects."""
 
     @property
     def n_unseen(self) -> int:
-        """Number of near statements of untold heads."""
-        return (
-            0 if self.neighborhood is None else len(self.neighborhood.batch)
-        ) - self.n_neighborhood
+        """Number of neighborhood statements about unseen entities."""
+        total = 0 if self.neighborhood is None else len(self.neighborhood.batch)
+        return total - self.n_neighborhood
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """What the terms that preserve the original model compare with, by term."""
+        teachers = {"control": self.control, "text": self.text}
+        if self.neighborhood is not None:
+            teachers["neighborhood"] = self.neighborhood
+        return teachers
 
 
-@dataclass(frozen=True)
-class Minibatch:
-    """The sequences of one step, by index."""
-
-    target: Int[Tensor, " statement"]
-    """Target statements."""
-    control: Int[Tensor, " control"]
-    """Control statements."""
-    neighborhood: Int[Tensor, " near"]
-    """Near statements; none if there are none."""
-    text: Int[Tensor, " block"]
-    """Text blocks."""
-
-    def by_term(self) -> dict[str, Tensor]:
-        """Return the sequences of every term that keeps something, by its name."""
-        return {"maintenance": self.control, "near": self.neighborhood, "text": self.text}
-
-    def microbatch(self, index: int, pieces: int) -> Minibatch:
-        """Return one of several equal pieces of the step's sequences."""
-        cut = slice(index, None, pieces)
-        return Minibatch(
-            self.target[cut], self.control[cut], self.neighborhood[cut], self.text[cut]
-        )
+Minibatch = dict[str, Int[Tensor, " _sequence"]]
+"""Rows of the sequences of a step, by the term that reads them; on the CPU."""
+LossTerms = dict[str, Float[Tensor, ""]]
+"""Loss terms by name, on the model's device: reading one waits for it."""
 
 
 def draw_minibatch(data: TrainingData, options: TrainOptions, order: torch.Generator) -> Minibatch:
     """Return the sequences of one step, drawn without replacement.
 
-    Args:
-        data: The training data.
-        options: Holds the batch sizes.
-        order: Source of randomness, on the CPU.
-
-    Returns:
-        The indices; all sequences of a set that is smaller than its batch.
+    Of a set that is smaller than its batch, all sequences are returned.
     """
 
-    def some(total: int, count: int) -> Tensor:
+    def draw(total: int, count: int) -> Tensor:
         return torch.randperm(total, generator=order)[: min(count, total)]
 
-    told, untold = near_counts(data, options)
-    return Minibatch(
-        some(len(data.target), options.target_batch),
-        some(len(data.control.batch), options.control_batch),
-        torch.cat(
-            [some(data.n_neighborhood, told), data.n_neighborhood + some(data.n_unseen, untold)]
+    n_facts, n_unseen = neighborhood_counts(data, options)
+    return {  # in the order of the random draws
+        "suppression": draw(len(data.target), options.target_batch),
+        "control": draw(len(data.control.batch), options.control_batch),
+        "neighborhood": torch.cat(
+            [
+                draw(data.n_neighborhood, n_facts),
+                data.n_neighborhood + draw(data.n_unseen, n_unseen),
+            ]
         ),
-        some(len(data.text.batch), options.text_batch),
-    )
+        "text": draw(len(data.text.batch), options.text_batch),
+    }
 
 
-def near_counts(data: TrainingData, options: TrainOptions) -> tuple[int, int]:
-    """Return how many near statements of facts, and of untold heads, a step learns from.
+def neighborhood_counts(data: TrainingData, options: TrainOptions) -> tuple[int, int]:
+    """Return how many neighborhood statements of facts, and of unseen entities, a step reads.
 
-    Untold heads are many and easily kept; without a share of their own they crowd out the facts.
-
-    Args:
-        data: The training data.
-        options: Holds `neighborhood_batch` and `unseen_share`.
-
-    Returns:
-        The two numbers; where one kind is missing, the other takes its place.
+    Unseen entities are many and easily preserved; without a share of their own they would crowd
+    out the facts. If one kind is missing, the other takes its place.
     """
     share = options.unseen_share if data.n_neighborhood else 1.0
-    untold = round(options.neighborhood_batch * share) if data.n_unseen else 0
-    return options.neighborhood_batch - untold, untold
+    n_unseen = round(options.neighborhood_batch * share) if data.n_unseen else 0
+    return options.neighborhood_batch - n_unseen, n_unseen
 
 
-Terms = dict[str, Float[Tensor, ""]]
-"""Terms by name, where the model is: to look at them is to wait for it."""
-Group = dict[str, Batch]
-"""Sequences of about one width, by the term that is read there."""
+def microbatch(minibatch: Minibatch, index: int, count: int) -> Minibatch:
+    """Return one of `count` equal parts of a minibatch."""
+    return {name: rows[index::count] for name, rows in minibatch.items()}
 
 
-def read_metrics(terms: Terms, step: int) -> StepMetrics:
-    """Return the values of a step's terms, in one question to the device.
-
-    Args:
-        terms: The terms, in float64.
-        step: 1-based step.
-
-    Returns:
-        Their values by name.
-
-    Raises:
-        ValueError: If one is not finite.
-    """
-    figures = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-    if not all(math.isfinite(value) for value in figures.values()):
-        raise ValueError(f"step {step}: a term of the objective is not finite: {figures}")
-    return figures
-
-
-class LossTerms:
-    """The data terms of the objective.
-
-    Args:
-        data: The training data.
-        options: Coefficients, and which term suppresses.
-        head: The LM head.
-    """
-
-    def __init__(self, data: TrainingData, options: TrainOptions, head: nn.Linear) -> None:
-        self.data, self.options, self.head = data, options, head
-        self.target = data.target
-        if options.suppression is not Suppression.UNIFORM:
-            # The uniform term acts on every token of a tail; the others on the first, where the
-            # answer is chosen.
-            self.target = replace(data.target, target_mask=data.target.first_targets)
-        self.kept = {"maintenance": data.control, "text": data.text}
-        if data.neighborhood is not None:
-            self.kept["near"] = data.neighborhood
-        self.weights = {
-            "suppression": options.suppression_weight,
-            "maintenance": options.control_weight,
-            "near": options.neighborhood_weight,
-            "text": options.text_weight,
-        }
-
-    def positions(self, drawn: Minibatch) -> dict[str, int]:
-        """Return over how many positions each term is a mean.
-
-        Args:
-            drawn: The sequences of a whole step.
-
-        Returns:
-            The numbers by term.
-        """
-        rows = drawn.by_term()
-        found = {"suppression": int(self.target.target_mask[drawn.target].sum())}
-        found |= {
-            name: int(one.batch.target_mask[rows[name]].sum()) for name, one in self.kept.items()
-        }
-        return found
-
-    def groups(self, part: Minibatch) -> list[Group]:
-        """Return the statements of a piece, and its text if it has some.
-
-        Args:
-            part: The sequences of the piece.
-
-        Returns:
-            The batches, by the term that is read there.
-        """
-        rows = part.by_term()
-        told = {"suppression": self.target[part.target]}
-        told |= {name: one.batch[rows[name]] for name, one in self.kept.items() if name != "text"}
-        read = {"text": self.data.text.batch[part.text]} if len(part.text) else {}
-        return [group for group in (told, read) if group]
-
-    def sums(self, part: Minibatch, states: Mapping[str, Tensor]) -> Terms:
-        """Return the terms of some or all groups of a piece, summed over positions.
-
-        Args:
-            part: The sequences of the piece.
-            states: Final states where they are read, by the same names.
-
-        Returns:
-            The sums, unweighted [nats].
-        """
-        rows = part.by_term()
-        found = {
-            name: self.kept[name].divergence(self.head, states[name], rows[name])
-            for name in states
-            if name in self.kept
-        }
-        if "suppression" in states:
-            found |= self._forgotten(part.target, states["suppression"])
-        return found
-
-    def _forgotten(self, rows: Int[Tensor, " row"], states: Tensor) -> Terms:
-        """Return the summed terms that act on the target's tails."""
-        options, known = self.options, self.data.ignorance
-        told = Batch(self.target.tokens[rows], self.target.target_mask[rows])
-        kind, labels = options.suppression, to_device_of(told.labels[told.target_mask], states)
-        standings = take_rows(known.object_zscores, rows)
-        suppressed = objective.suppression(self.head, states, labels, kind, known, standings)
-        return {"suppression": suppressed}
-
-
-TOGETHER = 1 << 11
-"""Tokens of a pass up to which a GPU waits for orders rather than memory: statements and text then
-share one, which takes half the orders and keeps the activations of both."""
+LAUNCH_BOUND_TOKENS = 1 << 11
+"""Tokens up to which a GPU's forward pass is bound by kernel launches rather than memory. Then
+statements and text share a pass: half the launches, but the activations of both are held."""
 
 
 class StepGradient:
-    """The gradient of the data terms by the logits of the gates.
+    """The gradient of the weighted loss terms by the logits of the gates.
 
     Args:
         gates: The gates.
         upper: The upper blocks of the original model, all parameters frozen.
         data: The training data.
         options: Coefficients, batch sizes and precision.
-        processes: Who computes; None for this process alone.
+        processes: The processes of the search; None for this process alone.
 
     Raises:
         ValueError: If this processor does not compute as the options ask, or the processes cannot
-            share the pieces of a step.
+            share the microbatches of a step.
     """
 
     def __init__(
@@ -277,127 +139,164 @@ class StepGradient:
         processes: ProcessGroup | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
-        packed = can_pack(upper, data.longest)
-        lean = fused_activations(packed or upper)
-        self.upper = activation_checkpointed(lean) if options.activation_checkpointing else lean
-        small = _tokens(data, options) <= TOGETHER and gates.logits.device.type != "cpu"
-        self.together = packed is not None and small
         self.processes = processes or ProcessGroup()
-        self.processes.require_pieces(options.grad_accumulation)
+        self.processes.require_shareable(options.grad_accumulation)
         require_exact(options.matmul)
+
+        self.target = data.target
+        if options.suppression is not Suppression.UNIFORM:
+            # The uniform term acts on every token of an object, the others on the first one, where
+            # the answer is chosen; so they have one target position a statement.
+            self.target = replace(data.target, target_mask=data.target.first_targets)
+        self.teachers = data.teachers
+        preserved = {name: teacher.batch for name, teacher in self.teachers.items()}
+        self.batches = {"suppression": self.target} | preserved
+        self.coefficients = {
+            "suppression": options.suppression_weight,
+            "control": options.control_weight,
+            "neighborhood": options.neighborhood_weight,
+            "text": options.text_weight,
+        }
+
+        varlen = can_pack(upper, max(batch.tokens.shape[1] for batch in self.batches.values()))
+        fused = fused_activations(varlen or upper)
+        self.upper = activation_checkpointed(fused) if options.activation_checkpointing else fused
         self.head = cast_head(options.precision, upper.get_output_embeddings())
-        self.terms = LossTerms(data, options, self.head)
-        self.low = options.precision is Precision.BFLOAT16
-        self.buffers = gates.masked_weights(torch.bfloat16 if self.low else None)
-        masked = [gates.model.get_parameter(name) for name in self.buffers.weights]
+        self.bfloat16 = options.precision is Precision.BFLOAT16
+        self.masked_weights = gates.masked_weights(torch.bfloat16 if self.bfloat16 else None)
+        masked = [gates.model.get_parameter(name) for name in self.masked_weights.weights]
         frozen = cast_frozen(options.precision, self.upper.base_model, masked)
-        self.frozen = ParameterSwap(self.upper.base_model, frozen)
-        one_pass = self.together and options.grad_accumulation == 1
-        self.once = one_pass and self.buffers.per_weight_gates
+        self.frozen_weights = ParameterSwap(self.upper.base_model, frozen)
+
+        launch_bound = gates.logits.device.type != "cpu" and self._tokens() <= LAUNCH_BOUND_TOKENS
+        self.single_pass = varlen is not None and launch_bound
+        # One backward pass can multiply into the straight-through gradient: no vector is needed.
+        single_backward = self.single_pass and options.grad_accumulation == 1
+        self.in_place = single_backward and self.masked_weights.per_weight_gates
 
     def __call__(
-        self, sample: GateSample, drawn: Minibatch
-    ) -> tuple[Terms, Float[Tensor, " unit"]]:
-        """Return every data term, unweighted, and the gradient of their weighted sum.
+        self, sample: GateSample, minibatch: Minibatch
+    ) -> tuple[LossTerms, Float[Tensor, " gate"]]:
+        """Return every loss term, unweighted, and the gradient of their weighted sum.
 
         Args:
-            sample: One draw of the gates.
-            drawn: The sequences.
+            sample: One sample of the gates.
+            minibatch: The sequences.
 
         Returns:
-            Mean of each term over its positions [nats], and the gradient by the logits. It is
-            written into the sample, which is of no more use.
+            Mean of each term over its target positions [nats], and the gradient by the logits,
+            which is written into the sample: it cannot be used again.
         """
-        positions = self.terms.positions(drawn)
-        expressed = (
-            self._expression(sample, drawn.target) if self.options.expression_weight > 0 else None
-        )
-        self.buffers.write(sample.value)
-        with self._installed():
-            if self.once:
-                del sample.value
-                gradient = sample.ste_grad
-                with self.buffers.accumulate_gate_grads(gradient, in_place=True):
-                    sums = self._backward(drawn, positions)
-            else:
-                gradient = sample.value.zero_()
-                sums = self._in_pieces(drawn, positions, gradient)
-                gradient.mul_(sample.ste_grad)
-        means = sums / to_device_of(torch.tensor(list(positions.values())), sums)
-        terms = dict(zip(positions, means.unbind(), strict=True))
-        if expressed is not None:
-            terms["expression"] = expressed[0]
-            gradient += expressed[1]
-        return terms, gradient
+        n_micro, processes = self.options.grad_accumulation, self.processes
+        counts = {
+            name: int(batch.target_mask[minibatch[name]].sum())
+            for name, batch in self.batches.items()
+        }
+        expression = None
+        if self.options.expression_weight > 0:
+            expression = self._expression(sample, minibatch["suppression"])
+        self.masked_weights.write(sample.value)  # weight x (1 - gate)
+        if self.in_place:
+            del sample.value  # frees its memory
+            grad = sample.ste_grad
+        else:
+            grad = sample.value.zero_()
+        sums = grad.new_zeros(len(counts), dtype=torch.float64)
+        with self._applied():
+            for index in range(processes.rank, n_micro, processes.count):
+                micro_grad = grad if n_micro == 1 else torch.zeros_like(grad)
+                with self.masked_weights.accumulate_gate_grads(micro_grad, in_place=self.in_place):
+                    micro_sums = self._backward(microbatch(minibatch, index, n_micro), counts)
+                processes.add(sums, micro_sums)
+                if micro_grad is not grad:
+                    processes.add(grad, micro_grad)
+        if not self.in_place:
+            grad.mul_(sample.ste_grad)  # d loss / d gate x d gate / d logit
+        means = sums / to_device_of(torch.tensor(list(counts.values())), sums)
+        terms = dict(zip(counts, means.unbind(), strict=True))
+        if expression is not None:
+            terms["expression"], expression_grad = expression
+            grad += expression_grad
+        return terms, grad
 
-    def _in_pieces(
-        self, drawn: Minibatch, positions: dict[str, int], gradient: Float[Tensor, " unit"]
-    ) -> Float[Tensor, " term"]:
-        """Add the gradient of all pieces by the gates' values; return the sum of each term."""
-        pieces, processes = self.options.grad_accumulation, self.processes
-        sums = gradient.new_zeros(len(positions), dtype=torch.float64)
-        for index in range(processes.rank, pieces, processes.count):
-            part = gradient if pieces == 1 else torch.zeros_like(gradient)
-            with self.buffers.accumulate_gate_grads(part):
-                found = self._backward(drawn.microbatch(index, pieces), positions)
-            processes.add(sums, found)
-            if part is not gradient:
-                processes.add(gradient, part)
-        return sums
+    def _backward(self, rows: Minibatch, counts: dict[str, int]) -> Float[Tensor, " term"]:
+        """Run a microbatch forward and backward; return each term's sum over its positions [nats].
 
-    def _backward(self, part: Minibatch, positions: dict[str, int]) -> Float[Tensor, " term"]:
-        """Add the gradient of one piece; return the sum of each term over its positions."""
-        found = dict.fromkeys(positions, torch.zeros((), device=self.gates.logits.device))
-        weights, groups = self.terms.weights, self.terms.groups(part)
-        with self._products():
-            for several in [groups] if self.together else [[group] for group in groups]:
-                states = objective.target_states(self.upper, *several)
-                sums = self.terms.sums(part, states)
-                shares = [weights[name] / positions[name] * sums[name] for name in sums]
-                torch.stack(shares).sum().backward()
-                found |= {name: total.detach() for name, total in sums.items()}
-        return torch.stack([found[name] for name in positions]).double()
+        Its gradient is that of the mean over the positions of the whole minibatch, in `counts`.
+        """
+        sums = dict.fromkeys(counts, torch.zeros((), device=self.gates.logits.device))
+        with matmul_autocast(self.options.precision, self.gates.logits.device):
+            for groups in self._passes(rows):
+                losses: LossTerms = {}
+                for name, states in target_states(self.upper, *groups).items():  # (target, hidden)
+                    if name == "suppression":
+                        term = self._suppression(rows[name], states)
+                        losses[name] = chunked_head_loss(states, self.head, term)
+                    else:
+                        teacher = self.teachers[name]
+                        losses[name] = teacher.divergence(self.head, states, rows[name])
+                weighted = [self.coefficients[n] / counts[n] * loss for n, loss in losses.items()]
+                torch.stack(weighted).sum().backward()
+                sums |= {name: loss.detach() for name, loss in losses.items()}
+        return torch.stack([sums[name] for name in counts]).double()
 
-    @contextmanager
-    def _installed(self) -> Iterator[None]:
-        with self.frozen.applied(), self.buffers.applied(), matmul_backend(self.options.matmul):
-            yield
+    def _passes(self, rows: Minibatch) -> list[list[dict[str, Batch]]]:
+        """Return the groups of batches that share a forward pass, for each pass."""
+        batches = {name: batch[rows[name]] for name, batch in self.batches.items()}
+        text = batches.pop("text")
+        groups = [batches, {"text": text}] if len(text) else [batches]
+        return [groups] if self.single_pass else [[group] for group in groups]
 
-    def _products(self) -> AbstractContextManager[object]:
-        return matmul_autocast(self.options.precision, self.gates.logits.device)
-
-    def exact_buffers(self) -> MaskedWeights:
-        """Return buffers in the model's own precision; those of the steps if they are."""
-        return self.gates.masked_weights() if self.low else self.buffers
+    def _suppression(
+        self, rows: Int[Tensor, " row"], states: Tensor
+    ) -> Callable[[Tensor, slice], Tensor]:
+        """Return the suppression term of some target statements, for `chunked_head_loss`."""
+        loss, ignorance = SUPPRESSION[self.options.suppression], self.data.ignorance
+        statements = Batch(self.target.tokens[rows], self.target.target_mask[rows])
+        labels = to_device_of(statements.labels[statements.target_mask], states)
+        zscores = take_rows(ignorance.object_zscores, rows)
+        return lambda logits, chunk: loss(logits, labels[chunk], ignorance, zscores[chunk])
 
     def _expression(self, sample: GateSample, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
-        """Return the expression term of the subnetwork alone and its weighted gradient."""
+        """Return the expression term, NLL of the subnetwork alone, and its weighted gradient."""
         batch = self.data.target[rows]
         labels = to_device_of(batch.labels[batch.target_mask], sample.value)
-        self.buffers.write(sample.value, keep=True)
-        gradient = torch.zeros_like(sample.value)
-        with self._installed(), self._products():
-            states = objective.target_states(self.upper, {"expression": batch})
-            total = objective.expression(self.head, states["expression"], labels)
+        self.masked_weights.write(sample.value, keep=True)  # weight x gate
+        grad = torch.zeros_like(sample.value)
+        with self._applied(), matmul_autocast(self.options.precision, grad.device):
+            states = target_states(self.upper, {"expression": batch})["expression"]
+            total = chunked_head_loss(
+                states,
+                self.head,
+                lambda logits, chunk: negative_log_likelihood(logits, labels[chunk]),
+            )
             mean = total / len(labels)
-            with self.buffers.accumulate_gate_grads(gradient):
+            with self.masked_weights.accumulate_gate_grads(grad):
                 (self.options.expression_weight * mean).backward()
-        return mean.detach().double(), gradient.mul_(sample.ste_grad)
+        return mean.detach().double(), grad.mul_(sample.ste_grad)
 
+    @contextmanager
+    def _applied(self) -> Iterator[None]:
+        """Let the model compute with the masked weights, and as the options ask."""
+        frozen, masked = self.frozen_weights.applied(), self.masked_weights.applied()
+        with frozen, masked, matmul_backend(self.options.matmul):
+            yield
 
-def _tokens(data: TrainingData, options: TrainOptions) -> int:
-    """Return how many tokens the sequences of a piece have at most, padding included."""
-    counts = (
-        options.target_batch,
-        options.control_batch,
-        options.neighborhood_batch,
-        options.text_batch,
-    )
-    near = None if data.neighborhood is None else data.neighborhood.batch
-    batches = data.target, data.control.batch, near, data.text.batch
-    whole = sum(
-        min(count, len(batch)) * batch.tokens.shape[1]
-        for count, batch in zip(counts, batches, strict=True)
-        if batch is not None
-    )
-    return -(-whole // options.grad_accumulation)
+    def exact_weights(self) -> MaskedWeights:
+        """Return masked weights in the model's own precision: the step's, unless in bfloat16."""
+        return self.gates.masked_weights() if self.bfloat16 else self.masked_weights
+
+    def _tokens(self) -> int:
+        """Return the tokens of a microbatch at most, padding included."""
+        options = self.options
+        sizes = {
+            "suppression": options.target_batch,
+            "control": options.control_batch,
+            "neighborhood": options.neighborhood_batch,
+            "text": options.text_batch,
+        }
+        tokens = sum(
+            min(sizes[name], len(batch)) * batch.tokens.shape[1]
+            for name, batch in self.batches.items()
+        )
+        return -(-tokens // options.grad_accumulation)

@@ -1,17 +1,20 @@
-"""What is cached of the original model, so that it never runs again.
+"""What the original model (the teacher) predicts, cached so that it never runs during the search.
 
-The divergence from it needs of its prediction p no more than the mean row of the LM head:
+KL(p || q) from the teacher's distribution p needs only the mean row of the LM head under p:
 
     KL(p || q) = logsumexp(z) - h . E_p[w] + (sum of p log p - E_p[b])
 
 where h is the state under the mask, z = W h + b its logits, w and b a token's row and bias. With
-float32 products that mean and the term in brackets are kept; with bfloat16 products, in which
-subtracting the mean would lose the difference in rounding, the original's states are.
+float32 products that mean row and the term in brackets are cached. With bfloat16 products, where
+subtracting the mean row would lose the difference in rounding, the teacher's states are.
+
+`Ignorance` is what the teacher answers when it is asked about subjects that are not the target's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,156 +24,253 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.discovery.options import Precision
+from knowsub.kg.facts import Fact, Statement
 from knowsub.lm.batch import Batch, flat_nonzero, take_rows, to_device_of
 from knowsub.lm.blocks import Allocate, in_memory, last_hidden
 from knowsub.lm.head_loss import chunked_kl, chunked_kl_from_mean_row
 
-ROWS = 256
-"""Sequences that the original model reads at a time."""
-CHUNK = 128
-"""Positions that its LM head is computed at, at a time."""
+SEQUENCES = 256
+"""Sequences that the teacher reads at a time."""
+POSITIONS = 128
+"""Positions at which the teacher's logits are held at a time."""
 
 
 @dataclass(frozen=True)
 class TeacherStates:
-    """Sequences with the original model's final states where they are read."""
+    """Sequences with the teacher's final states at their target positions."""
 
     batch: Batch
-    """The sequences, with their trunk states."""
-    states: Float[Tensor, "batch read hidden"]
-    """Final-norm states, which the LM head reads; in order of the positions, padded behind."""
+    """The sequences, with their lower states."""
+    states: Float[Tensor, "batch target hidden"]
+    """Final-norm states, which the LM head reads; in order of the positions, padded at the end."""
 
     def divergence(
-        self, head: nn.Linear, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
+        self, head: nn.Linear, states: Float[Tensor, "target hidden"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, ""]:
-        """Return the summed KL(p || q) over the read positions of some sequences.
+        """Return KL(p || q) summed over the target positions of some sequences [nats].
 
-        Args:
-            head: The LM head.
-            states: Final states of the remaining model at these positions.
-            rows: The sequences.
-
-        Returns:
-            The sum [nats].
+        `states` are the final states under the mask at these positions.
         """
-        return chunked_kl(states, head, _kept(self.batch, self.states, rows, states))
+        return chunked_kl(states, head, _at_targets(self.batch, self.states, rows, states))
 
 
 @dataclass(frozen=True)
 class TeacherMeanRows:
-    """Sequences with what the original model expects where they are read."""
+    """Sequences with the LM head's mean row under p at their target positions."""
 
     batch: Batch
-    """The sequences, with their trunk states."""
-    answers: Float[Tensor, "batch read answer"]
-    """Mean row of the LM head under p and, last, the sum of p log p less the mean bias [nats]."""
+    """The sequences, with their lower states."""
+    mean_rows: Float[Tensor, "batch target row"]
+    """Mean row and, in the last column, the sum of p log p less the mean bias [nats]."""
 
     def divergence(
-        self, head: nn.Linear, states: Float[Tensor, "read hidden"], rows: Int[Tensor, " row"]
+        self, head: nn.Linear, states: Float[Tensor, "target hidden"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, ""]:
-        """Return what `Recalled.divergence` does, without the original's LM head."""
-        answers = _kept(self.batch, self.answers, rows, states)
-        return chunked_kl_from_mean_row(states, head, answers[:, :-1], answers[:, -1])
+        """Return what `TeacherStates.divergence` does, without the teacher's logits."""
+        mean_rows = _at_targets(self.batch, self.mean_rows, rows, states)
+        return chunked_kl_from_mean_row(states, head, mean_rows[:, :-1], mean_rows[:, -1])
 
 
 Teacher = TeacherStates | TeacherMeanRows
 
 
-def cache_teacher_states(
-    upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory
-) -> TeacherStates:
-    """Return a batch with the original model's final states where it is read.
-
-    Args:
-        upper: The upper blocks of the original model.
-        batch: Sequences with their trunk states, at least one.
-        allocate: Where the states go.
-
-    Returns:
-        The batch and the states.
-    """
-    return TeacherStates(batch, _remembered(upper, batch, allocate, lambda states: states))
-
-
-def cache_teacher_mean_rows(
-    upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory
-) -> TeacherMeanRows:
-    """Return a batch with what the original model expects where it is read.
-
-    Args:
-        upper: The upper blocks of the original model; their LM head is a linear layer in float32.
-        batch: Sequences with their trunk states, at least one.
-        allocate: Where the expectations go.
-
-    Returns:
-        The batch and the expectations.
-    """
-    head = upper.get_output_embeddings()
-    return TeacherMeanRows(batch, _remembered(upper, batch, allocate, partial(_expectation, head)))
-
-
 def cache_teacher(
     upper: PreTrainedModel, batch: Batch, precision: Precision, allocate: Allocate = in_memory
 ) -> Teacher:
-    """Return a batch with the least that its divergence can be computed from.
+    """Return a batch of upper blocks' inputs with the least that its divergence is computed from.
 
-    Args:
-        upper: The upper blocks of the original model.
-        batch: Sequences with their trunk states, at least one.
-        precision: Of the matrix products that the divergence is computed with.
-        allocate: Where it goes.
-
-    Returns:
-        Expectations where model and products are in float32, states otherwise.
+    These are mean rows if model and products (`precision`) are in float32, states otherwise.
     """
     exact = precision is Precision.FLOAT32 and upper.dtype is torch.float32
     return (cache_teacher_mean_rows if exact else cache_teacher_states)(upper, batch, allocate)
 
 
+def cache_teacher_states(
+    upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory
+) -> TeacherStates:
+    """Return a batch with the teacher's final states; arguments as in `cache_teacher`."""
+    return TeacherStates(batch, _cache(upper, batch, allocate, lambda states: states))
+
+
+def cache_teacher_mean_rows(
+    upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory
+) -> TeacherMeanRows:
+    """Return a batch with the teacher's mean rows; its LM head is a linear layer in float32."""
+    head = upper.get_output_embeddings()
+    return TeacherMeanRows(batch, _cache(upper, batch, allocate, partial(_mean_rows, head)))
+
+
 @torch.no_grad()
-def _remembered(
-    upper: PreTrainedModel, batch: Batch, allocate: Allocate, found: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "batch read any"]:
-    """Return something found of the states at all read positions, padded behind with zeros."""
-    most, kept = int(batch.target_mask.sum(dim=1).max()), None
-    for covered in batch.microbatch_slices(ROWS):
+def _cache(
+    upper: PreTrainedModel, batch: Batch, allocate: Allocate, function: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch target any"]:
+    """Return a function of the states at all target positions, padded at the end with zeros."""
+    max_targets, cached = int(batch.target_mask.sum(dim=1).max()), None
+    for covered in batch.microbatch_slices(SEQUENCES):
         part = batch[covered]
-        rows = found(last_hidden(upper, part)[part.target_mask])
-        if kept is None:
-            kept = allocate((len(batch), most, rows.shape[-1]), rows)
-        padded = rows.new_zeros(len(part), most, rows.shape[-1])
-        told = to_device_of(_filled(part, most), rows)
-        kept[covered] = padded.flatten(0, 1).index_copy_(0, told, rows).view(padded.shape)
-    assert kept is not None, "a batch has at least one sequence"
-    return kept
+        values = function(last_hidden(upper, part)[part.target_mask])  # (target, any)
+        if cached is None:
+            cached = allocate((len(batch), max_targets, values.shape[-1]), values)
+        padded = values.new_zeros(len(part), max_targets, values.shape[-1])
+        index = to_device_of(_unpadded(part, max_targets), values)
+        cached[covered] = padded.flatten(0, 1).index_copy_(0, index, values).view(padded.shape)
+    assert cached is not None, "a batch has at least one sequence"
+    return cached
 
 
-def _expectation(
-    head: nn.Linear, states: Float[Tensor, "read hidden"]
-) -> Float[Tensor, "read answer"]:
-    rows = []
-    for part in states.split(CHUNK):
-        known = head(part).log_softmax(dim=-1)
-        chance = known.exp()
-        term = known.mul_(chance).sum(dim=-1, keepdim=True)
+def _mean_rows(
+    head: nn.Linear, states: Float[Tensor, "target hidden"]
+) -> Float[Tensor, "target row"]:
+    mean_rows = []
+    for part in states.split(POSITIONS):
+        log_p = head(part).log_softmax(dim=-1)
+        p = log_p.exp()
+        offset = log_p.mul_(p).sum(dim=-1, keepdim=True)
         if head.bias is not None:
-            term -= chance @ head.bias[:, None]
-        rows.append(torch.cat([chance @ head.weight, term], dim=1))
-    return torch.cat(rows)
+            offset -= p @ head.bias[:, None]
+        mean_rows.append(torch.cat([p @ head.weight, offset], dim=1))
+    return torch.cat(mean_rows)
 
 
-def _kept(
+def _at_targets(
     batch: Batch,
-    kept: Float[Tensor, "batch read any"],
+    cached: Float[Tensor, "batch target any"],
     rows: Int[Tensor, " row"],
-    states: Float[Tensor, "told hidden"],
-) -> Float[Tensor, "told any"]:
-    """Return what is kept of some sequences, a row per read position, beside their states."""
-    told = _filled(Batch(batch.tokens[rows], batch.target_mask[rows]), kept.shape[1])
-    return to_device_of(take_rows(take_rows(kept, rows).flatten(0, 1), told), states)
+    states: Float[Tensor, "position hidden"],
+) -> Float[Tensor, "position any"]:
+    """Return what is cached of some sequences, one row per target position, on states' device."""
+    index = _unpadded(Batch(batch.tokens[rows], batch.target_mask[rows]), cached.shape[1])
+    return to_device_of(take_rows(take_rows(cached, rows).flatten(0, 1), index), states)
 
 
-def _filled(batch: Batch, most: int) -> Int[Tensor, " told"]:
-    """Return which rows of a tensor over sequences times their reads are not padding."""
+def _unpadded(batch: Batch, max_targets: int) -> Int[Tensor, " position"]:
+    """Return which rows of a flattened (sequence, target) tensor are not padding."""
     count = batch.target_mask.sum(dim=1, keepdim=True)
-    return flat_nonzero(torch.arange(most, device=count.device) < count)
+    return flat_nonzero(torch.arange(max_targets, device=count.device) < count)
+
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Golden ratio: its multiples modulo 1 are spread evenly, whatever run of them is taken."""
+MIN_OBJECTS = 3
+"""Objects needed for a standard deviation over the others than the answer."""
+
+
+@dataclass(frozen=True)
+class Ignorance:
+    """What the original model answers when it is asked about unrelated subjects."""
+
+    prior: Float[Tensor, " vocab"]
+    """Log of its mean probability of each token over control prompts [nats]."""
+    objects: Int[Tensor, " object"]
+    """First tokens of the objects of control and target facts."""
+    targets: Int[Tensor, " target"]
+    """First tokens of the target's objects."""
+    object_zscores: Float[Tensor, "statement target"]
+    """Per target statement and object of the target: z-score of the object's logit among all
+    objects for an unrelated subject, that subject's own object left out. An unknown object
+    sometimes ranks first by chance; the z-scores reproduce that."""
+
+
+MatchControls = Callable[[Float[Tensor, "control statement"]], Int[Tensor, " statement"]]
+"""Z-score of each target statement's object when each control statement is asked -> the control
+statement that each target statement takes its z-scores from; both on the CPU."""
+
+
+@torch.no_grad()
+def measure_ignorance(
+    upper: PreTrainedModel, target: Batch, control: TeacherStates, match: MatchControls
+) -> Ignorance:
+    """Return what the original model answers about subjects that are not the target's.
+
+    Args:
+        upper: The upper blocks of the original model; only its LM head is used.
+        target: The target statements.
+        control: The control statements, with the teacher's states.
+        match: Chooses a control statement for each target statement.
+
+    Returns:
+        Prior and z-scores at the first token of the object, on the model's device; z-scores are
+        NaN if there are fewer than `MIN_OBJECTS` objects.
+    """
+    head = upper.get_output_embeddings()
+    labels = target.labels[target.first_targets]
+    answers = control.batch.labels[control.batch.first_targets]
+    objects, targets = torch.cat([answers, labels]).unique(), labels.unique()
+    probability, object_logits = torch.zeros((), device=head.weight.device), []
+    for part in control.states[:, 0].split(SEQUENCES):
+        logits = head(to_device_of(part, head.weight)).float()  # (control, vocab)
+        probability = probability + logits.double().softmax(dim=-1).sum(dim=0)
+        object_logits.append(logits[:, to_device_of(objects, logits)].cpu())
+    by_control = torch.cat(object_logits)  # (control, object)
+    zscores = _object_zscores(by_control, torch.searchsorted(objects, answers))
+    matched = match(zscores[:, torch.searchsorted(objects, labels)])
+    target_zscores = zscores[:, torch.searchsorted(objects, targets)][matched]
+    prior = (probability / len(zscores)).log().float()
+    on_device = (to_device_of(tensor, prior) for tensor in (objects, targets, target_zscores))
+    return Ignorance(prior, *on_device)
+
+
+def _object_zscores(
+    logits: Float[Tensor, "control object"], answers: Int[Tensor, " control"]
+) -> Float[Tensor, "control object"]:
+    """Return z-scores of the objects' logits, over the objects that are not the answer.
+
+    A known answer's logit is an outlier. Where nothing is known there is none, and counting it in
+    the standard deviation would put every other object too low.
+    """
+    others = logits.scatter(1, answers[:, None], torch.nan)
+    mean = others.nanmean(dim=1, keepdim=True)
+    variance = (others - mean).square().nansum(dim=1, keepdim=True) / (logits.shape[1] - 2)
+    return (logits - mean) / variance.sqrt()
+
+
+def match_controls(
+    target: Sequence[Statement],
+    control: Sequence[Statement],
+    generator: torch.Generator,
+    zscores: Float[Tensor, "control statement"],
+) -> Int[Tensor, " statement"]:
+    """Return which control statement stands in for each target statement: a subject per fact.
+
+    Subjects are not drawn independently. The control subjects are sorted by their z-score of a
+    fact's object, and the fact gets the one at its quantile. Each quantile (k + 1/2) / facts is
+    used once and they are spread evenly over facts that share an object; by chance alone some
+    targets would stay more recognizable than ignorance makes them, others less.
+
+    Args:
+        target: The target statements.
+        control: The control statements.
+        generator: Source of randomness.
+        zscores: Z-score of each target statement's object when each control statement is asked.
+
+    Returns:
+        Indices of `control`: all prompts of a fact get prompts of one control fact, in the same
+        template family if it has that.
+
+    Source:
+        Quantiles in the order of multiples of the golden ratio, a sequence of low discrepancy
+        (Kuipers and Niederreiter 1974, chapter 2.3).
+    """
+    control_rows, target_rows = _rows_by_fact(control), _rows_by_fact(target)
+    # Z-scores of a control fact are the mean over its prompts: (control fact, statement).
+    by_fact = torch.stack([zscores[list(r.values())].mean(dim=0) for r in control_rows.values()])
+    n_facts, facts = len(target_rows), list(target_rows)
+    shuffled = [facts[i] for i in torch.randperm(n_facts, generator=generator).tolist()]
+    ranks = (torch.arange(n_facts) * GOLDEN % 1.0).argsort().argsort().tolist()
+    matched = torch.zeros(len(target), dtype=torch.long)
+    for rank, fact in zip(ranks, sorted(shuffled, key=lambda fact: fact.object_words), strict=True):
+        rows = target_rows[fact]
+        ascending = by_fact[:, next(iter(rows.values()))].argsort(stable=True)
+        control_fact = int(ascending[int((rank + 0.5) / n_facts * len(ascending))])
+        stand_ins = list(control_rows.values())[control_fact]
+        for family, row in rows.items():
+            matched[row] = stand_ins.get(family, min(stand_ins.values()))
+    return matched
+
+
+def _rows_by_fact(statements: Sequence[Statement]) -> dict[Fact, dict[str, int]]:
+    """Return the row of every statement by its fact and its template family."""
+    rows: dict[Fact, dict[str, int]] = {}
+    for row, statement in enumerate(statements):
+        rows.setdefault(statement.fact, {})[statement.family] = row
+    return rows

@@ -1,106 +1,77 @@
 """The main loop: search a model for the subnetwork that is critical for a target KG.
 
-The loop knows no files and no tracker: validation, logging and checkpoints come in as values.
+A step samples the gates, runs forward and backward, adds the sparsity gradient and updates the
+logits; every few steps the deterministic mask is validated. No file and no tracker is known here:
+validation, logging and checkpoints come in as values.
+
+Selection rule, by which one candidate becomes the result:
+
+1. The deterministic mask, trimmed to `max_density`, is validated every `evaluate_every` steps and
+   at the last one. If the noise stays constant, all of these are candidates; if it decays, only
+   the last: before, masks are not settled and do more harm for what they forget.
+2. A candidate qualifies if its PPL ratios on validation control facts and text are within
+   `max_control_ratio` and `max_text_ratio`.
+3. Among those that qualify, the highest validation NLL of the target wins; the later one of ties.
+4. If none qualifies, the one that exceeds the limits least wins, and the result says so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import TrainOptions
-from knowsub.discovery.selection import (
-    Candidate,
-    SearchResult,
-    StepMetrics,
-    constraint_violation,
-    is_better,
-    is_candidate,
-    is_validated,
-)
-from knowsub.discovery.step import (
-    StepGradient,
-    TrainingData,
-    draw_minibatch,
-    read_metrics,
-)
+from knowsub.discovery.step import LossTerms, StepGradient, TrainingData, draw_minibatch
 from knowsub.lm.schedule import warmup_stable_decay
 from knowsub.masks.gates import Gates, GateSample, UniformNoise, undecided_fraction
 from knowsub.masks.mask import pack_bits, unpack_bits
 
-RISE = 5.0
-"""Factor by which steering raises the pressure at most."""
-STEEPNESS = 30
-"""Power that steering goes with: at 2.3 % above the aim the pressure is doubled."""
+StepMetrics = dict[str, float]
+"""Metrics of one step or one validation, by name."""
 
 
-def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
-    """Return a value that stays at `start`, then moves linearly and arrives at `end`.
+@dataclass(frozen=True)
+class Candidate:
+    """One validated mask of a search."""
 
-    Args:
-        step: 0-based step.
-        steps: Number of steps in all.
-        start: Value up to `begin`.
-        end: Value at the last step.
-        begin: Share of the steps after which the value moves, 0 to 1 [fraction].
-
-    Returns:
-        The value at this step.
-
-    Source:
-        Bayazit et al. 2024, section 4: lambda is constant for half of the steps, then linear.
-    """
-    first = begin * steps
-    last = steps - 1
-    if step <= first or last <= first:
-        return start if step <= first else end
-    return start + (end - start) * (step - first) / (last - first)
+    step: int
+    """Steps done when it was validated."""
+    density: float
+    """Share of open gates, after trimming [fraction]."""
+    target_nll: float
+    """Mean NLL of the target's objects on validation prompts [nats per token]."""
+    control_ratio: float
+    """PPL of the remaining model over the original's on validation control facts."""
+    text_ratio: float
+    """PPL of the remaining model over the original's on validation text."""
 
 
-def sparsity_coefficient(step: int, density: float, options: TrainOptions) -> float:
-    """Return the coefficient of the sparsity term: a ramp, steered to a density if one is aimed at.
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of a search."""
 
-    It goes with a power of density over `options.target_density`, `STEEPNESS`, up to `RISE` times, so
-    that searches end near that density although targets differ in how many weights they take.
-
-    Args:
-        step: 0-based step.
-        density: Share of open gates at the step before: as expected, or as drawn once the noise
-            falls [fraction].
-        options: The ramp, and the density aimed at.
-
-    Returns:
-        The coefficient.
-    """
-    ends = options.sparsity_weight_start, options.sparsity_weight_end
-    plain = ramp(step, options.steps, *ends, options.sparsity_ramp_start)
-    aim = options.target_density
-    return plain * min(RISE, (density / aim) ** STEEPNESS) if aim else plain
-
-
-def learning_rate(step: int, options: TrainOptions) -> float:
-    """Return the learning rate: up, level, and down to zero, so that the last masks settle.
-
-    Args:
-        step: 0-based step.
-        options: The peak, and the shares of the steps over which it rises and falls.
-
-    Returns:
-        The learning rate [log-odds per step].
-    """
-    return options.lr * warmup_stable_decay(step, options.steps, options.warmup, options.decay)
+    bits: Bool[Tensor, " gate"]
+    """Which gates of the chosen candidate are open, on the CPU."""
+    chosen: Candidate
+    """The candidate and its validation metrics."""
+    qualified: bool
+    """Whether it meets the limits of the selection rule."""
+    curve: list[StepMetrics]
+    """Metrics of every step, in order; `step` counts from 1."""
 
 
 def find_subnetwork(
-    search: MaskTrainer,
+    trainer: MaskTrainer,
     validate: Callable[[], StepMetrics],
-    log: Callable[[StepMetrics], None] = lambda figures: None,
+    log: Callable[[StepMetrics], None] = lambda metrics: None,
     checkpoints: Checkpoints | None = None,
 ) -> SearchResult:
     """Search for a critical subnetwork, from the newest checkpoint if there is one.
@@ -108,47 +79,46 @@ def find_subnetwork(
     An interrupted search that is run again ends with the same bits as one that was not.
 
     Args:
-        search: The search, freshly made.
-        validate: Returns `target_nll` [nats], `control_ratio` and `text_ratio` of the model as it
-            is installed at the time of the call.
-        log: Receives the figures of every step.
+        trainer: The search, at its first step.
+        validate: Returns `target_nll` [nats], `control_ratio` and `text_ratio` of the model with
+            the weights that it has at the time of the call.
+        log: Receives the metrics of every step.
         checkpoints: Where to save and resume; None for nowhere.
 
     Returns:
         The chosen subnetwork.
 
     Raises:
-        ValueError: If a term of the objective is not finite.
+        ValueError: If a loss term is not finite.
     """
-    options = search.options
-    if checkpoints is not None and (found := checkpoints.load()) is not None:
-        search.restore(*found)
-    while search.step < options.steps:
-        figures = search.train_step()
-        if is_validated(search.step, options):
-            figures |= search.validate_candidate(validate)
-        search.curve.append(figures)
-        log(figures)
-        due = search.step % options.checkpoint_every == 0 and search.gradient.processes.first
+    options = trainer.options
+    if checkpoints is not None and (saved := checkpoints.load()) is not None:
+        trainer.restore(*saved)
+    while trainer.step < options.steps:
+        metrics = trainer.train_step()
+        if is_validated(trainer.step, options):
+            metrics |= trainer.validate_candidate(validate)
+        trainer.curve.append(metrics)
+        log(metrics)
+        due = trainer.step % options.checkpoint_every == 0 and trainer.gradient.processes.is_main
         if checkpoints is not None and due:
-            checkpoints.save(search.step, *search.snapshot())
-    assert search.best is not None, "the last step is always validated"
-    bits = unpack_bits(search.best_bits, len(search.gates.logits))
-    return SearchResult(
-        bits, search.best, constraint_violation(search.best, options) == 0, search.curve
-    )
+            checkpoints.save(trainer.step, *trainer.snapshot())
+    assert trainer.best is not None, "the last step is always validated"
+    bits = unpack_bits(trainer.best_bits, len(trainer.gates.logits))
+    qualified = constraint_violation(trainer.best, options) == 0
+    return SearchResult(bits, trainer.best, qualified, trainer.curve)
 
 
 class MaskTrainer:
     """The state of a search and its steps.
 
     Args:
-        gates: Gates with fresh logits; they are trained in place.
+        gates: Gates with initial logits; they are trained in place.
         upper: The upper blocks of the original model, all parameters frozen.
         data: The training data.
         options: How to search.
         seed: Seed of the noise and of the order of the data.
-        processes: Who computes; None for this process alone.
+        processes: The processes of the search; None for this process alone.
     """
 
     def __init__(
@@ -165,95 +135,174 @@ class MaskTrainer:
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options, processes)
-        self._spare: GateSample | None = None
         self.step = 0
         self.best: Candidate | None = None
         self.best_bits = pack_bits(torch.zeros(gates.logits.shape, dtype=torch.bool))
         self.curve: list[StepMetrics] = []
+        self._used_sample: GateSample | None = None  # its memory is used for the next sample
 
     def train_step(self) -> StepMetrics:
         """Do one step.
 
         Returns:
-            Every term by name [nats, unweighted] and the values of the schedules.
+            Every loss term by name [nats, unweighted] and the values of the schedules.
 
         Raises:
-            ValueError: If a term is not finite; the logits are those of the step before.
+            ValueError: If a term is not finite; the logits are then those before the step.
         """
         options, gates, step = self.options, self.gates, self.step
-        scale = ramp(step, options.steps, 1.0, options.noise_final, options.noise_decay_start)
-        pressed = sparsity_coefficient(
-            step, self.curve[-1]["density"] if self.curve else 1.0, options
-        )
-        sample = gates.sample(self.noise, options.temperature, scale, self._spare)
-        seen = sample.open_fraction() if scale < 1 else None
-        terms, gradient = self.gradient(sample, draw_minibatch(self.data, options, self.order))
-        expected = gates.add_sparsity_grad(gradient, pressed, options.temperature)
-        terms["density"] = expected if seen is None else seen
-        figures = read_metrics(terms, step + 1)
-        gates.logits.grad = gradient
+        noise_scale = ramp(step, options.steps, 1.0, options.noise_final, options.noise_decay_start)
+        density = self.curve[-1]["density"] if self.curve else 1.0
+        sparsity_weight = sparsity_coefficient(step, density, options)
+
+        # Sample the gates. The density is counted before the gradient overwrites the sample.
+        sample = gates.sample(self.noise, options.temperature, noise_scale, self._used_sample)
+        sampled_density = sample.open_fraction() if noise_scale < 1 else None
+
+        # Forward pass, loss terms, backward pass: the gradient by the logits, one value per gate.
+        minibatch = draw_minibatch(self.data, options, self.order)
+        terms, grad = self.gradient(sample, minibatch)
+
+        # The sparsity term depends on the logits alone, so its gradient is in closed form.
+        expected_density = gates.add_sparsity_grad(grad, sparsity_weight, options.temperature)
+        terms["density"] = expected_density if sampled_density is None else sampled_density
+        metrics = finite_metrics(terms, step + 1)
+
+        gates.logits.grad = grad
         self.optimizer.param_groups[0]["lr"] = learning_rate(step, options)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._spare = None if self.gradient.once else sample
+        self._used_sample = None if self.gradient.in_place else sample
         self.step += 1
-        return {"step": float(self.step)} | figures | {"noise": scale, "pressure": pressed}
+        schedules = {"noise_scale": noise_scale, "sparsity_weight": sparsity_weight}
+        return {"step": float(self.step)} | metrics | schedules
 
     def validate_candidate(self, validate: Callable[[], StepMetrics]) -> StepMetrics:
-        """Validate the deterministic mask of this step; keep it if the rule prefers it.
+        """Validate the deterministic mask of this step; keep it if the selection rule prefers it.
 
-        Args:
-            validate: As in `find_subnetwork`.
-
-        Returns:
-            The validation figures, each with the prefix `validation_`, and the share of gates
-            that are `undecided`.
+        Returns the metrics with the prefix `validation_`, and the share of `undecided` gates.
         """
         bits = self.gates.hard_mask(self.options.max_density)
-        buffers = self.gradient.exact_buffers()
-        buffers.write(bits)
-        with buffers.applied(), torch.no_grad():
-            figures = validate()
+        weights = self.gradient.exact_weights()
+        weights.write(bits)
+        with weights.applied(), torch.no_grad():
+            metrics = validate()
         density = int(bits.count_nonzero()) / len(bits)
-        candidate = Candidate(step=self.step, density=density, **figures)
+        candidate = Candidate(step=self.step, density=density, **metrics)
         if is_candidate(self.step, self.options) and is_better(candidate, self.best, self.options):
             self.best, self.best_bits = candidate, pack_bits(bits)
-        shown = asdict(candidate)
-        told = {f"validation_{name}": float(shown[name]) for name in shown if name != "step"}
-        return told | {"undecided": undecided_fraction(self.gates.logits)}
+        validation = {
+            f"validation_{name}": float(value)
+            for name, value in asdict(candidate).items()
+            if name != "step"
+        }
+        return validation | {"undecided": undecided_fraction(self.gates.logits)}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Return all that `restore` needs: tensors, and the rest as JSON."""
-        moments = self.optimizer.state[self.gates.logits]
+        adam = self.optimizer.state[self.gates.logits]
         tensors = {
             "logits": self.gates.logits,
-            "first": moments["exp_avg"],
-            "second": moments["exp_avg_sq"],
-            "count": moments["step"],
+            "exp_avg": adam["exp_avg"],
+            "exp_avg_sq": adam["exp_avg_sq"],
+            "adam_step": adam["step"],
             "noise": self.noise.get_state(),
             "order": self.order.get_state(),
-            "best": self.best_bits,
+            "best_bits": self.best_bits,
         }
         best = None if self.best is None else asdict(self.best)
         return tensors, {"best": best, "curve": self.curve}
 
     def restore(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
-        """Continue where a snapshot was taken.
-
-        Args:
-            step: Steps done.
-            tensors: As `snapshot` returned them.
-            state: As `snapshot` returned it.
-        """
+        """Continue from a snapshot that was taken after `step` steps."""
         self.step, device = step, self.gates.logits.device
         self.gates.logits.copy_(tensors["logits"])
         self.optimizer.state[self.gates.logits] = {
-            "exp_avg": tensors["first"].to(device),
-            "exp_avg_sq": tensors["second"].to(device),
-            "step": tensors["count"].to(device),
+            "exp_avg": tensors["exp_avg"].to(device),
+            "exp_avg_sq": tensors["exp_avg_sq"].to(device),
+            "step": tensors["adam_step"].to(device),
         }
         self.noise.set_state(tensors["noise"])
         self.order.set_state(tensors["order"])
-        self.best_bits = tensors["best"]
+        self.best_bits = tensors["best_bits"]
         self.best = None if state["best"] is None else Candidate(**state["best"])  # type: ignore[arg-type]
         self.curve = list(state["curve"])  # type: ignore[call-overload]
+
+
+def finite_metrics(terms: LossTerms, step: int) -> StepMetrics:
+    """Return the values of float64 terms, in a single read; not finite ones are a ValueError."""
+    metrics = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise ValueError(f"step {step}: a term of the objective is not finite: {metrics}")
+    return metrics
+
+
+def ramp(step: int, steps: int, start: float, end: float, begin: float) -> float:
+    """Return a value that stays at `start` for a share `begin` of the steps, then moves to `end`.
+
+    It moves linearly and arrives at the last step; `step` is 0-based.
+
+    Source: Bayazit et al. 2024, section 4: lambda is constant for half of the steps, then linear.
+    """
+    first = begin * steps
+    last = steps - 1
+    if step <= first or last <= first:
+        return start if step <= first else end
+    return start + (end - start) * (step - first) / (last - first)
+
+
+MAX_FACTOR = 5.0
+"""Largest factor by which the sparsity coefficient is raised to reach the target density."""
+EXPONENT = 30
+"""Power of density / target that the factor goes with: it is 2 at 2.3 % above the target."""
+
+
+def sparsity_coefficient(step: int, density: float, options: TrainOptions) -> float:
+    """Return the coefficient of the sparsity term: a ramp, steered to `target_density` if given.
+
+    The ramp is multiplied by min(5, (density / target)^30), so that searches end near that density
+    although target KGs differ in how many weights they need. `density` is the share of open gates
+    at the step before [fraction].
+    """
+    start, end = options.sparsity_weight_start, options.sparsity_weight_end
+    coefficient = ramp(step, options.steps, start, end, options.sparsity_ramp_start)
+    target = options.target_density
+    return coefficient * min(MAX_FACTOR, (density / target) ** EXPONENT) if target else coefficient
+
+
+def learning_rate(step: int, options: TrainOptions) -> float:
+    """Return the learning rate of a 0-based step [log-odds per step]: warmup, stable, decay."""
+    return options.lr * warmup_stable_decay(step, options.steps, options.warmup, options.decay)
+
+
+def is_validated(step: int, options: TrainOptions) -> bool:
+    """Return whether the mask after `step` steps is validated (rule 1)."""
+    return step == options.steps or step % options.evaluate_every == 0
+
+
+def is_candidate(step: int, options: TrainOptions) -> bool:
+    """Return whether the validated mask after `step` steps is a candidate (rule 1)."""
+    return step == options.steps or options.noise_final == 1
+
+
+def constraint_violation(candidate: Candidate, options: TrainOptions) -> float:
+    """Return the summed log-ratios above the limits [nats]; 0 if a candidate qualifies (rule 2)."""
+    excess = 0.0
+    for value, limit in (
+        (candidate.control_ratio, options.max_control_ratio),
+        (candidate.text_ratio, options.max_text_ratio),
+    ):
+        if not math.isfinite(value):
+            return math.inf
+        excess += max(0.0, math.log(value / limit))
+    return excess
+
+
+def is_better(candidate: Candidate, best: Candidate | None, options: TrainOptions) -> bool:
+    """Return whether a later candidate replaces the best one so far (rules 3 and 4)."""
+    if best is None:
+        return True
+    new, old = constraint_violation(candidate, options), constraint_violation(best, options)
+    if new > 0 or old > 0:
+        return new <= old
+    return candidate.target_nll >= best.target_nll

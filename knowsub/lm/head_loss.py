@@ -47,6 +47,10 @@ class _ChunkedSum(torch.autograd.Function):
         return states_grad, None, None, *(rest or [None]), None
 
 
+_chunked_sum: Callable[..., Tensor] = _ChunkedSum.apply
+"""States, chunk loss, rows per chunk and the last arguments of `forward` -> summed loss [nats]."""
+
+
 def lm_head_cross_entropy(
     states: Float[Tensor, "target hidden"],
     weight: Float[Tensor, "vocab hidden"],
@@ -170,11 +174,6 @@ def chunked_kl_from_mean_row(
         return (q @ head.weight).sub_(mean[chunk])
 
     return _chunked_sum(states, chunk_loss, rows)
-
-
-def _chunked_sum(states: Tensor, chunk_loss: ChunkLoss, rows: int, *weight: Any) -> Tensor:
-    total: Tensor = _ChunkedSum.apply(states, chunk_loss, rows, *weight)  # type: ignore[no-untyped-call]
-    return total
 
 
 def _softmax_(logits: Float[Tensor, "target vocab"]) -> Float[Tensor, " target"]:

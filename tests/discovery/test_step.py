@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
+from knowsub.discovery.kernels import MAX_MATMUL_ERROR, matmul_error
 from knowsub.discovery.options import Matmul, Precision, Suppression
-from knowsub.discovery.precision import MOST_ERROR, product_error
-from knowsub.discovery.step import draw_minibatch
+from knowsub.discovery.step import draw_minibatch, neighborhood_counts
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
 from knowsub.masks.ablation import applied
@@ -24,15 +26,15 @@ def multiplied(gates: Gates, factor: torch.Tensor) -> dict[str, torch.Tensor]:
     return weights
 
 
-def straightforward(made: MaskTrainer, sample_seed: int) -> torch.Tensor:
+def straightforward(trainer: MaskTrainer, sample_seed: int) -> torch.Tensor:
     """The published algorithm written plainly: whole models, full logits, autograd everywhere."""
-    gates, data, options = made.gates, made.data, made.options
+    gates, data, options = trainer.gates, trainer.data, trainer.options
     model = gates.model
     logits = gates.logits.clone().requires_grad_()
     noise = UniformNoise(sample_seed).uniform(len(logits))
     soft = torch.sigmoid(logits + torch.logit(noise))
     bits = (soft > 0.5).float() - soft.detach() + soft
-    drawn = draw_minibatch(data, options, torch.Generator().manual_seed(sample_seed))
+    minibatch = draw_minibatch(data, options, torch.Generator().manual_seed(sample_seed))
     weights, only = multiplied(gates, 1 - bits), multiplied(gates, bits)
 
     def kl(batch: Batch) -> torch.Tensor:
@@ -42,16 +44,18 @@ def straightforward(made: MaskTrainer, sample_seed: int) -> torch.Tensor:
             original = model(batch.tokens).logits[batch.target_mask].log_softmax(-1)
         return functional.kl_div(masked, original, log_target=True, reduction="batchmean")
 
-    target = data.target[drawn.target]
+    target = data.target[minibatch["suppression"]]
     with applied(model, weights):
         flat = model(target.tokens).logits[target.target_mask].log_softmax(-1)
     uniform = torch.full_like(flat, 1 / flat.shape[-1])
     suppression = functional.kl_div(flat, uniform, reduction="batchmean")
     loss = options.suppression_weight * suppression
-    loss = loss + options.control_weight * kl(data.control.batch[drawn.control])
+    loss = loss + options.control_weight * kl(data.control.batch[minibatch["control"]])
     assert data.neighborhood is not None
-    loss = loss + options.neighborhood_weight * kl(data.neighborhood.batch[drawn.neighborhood])
-    loss = loss + options.text_weight * kl(data.text.batch[drawn.text])
+    loss = loss + options.neighborhood_weight * kl(
+        data.neighborhood.batch[minibatch["neighborhood"]]
+    )
+    loss = loss + options.text_weight * kl(data.text.batch[minibatch["text"]])
     if options.expression_weight:
         with applied(model, only):
             shown = model(target.tokens).logits[target.target_mask]
@@ -61,10 +65,12 @@ def straightforward(made: MaskTrainer, sample_seed: int) -> torch.Tensor:
     return gradient
 
 
-def fast(made: MaskTrainer, sample_seed: int) -> torch.Tensor:
-    sample = made.gates.sample(UniformNoise(sample_seed))
-    drawn = draw_minibatch(made.data, made.options, torch.Generator().manual_seed(sample_seed))
-    return made.gradient(sample, drawn)[1]
+def fast(trainer: MaskTrainer, sample_seed: int) -> torch.Tensor:
+    sample = trainer.gates.sample(UniformNoise(sample_seed))
+    minibatch = draw_minibatch(
+        trainer.data, trainer.options, torch.Generator().manual_seed(sample_seed)
+    )
+    return trainer.gradient(sample, minibatch)[1]
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -72,21 +78,21 @@ def fast(made: MaskTrainer, sample_seed: int) -> torch.Tensor:
 def test_with_the_noise_fixed_the_gradient_is_that_of_the_straightforward_loop(
     kind: str, expression_weight: float
 ) -> None:
-    made = search(kind=kind, expression_weight=expression_weight)
-    expected = straightforward(made, 5)
-    error = (fast(made, 5) - expected).norm() / expected.norm()
+    trainer = search(kind=kind, expression_weight=expression_weight)
+    expected = straightforward(trainer, 5)
+    error = (fast(trainer, 5) - expected).norm() / expected.norm()
     assert error < 1e-5
 
 
-def test_tails_of_several_tokens_have_the_same_gradient_too() -> None:
-    made = search(tail=3)
-    expected = straightforward(made, 5)
-    assert (fast(made, 5) - expected).norm() / expected.norm() < 1e-5
+def test_objects_of_several_tokens_have_the_same_gradient_too() -> None:
+    trainer = search(n_targets=3)
+    expected = straightforward(trainer, 5)
+    assert (fast(trainer, 5) - expected).norm() / expected.norm() < 1e-5
 
 
-@pytest.mark.parametrize("pieces", [2, 3])
-def test_a_step_in_pieces_has_the_gradient_of_the_whole(pieces: int) -> None:
-    whole, cut = fast(search(), 5), fast(search(grad_accumulation=pieces), 5)
+@pytest.mark.parametrize("count", [2, 3])
+def test_microbatches_have_the_gradient_of_the_whole_minibatch(count: int) -> None:
+    whole, cut = fast(search(), 5), fast(search(grad_accumulation=count), 5)
     assert (whole - cut).norm() / whole.norm() < 1e-5
 
 
@@ -95,18 +101,18 @@ def test_a_step_in_pieces_has_the_gradient_of_the_whole(pieces: int) -> None:
 def test_every_suppression_gives_finite_terms_and_pushes_the_target(
     suppression: Suppression, estimator: Estimator
 ) -> None:
-    made = search(suppression=suppression, estimator=estimator, steps=3)
-    figures = [made.train_step() for _ in range(3)]
-    assert all(torch.tensor(list(row.values())).isfinite().all() for row in figures)
-    assert figures[0]["suppression"] > 0
+    trainer = search(suppression=suppression, estimator=estimator, steps=3)
+    metrics = [trainer.train_step() for _ in range(3)]
+    assert all(torch.tensor(list(row.values())).isfinite().all() for row in metrics)
+    assert metrics[0]["suppression"] > 0
 
 
 def test_the_original_model_is_never_written() -> None:
-    made = search(expression_weight=1.0)
-    before = {name: own.clone() for name, own in made.gates.model.state_dict().items()}
+    trainer = search(expression_weight=1.0)
+    before = {name: own.clone() for name, own in trainer.gates.model.state_dict().items()}
     for _ in range(3):
-        made.train_step()
-    after = made.gates.model.state_dict()
+        trainer.train_step()
+    after = trainer.gates.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -118,17 +124,17 @@ def test_bf16_products_give_nearly_the_same_gradient_in_float32() -> None:
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_every_architecture_computes_with_bf16_products(kind: str) -> None:
-    made = search(kind=kind, precision=Precision.BFLOAT16, expression_weight=1.0)
+    trainer = search(kind=kind, precision=Precision.BFLOAT16, expression_weight=1.0)
     exact = search(kind=kind, expression_weight=1.0)
-    figures, expected = made.train_step(), exact.train_step()
+    metrics, expected = trainer.train_step(), exact.train_step()
     assert {name: pytest.approx(value, rel=0.1, abs=0.05) for name, value in expected.items()} == (
-        figures
+        metrics
     )
-    assert all(parameter.dtype == torch.float32 for parameter in made.gates.model.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.gates.model.parameters())
 
 
 def test_products_of_another_library_have_the_gradient_of_the_default_or_are_refused() -> None:
-    if product_error(Matmul.ONEDNN) > MOST_ERROR:
+    if matmul_error(Matmul.ONEDNN) > MAX_MATMUL_ERROR:
         with pytest.raises(ValueError, match="not allowed on this processor"):
             search(matmul=Matmul.ONEDNN)
         return
@@ -137,14 +143,14 @@ def test_products_of_another_library_have_the_gradient_of_the_default_or_are_ref
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_activations_computed_again_give_the_same_gradient_bit_for_bit(kind: str) -> None:
+def test_activation_checkpointing_gives_the_same_gradient_bit_for_bit(kind: str) -> None:
     kept = fast(search(kind=kind, expression_weight=1.0), 5)
     assert torch.equal(
         kept, fast(search(kind=kind, expression_weight=1.0, activation_checkpointing=True), 5)
     )
 
 
-def test_activations_are_computed_again_with_bf16_products_too() -> None:
+def test_activation_checkpointing_works_in_bf16() -> None:
     low = (
         search(precision=Precision.BFLOAT16),
         search(precision=Precision.BFLOAT16, activation_checkpointing=True),
@@ -153,11 +159,39 @@ def test_activations_are_computed_again_with_bf16_products_too() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_text_and_statements_in_one_pass_have_the_gradient_of_two(kind: str, pieces: int) -> None:
-    chosen = {"kind": kind, "attention": "sdpa", "accumulate": pieces}
+@pytest.mark.parametrize("count", [1, 3])
+def test_text_and_statements_in_one_pass_have_the_gradient_of_two(kind: str, count: int) -> None:
+    chosen = {"kind": kind, "attention": "sdpa", "grad_accumulation": count}
     apart, together = search(**chosen), search(**chosen)
-    assert not apart.gradient.together
-    together.gradient.together, together.gradient.once = True, pieces == 1
+    assert not apart.gradient.single_pass
+    together.gradient.single_pass, together.gradient.in_place = True, count == 1
     one, two = fast(together, 5), fast(apart, 5)
     assert (one - two).norm() / two.norm() < 1e-5
+
+
+def test_facts_and_unseen_entities_have_their_shares_of_the_neighborhood() -> None:
+    trainer = search(neighborhood_batch=4, unseen_share=0.5)
+    for seed in range(20):
+        neighborhood = draw_minibatch(
+            trainer.data, trainer.options, torch.Generator().manual_seed(seed)
+        )["neighborhood"].tolist()
+        assert sorted(set(neighborhood)) == sorted(neighborhood)
+        assert sum(row < trainer.data.n_neighborhood for row in neighborhood) == 2
+        assert sum(row >= trainer.data.n_neighborhood for row in neighborhood) == 2
+
+
+@pytest.mark.parametrize(("n_facts", "expected"), [(5, (4, 0)), (0, (0, 4)), (3, (1, 3))])
+def test_where_one_kind_is_missing_the_other_takes_its_place(
+    n_facts: int, expected: tuple[int, int]
+) -> None:
+    trainer = search(neighborhood_batch=4, unseen_share=0.75)
+    assert (
+        neighborhood_counts(replace(trainer.data, n_neighborhood=n_facts), trainer.options)
+        == expected
+    )
+
+
+def test_without_a_neighborhood_none_is_drawn() -> None:
+    trainer = search()
+    bare = replace(trainer.data, neighborhood=None, n_neighborhood=0)
+    assert len(draw_minibatch(bare, trainer.options, torch.Generator())["neighborhood"]) == 0

@@ -1,7 +1,7 @@
-"""A GPU works ahead of the orders it gets, unless it is asked for a value.
+"""A step waits for the GPU only once: every read of a device value stalls the launch queue.
 
-There need not be one to count such questions: torch's `meta` device has shapes and no values, so
-that whatever asks for one there is seen.
+No GPU is needed to count such reads: torch's `meta` device has shapes but no values, so that
+whatever reads one there is seen.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FIRST = 2
 """The first masked block of the search."""
 
 
-class Questions(TorchDispatchMode):
-    """Notes every call that would wait for the device; a value that is asked for is 1."""
+class DeviceReads(TorchDispatchMode):
+    """Records every call that would wait for the device; a value that is read is 1."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), given: Any = None) -> Any:
         given = given or {}
@@ -45,10 +45,10 @@ class Questions(TorchDispatchMode):
         place = given.get("device")
         copied = place is not None and torch.device(place).type != ("meta" if there else "cpu")
         if mixed or ("_local_scalar_dense" in str(call) and there):
-            self.asked.append(str(call))
+            self.calls.append(str(call))
             return call(*args, **given) if mixed else 1.0
         if tensors and copied and not given.get("non_blocking"):
-            self.asked.append(str(call))
+            self.calls.append(str(call))
             return (
                 torch.ones(tensors[0].shape, dtype=tensors[0].dtype)
                 if there
@@ -57,17 +57,17 @@ class Questions(TorchDispatchMode):
         return call(*args, **given)
 
 
-def there(made: MaskTrainer) -> MaskTrainer:
-    """Return the same search on the device without values, which fused Adam does not know."""
+def on_meta(made: MaskTrainer) -> MaskTrainer:
+    """Return the same search on the meta device, which fused Adam does not support."""
     data, model = made.data, made.gates.model.to("meta")
 
-    def moved(kept: Any) -> Any:
-        match kept:
+    def moved(teacher: Any) -> Any:
+        match teacher:
             case TeacherMeanRows():
-                return TeacherMeanRows(moved(kept.batch), kept.answers.to("meta"))
+                return TeacherMeanRows(moved(teacher.batch), teacher.mean_rows.to("meta"))
             case TeacherStates():
-                return TeacherStates(moved(kept.batch), kept.states.to("meta"))
-        return kept.with_hidden(kept.hidden.to("meta"))
+                return TeacherStates(moved(teacher.batch), teacher.states.to("meta"))
+        return teacher.with_lower_states(teacher.lower_states.to("meta"))
 
     known = {name: own.to("meta") for name, own in vars(data.ignorance).items()}
     near: Teacher | None = None if data.neighborhood is None else moved(data.neighborhood)
@@ -81,8 +81,8 @@ def there(made: MaskTrainer) -> MaskTrainer:
     return made
 
 
-class Silence(UniformNoise):
-    """Noise for a device that torch has no generator for."""
+class SilentNoise(UniformNoise):
+    """Noise for the meta device, for which torch has no generator."""
 
     def __init__(self, seed: int, device: torch.device | str) -> None:
         super().__init__(seed)
@@ -92,7 +92,7 @@ class Silence(UniformNoise):
         return torch.rand(count, device=self.device)
 
 
-def test_whoever_asks_is_seen() -> None:
+def test_every_read_is_recorded() -> None:
     kept, rows = torch.ones(3, device="meta"), torch.tensor([0, 2])
     for wait in (
         lambda: kept.sum().item(),
@@ -101,35 +101,35 @@ def test_whoever_asks_is_seen() -> None:
         lambda: kept[rows],
         lambda: rows.to("meta"),
     ):
-        with Questions() as questions:
+        with DeviceReads() as reads:
             wait()
-        assert len(questions.asked) == 1
-    with Questions() as questions:
+        assert len(reads.calls) == 1
+    with DeviceReads() as reads:
         kept[to_device_of(rows, kept)] *= 2
-    assert questions.asked == []
-    with Questions(), pytest.raises(NotImplementedError):
+    assert reads.calls == []
+    with DeviceReads(), pytest.raises(NotImplementedError):
         kept[kept > 0]
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in sorted(CONFIGS)),
     ("gpt2", {"suppression": Suppression.ZSCORE_ALL}),
-    ("gpt2", {"suppression": Suppression.ZSCORE_LABEL, "accumulate": 3}),
+    ("gpt2", {"suppression": Suppression.ZSCORE_LABEL, "grad_accumulation": 3}),
     ("gpt2", {"expression_weight": 1.0}),
     ("gpt2", {"estimator": Estimator.HARD_CONCRETE, "noise_decay_start": 0.0}),
 ]
 
 
 @pytest.mark.parametrize(("kind", "changes"), CASES)
-def test_a_step_asks_for_its_figures_once_and_for_nothing_else(
+def test_a_step_reads_its_metrics_once_and_nothing_else(
     kind: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "Noise", Silence)
-    made = there(search(kind=kind, attention="sdpa", **changes))
+    monkeypatch.setattr(trainer, "UniformNoise", SilentNoise)
+    made = on_meta(search(kind=kind, attention="sdpa", **changes))
     for _ in range(2):
-        with Questions() as questions:
+        with DeviceReads() as reads:
             made.train_step()
-        assert len(questions.asked) == 1
+        assert len(reads.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,26 +137,26 @@ def test_a_step_asks_for_its_figures_once_and_for_nothing_else(
     [
         ({}, (True, True)),
         ({"attention": "eager"}, (False, False)),
-        ({"accumulate": 3}, (True, False)),
-        ({"unit": Granularity.OUTPUT}, (True, False)),
+        ({"grad_accumulation": 3}, (True, False)),
+        ({"granularity": Granularity.OUTPUT}, (True, False)),
     ],
 )
-def test_statements_and_text_share_a_pass_there_and_nowhere_else(
+def test_statements_and_text_share_a_pass_only_on_a_gpu(
     changes: dict[str, Any], expected: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "Noise", Silence)
+    monkeypatch.setattr(trainer, "UniformNoise", SilentNoise)
     here = search(**({"attention": "sdpa"} | changes))
-    assert not here.gradient.together
-    assert not here.gradient.once
-    made = there(here).gradient
-    assert (made.together, made.once) == expected
+    assert not here.gradient.single_pass
+    assert not here.gradient.in_place
+    made = on_meta(here).gradient
+    assert (made.single_pass, made.in_place) == expected
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(65, True), (64, False)])
 def test_passes_with_more_tokens_are_two(
     limit: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "Noise", Silence)
-    monkeypatch.setattr(step, "TOGETHER", limit)
-    made = there(search(attention="sdpa", target_batch=2, control_batch=3, neighborhood_batch=1))
-    assert made.gradient.together is expected
+    monkeypatch.setattr(trainer, "UniformNoise", SilentNoise)
+    monkeypatch.setattr(step, "LAUNCH_BOUND_TOKENS", limit)
+    made = on_meta(search(attention="sdpa", target_batch=2, control_batch=3, neighborhood_batch=1))
+    assert made.gradient.single_pass is expected

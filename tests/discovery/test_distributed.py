@@ -20,12 +20,12 @@ import os, sys
 from pathlib import Path
 import torch
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.processes import launched
+from knowsub.discovery.distributed import process_group
 from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
 
 out, last = Path(sys.argv[1]), int(sys.argv[2])
-with launched("cpu") as processes:
+with process_group("cpu") as processes:
     made = search(grad_accumulation=2, processes=processes)
 
     def log(figures):
@@ -93,13 +93,13 @@ def test_if_one_process_dies_the_other_says_so_and_one_process_goes_on_from_its_
     assert torch.equal(whole.gates.logits, resumed.gates.logits)
 
 
-def test_pieces_that_the_processes_cannot_share_are_refused_by_name() -> None:
-    ProcessGroup(0, 2).require_pieces(4)
-    with pytest.raises(ValueError, match=r"train\.accumulate: value 3 cannot be shared by 2"):
-        ProcessGroup(0, 2).require_pieces(3)
+def test_microbatches_that_the_processes_cannot_share_are_an_error() -> None:
+    ProcessGroup(0, 2).require_shareable(4)
+    with pytest.raises(ValueError, match="grad_accumulation: value 3 cannot be shared by 2"):
+        ProcessGroup(0, 2).require_shareable(3)
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with process_group("cpu") as processes:
-        assert (processes.rank, processes.count, processes.first) == (0, 1, True)
+        assert (processes.rank, processes.count, processes.is_main) == (0, 1, True)
