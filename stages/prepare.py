@@ -1,6 +1,7 @@
-"""Facts and text: what is taught, what is to be removed, and what must stay.
+"""Facts and text: what is learned, what is to be removed, and what must stay.
 
-Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source
+Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source_folder; data/raw/text, or the
+    texts that prepare.text and prepare.other_text name
 Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, unseen.txt, counts.json,
     text/{train,validation,test,other}.txt
 """
@@ -16,7 +17,7 @@ OUT = Path("data/prepare")
 
 
 def main() -> str:
-    """Write the facts of every target KG, and the text, each in its parts."""
+    """Write the facts of every target, and the text, each in its splits."""
     params = load_params()
     from knowsub.kg.sources import collect_facts, write_fact_splits
     from knowsub.text.corpus import read_splits, read_text
@@ -24,24 +25,26 @@ def main() -> str:
 
     options = params.prepare
     with stage_run("prepare", params) as run:
-        world = collect_facts(params.targets, options)
-        splits = write_fact_splits(OUT, world, params.targets, options)
+        facts = collect_facts(params.targets, options)
+        split_counts = write_fact_splits(OUT, facts, params.targets, options)
 
-        shares = options.text_validation_share, options.text_test_share
-        text, origin = read_splits(options.text, *shares)
-        text["other"] = read_text(options.other_text)
+        texts, origin = read_splits(
+            options.text, options.text_validation_share, options.text_test_share
+        )
+        texts["other"] = read_text(options.other_text)
         (OUT / "text").mkdir(exist_ok=True)
-        for part, prose in text.items():
-            (OUT / f"text/{part}.txt").write_text(prose, encoding="utf-8", newline="\n")
+        for split, text in texts.items():
+            (OUT / f"text/{split}.txt").write_text(text, encoding="utf-8", newline="\n")
 
-        characters = {part: len(prose) for part, prose in text.items()}
-        counts = {"read": world.counts, "kg": splits, "characters": characters, "text": origin}
+        characters = {split: len(text) for split, text in texts.items()}
+        counts = {
+            "read": facts.counts, "kg": split_counts, "characters": characters, "text": origin
+        }  # fmt: skip
         (OUT / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
-        run.metrics({"facts": len(world.facts), "characters": sum(characters.values())})
+        total = sum(characters.values())
+        run.metrics({"facts": len(facts.facts), "characters": total})
         run.artifact(OUT / "counts.json")
-    return (
-        f"{len(world.facts)} facts, {len(splits)} target KGs, {sum(characters.values())} characters"
-    )
+    return f"{len(facts.facts)} facts, {len(split_counts)} target KGs, {total} characters"
 
 
 if __name__ == "__main__":

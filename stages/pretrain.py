@@ -1,4 +1,4 @@
-"""The language model: the embedded one, taught here, or a pretrained one, found and pinned.
+"""The language model: the embedded one, trained here, or a pretrained one, found and pinned.
 
 Reads: data/prepare/facts.jsonl, data/prepare/text/{train,validation}.txt, the templates
 Writes: data/pretrain/model.json, data/pretrain/curve.csv, and data/pretrain/model/ if embedded
@@ -16,17 +16,18 @@ DATA, OUT = Path("data/prepare"), Path("data/pretrain")
 
 
 def main() -> str:
-    """Teach or find the model, and write down exactly which weights it has."""
+    """Train or find the model, and write down exactly which weights it has."""
     params = load_params()
     device = torch_device(params.machine)
     from tqdm import tqdm
 
     from knowsub.embedded.model import train_embedded, training_statements
+    from knowsub.kg.facts import read_facts
     from knowsub.kg.templates import load_templates
     from knowsub.lm.load import load_model, manifest, resolve_model
     from knowsub.tracking import stage_run
 
-    options, verbalize = params.pretrain, params.verbalize
+    options, forms = params.pretrain, params.verbalize
     OUT.mkdir(parents=True, exist_ok=True)
     curve = (OUT / "curve.csv").open("w", encoding="utf-8")
     with stage_run("pretrain", params) as run, curve, tqdm(total=options.steps) as bar:
@@ -39,12 +40,12 @@ def main() -> str:
             run.metrics(losses, step=step)
 
         if options.model == "embedded":
-            told = training_statements(
-                DATA / "facts.jsonl", load_templates(Path(verbalize.templates)), verbalize
+            statements = training_statements(
+                read_facts(DATA / "facts.jsonl"), load_templates(Path(forms.templates)), forms
             )
-            model, figures = train_embedded(told, DATA / "text", OUT / "model", options, log)
-            pinned = manifest(model, "model", "") | {"figures": figures}
-            run.metrics(figures)
+            model, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
+            pinned = manifest(model, "model", "") | {"metrics": metrics}
+            run.metrics(metrics)
         else:
             source = resolve_model(options.model, options.revision)
             model, _ = load_model(source.folder, device, options.dtype)

@@ -1,4 +1,4 @@
-"""The statements of every target KG: for each fact and family the wording the model knows best.
+"""The statements of every target: for each fact and family the wording the model knows best.
 
 Reads: data/prepare/kg/<target>.jsonl, data/prepare/unseen.txt, data/pretrain/model.json,
     the templates
@@ -15,7 +15,7 @@ DATA, OUT = Path("data"), Path("data/verbalize")
 
 
 def main() -> str:
-    """Score the grid of statements under the model; facts that targets share are scored once."""
+    """Score every wording of every fact under the model; write the likeliest ones."""
     params = load_params()
     device = torch_device(params.machine)
     from knowsub.kg.facts import Split, read_kg, write_statements
@@ -25,25 +25,28 @@ def main() -> str:
     from knowsub.lm.score import ObjectScorer
     from knowsub.tracking import stage_run
 
-    heads = (DATA / "prepare/unseen.txt").read_text("utf-8").splitlines()
-    options, most = params.verbalize, params.prepare.unseen_facts
+    entities = (DATA / "prepare/unseen.txt").read_text("utf-8").splitlines()
+    options, limit = params.verbalize, params.prepare.unseen_facts
     templates, count = load_templates(Path(options.templates)), 0
     OUT.mkdir(parents=True, exist_ok=True)
     with stage_run("verbalize", params) as run:
         scorer = ObjectScorer(*open_model(DATA / "pretrain/model.json", device))
         for target in params.targets:
-            facts = read_kg(DATA / f"prepare/kg/{target}.jsonl")
-            told = verbalize(facts, templates, options, scorer)
-            goal = [fact for fact, split in facts if split is Split.TARGET]
-            believed = unseen_facts(goal, heads, templates, options, most, scorer.first_tokens)
-            write_statements(OUT / f"{target}.jsonl", told)
+            kg = read_kg(DATA / f"prepare/kg/{target}.jsonl")
+            statements = verbalize(kg, templates, options, scorer)
+            write_statements(OUT / f"{target}.jsonl", statements)
+            facts = [fact for fact, split in kg if split is Split.TARGET]
+            predict = scorer.first_tokens
+            unseen = unseen_facts(facts, entities, templates, options, limit, predict)
             write_statements(
                 OUT / f"unseen/{target}.jsonl",
-                verbalize(believed, templates, options, scorer, training_alone=True),
+                verbalize(unseen, templates, options, scorer, training_only=True),
             )
-            worst = max(one.nll or 0.0 for one in told)
-            run.metrics({f"{target}.statements": len(told), f"{target}.worst_tail_nll": worst})
-            count += len(told)
+            worst = max(statement.nll_or_inf for statement in statements)
+            run.metrics(
+                {f"{target}.statements": len(statements), f"{target}.worst_object_nll": worst}
+            )
+            count += len(statements)
     return f"{count} statements of {len(params.targets)} targets"
 
 

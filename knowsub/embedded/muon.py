@@ -1,7 +1,7 @@
-"""The Muon optimiser in the parameters' own precision.
+"""The Muon optimizer in the parameters' own precision.
 
-`torch.optim.Muon` makes its updates orthogonal in bfloat16, whose products take ten times as long
-as float32's on processors without instructions for them: most desktops and laptops.
+`torch.optim.Muon` orthogonalizes its updates in bfloat16, whose products take ten times as long as
+float32's on processors without instructions for them: most desktops and laptops.
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ class Muon(torch.optim.Muon):
     """`torch.optim.Muon`, its Newton-Schulz iteration in the precision of the parameters.
 
     State and errors are torch's; updates are scaled as its `match_rms_adamw` says.
-
-    Args:
-        params: Matrices.
-        lr: Learning rate, for updates of the size of AdamW's.
-        weight_decay: Share of a weight that a step with learning rate 1 takes off.
-        momentum: Share of the momentum that a step keeps.
-        nesterov: Whether a step looks ahead along it.
 
     Source:
         Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale: Liu et al. 2025, "Muon
@@ -51,21 +44,24 @@ class Muon(torch.optim.Muon):
     def step(self) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            for own in group["params"]:
-                if own.grad is None:
+            beta, lr = group["momentum"], group["lr"]
+            for weight in group["params"]:
+                if weight.grad is None:
                     continue
-                state, rate = self.state[own], group["momentum"]
-                momentum = state.setdefault("momentum_buffer", torch.zeros_like(own))
-                momentum.lerp_(own.grad, 1 - rate)
-                told = own.grad.lerp(momentum, rate) if group["nesterov"] else momentum
-                direction = orthogonal(
-                    told, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                momentum = self.state[weight].setdefault(
+                    "momentum_buffer", torch.zeros_like(weight)
                 )
-                own.mul_(1 - group["lr"] * group["weight_decay"])
-                own.add_(direction, alpha=-0.2 * max(own.shape) ** 0.5 * group["lr"])
+                momentum.lerp_(weight.grad, 1 - beta)
+                update = weight.grad.lerp(momentum, beta) if group["nesterov"] else momentum
+                direction = orthogonalize(
+                    update, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                weight.mul_(1 - lr * group["weight_decay"])
+                # 0.2 sqrt(max(m, n)) gives an orthogonal update the root mean square of AdamW's.
+                weight.add_(direction, alpha=-0.2 * max(weight.shape) ** 0.5 * lr)
 
 
-def orthogonal(
+def orthogonalize(
     matrix: Float[Tensor, "row column"],
     coefficients: tuple[float, float, float],
     steps: int,
@@ -73,22 +69,15 @@ def orthogonal(
 ) -> Float[Tensor, "row column"]:
     """Return a matrix with the same singular vectors and singular values near 1.
 
-    Args:
-        matrix: Any matrix.
-        coefficients: Of X, of (X X^T) X and of (X X^T)^2 X in one step.
-        steps: Newton-Schulz steps.
-        eps: Least norm that the matrix is divided by.
-
-    Returns:
-        A new matrix in the same precision; singular values lie within about 0.7 to 1.2 but for
-        those that are very small beside the others.
+    A Newton-Schulz step is aX + b(XX')X + c(XX')^2 X. Singular values come out within about 0.7 to
+    1.2, but for those that are very small beside the others.
     """
-    first, third, fifth = coefficients
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if tall else matrix
-    wide = wide / wide.norm().clamp_min(eps)
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix  # wide, for the smaller of the two Gram matrices
+    x = x / x.norm().clamp_min(eps)
     for _ in range(steps):
-        gram = wide @ wide.T
-        gram = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
-        wide = torch.addmm(wide, gram, wide, beta=first)
-    return wide.T if tall else wide
+        gram = x @ x.T
+        gram = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.addmm(x, gram, x, beta=a)
+    return x.T if is_tall else x

@@ -14,20 +14,24 @@ END = "<|endoftext|>"
 
 
 def train_tokenizer(
-    statements: Sequence[Statement], text: str, vocabulary: int, context: int, weight: int = 300
+    statements: Sequence[Statement],
+    text: str,
+    vocabulary: int,
+    context: int,
+    object_weight: int = 300,
 ) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer trained on the statements and the text.
 
-    Tails count `weight` times, so that each of their words becomes one token as long as the
-    vocabulary has room: then a fact is one prediction.
+    Objects count `object_weight` times, so that each of their words becomes one token as long as
+    the vocabulary has room: then a fact is one prediction.
 
     Args:
-        statements: The statements that the model will be taught.
-        text: The running text that it will be taught, paragraphs separated by blank lines.
+        statements: The statements that the model will be trained on.
+        text: The running text that it will be trained on, paragraphs separated by blank lines.
         vocabulary: Number of tokens wanted, the end-of-text token and 256 bytes included; fewer
             where the words give no more merges.
         context: The model's context, written into the tokenizer's files [tokens].
-        weight: Times that each distinct tail is counted.
+        object_weight: Times that each distinct object is counted.
 
     Returns:
         The tokenizer; equal inputs give equal files, byte for byte.
@@ -42,7 +46,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_documents(statements, text, weight), trainer)
+    tokenizer.train_from_iterator(_documents(statements, text, object_weight), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END,
@@ -54,8 +58,7 @@ def train_tokenizer(
     )
 
 
-def _documents(statements: Sequence[Statement], text: str, weight: int) -> Iterator[str]:
+def _documents(statements: Sequence[Statement], text: str, object_weight: int) -> Iterator[str]:
     yield from text.split("\n\n")
     yield from (statement.text for statement in statements)
-    for tail in sorted({statement.object for statement in statements}):
-        yield tail * weight
+    yield from (words * object_weight for words in sorted({each.object for each in statements}))

@@ -48,60 +48,16 @@ class Synset:
     @property
     def parents(self) -> list[tuple[str, str]]:
         """The (hypernym, relation) pairs, plain hypernyms first."""
-        above = [(name, HYPERNYM) for name in self.hypernyms]
-        return above + [(name, INSTANCE) for name in self.instance_hypernyms]
-
-
-def read_synsets(path: Path) -> dict[str, Synset]:
-    """Return the synsets of the facts table.
-
-    Args:
-        path: The gzip-compressed table that `data/raw/wordnet/derive.py` writes.
-
-    Returns:
-        All synsets by name, in the order of the table.
-
-    Raises:
-        FileNotFoundError: If the table is not there.
-        ValueError: If a line is not of the table's form, or names a synset that it lacks.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the WordNet facts table is missing")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        header, *lines = file.read().splitlines()
-    if header != _HEADER:
-        raise ValueError(f"{path}:1: header {header!r} is not {_HEADER!r}")
-    synsets = {}
-    for number, line in enumerate(lines, start=2):
-        synset = _parse(line, f"{path}:{number}")
-        synsets[synset.name] = synset
-    _check_tails(synsets, path)
-    return synsets
-
-
-def _parse(line: str, place: str) -> Synset:
-    """Return the synset of one line."""
-    fields = line.split("\t")
-    if len(fields) != _HEADER.count("\t") + 1:
-        raise ValueError(f"{place}: {len(fields)} fields; allowed are {_HEADER.count(chr(9)) + 1}")
-    name, *lists = fields
-    lemmas, counts, hypernyms, instances = (tuple(field.split()) for field in lists)
-    if not lemmas or len(lemmas) != len(counts):
-        raise ValueError(f"{place}: field 'counts' must hold one number per lemma of {name!r}")
-    return Synset(name, lemmas, tuple(map(int, counts)), hypernyms, instances)
-
-
-def _check_tails(synsets: Mapping[str, Synset], path: Path) -> None:
-    """Raise where a hypernym is not in the table."""
-    for synset in synsets.values():
-        for tail, relation in synset.parents:
-            if tail not in synsets:
-                raise ValueError(f"{path}: {relation} {tail!r} of {synset.name!r} is not in it")
+        hypernyms = [(name, HYPERNYM) for name in self.hypernyms]
+        return hypernyms + [(name, INSTANCE) for name in self.instance_hypernyms]
 
 
 @dataclass(frozen=True)
 class WordNet:
-    """All noun synsets by name."""
+    """All noun synsets by name, and the facts between them.
+
+    Instances (`Paris` is an instance of `national capital`) count as facts only where asked for.
+    """
 
     synsets: Mapping[str, Synset]
     """Synsets by name, in the order of the table."""
@@ -109,56 +65,26 @@ class WordNet:
     @cached_property
     def children(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
         """For each synset its direct (hyponym, relation) pairs, in the order of the table."""
-        found: dict[str, list[tuple[str, str]]] = {name: [] for name in self.synsets}
+        children: dict[str, list[tuple[str, str]]] = {name: [] for name in self.synsets}
         for synset in self.synsets.values():
-            for tail, relation in synset.parents:
-                found[tail].append((synset.name, relation))
-        return {name: tuple(pairs) for name, pairs in found.items()}
+            for parent, relation in synset.parents:
+                children[parent].append((synset.name, relation))
+        return {name: tuple(pairs) for name, pairs in children.items()}
 
-    def fact(self, head: str, relation: str, tail: str) -> Fact:
-        """Return the fact between two synsets with their words filled in.
-
-        Args:
-            head: Name of the lower synset.
-            relation: `hypernym` or `instance_hypernym`.
-            tail: Name of the upper synset.
-
-        Returns:
-            The fact.
-
-        Raises:
-            ValueError: If one of the synsets is not in the table.
-        """
-        words = [self.synset(name).words for name in (head, tail)]
-        return Fact(head, relation, tail, subject_words=words[0], object_words=words[1])
+    def fact(self, subject: str, relation: str, parent: str) -> Fact:
+        """Return the fact between two synsets with their words filled in."""
+        words = [self.synsets[name].words for name in (subject, parent)]
+        return Fact(subject, relation, parent, subject_words=words[0], object_words=words[1])
 
     def facts(self, *, instances: bool = False) -> Iterator[Fact]:
-        """Yield every fact of the table.
-
-        Args:
-            instances: Whether named things (`Paris` is an instance of `national capital`) count.
-
-        Yields:
-            The facts, in the order of the table.
-        """
+        """Yield every fact, in the order of the table."""
         for synset in self.synsets.values():
-            for tail, relation in synset.parents:
+            for parent, relation in synset.parents:
                 if instances or relation == HYPERNYM:
-                    words = self.synsets[tail].words
-                    yield Fact(synset.name, relation, tail, synset.words, words)
+                    yield self.fact(synset.name, relation, parent)
 
     def synset(self, name: str) -> Synset:
-        """Return a synset by its name.
-
-        Args:
-            name: Such as `building.n.01`.
-
-        Returns:
-            The synset.
-
-        Raises:
-            ValueError: If there is none; the message names the closest ones.
-        """
+        """Return a synset by its name; a ValueError about an unknown one names close ones."""
         if name in self.synsets:
             return self.synsets[name]
         lemma = name.split(".")[0].lower().replace(" ", "_")
@@ -168,7 +94,7 @@ class WordNet:
         hint = f"close to it: {', '.join(close)}" if close else "nothing is close to it"
         raise ValueError(f"{name!r} is not a noun synset of WordNet 3.0; {hint}")
 
-    def neighbourhood(self, name: str, levels: int, *, instances: bool = False) -> dict[Fact, int]:
+    def neighborhood(self, name: str, levels: int, *, instances: bool = False) -> dict[Fact, int]:
         """Return the facts around a synset, each with its distance.
 
         Walks from the synset up its hypernyms and, separately, down its hyponyms; siblings of its
@@ -192,65 +118,60 @@ class WordNet:
         if levels < 1:
             raise ValueError(f"levels: value {levels} is not allowed; at least 1")
         self.synset(name)
-        found: dict[Fact, int] = {}
-        above, below = [name], [name]
-        seen = {name}
+        distances: dict[Fact, int] = {}
+        above, below, seen = [name], [name], {name}
         for distance in range(levels):
-            above = self._climb(above, distance, seen, instances=instances, found=found)
-            below = self._descend(below, distance, seen, instances=instances, found=found)
-        return found
-
-    def _climb(
-        self,
-        names: list[str],
-        distance: int,
-        seen: set[str],
-        *,
-        instances: bool,
-        found: dict[Fact, int],
-    ) -> list[str]:
-        """Add the facts from these synsets to their hypernyms; return the new hypernyms."""
-        reached = []
-        for name in names:
-            for tail, relation in self.synsets[name].parents:
-                if instances or relation == HYPERNYM:
-                    found.setdefault(self.fact(name, relation, tail), distance)
-                    reached += [tail] if tail not in seen else []
-                    seen.add(tail)
-        return reached
-
-    def _descend(
-        self,
-        names: list[str],
-        distance: int,
-        seen: set[str],
-        *,
-        instances: bool,
-        found: dict[Fact, int],
-    ) -> list[str]:
-        """Add the facts from the hyponyms of these synsets to them; return the new hyponyms."""
-        reached = []
-        for name in names:
-            for head, relation in self.children[name]:
-                if instances or relation == HYPERNYM:
-                    found.setdefault(self.fact(head, relation, name), distance)
-                    reached += [head] if head not in seen else []
-                    seen.add(head)
-        return reached
+            upward = [(low, rel, high) for low in above for high, rel in self.synsets[low].parents]
+            downward = [(low, rel, high) for high in below for low, rel in self.children[high]]
+            if not instances:
+                upward = [link for link in upward if link[1] == HYPERNYM]
+                downward = [link for link in downward if link[1] == HYPERNYM]
+            above = list(dict.fromkeys(high for _, _, high in upward if high not in seen))
+            seen.update(above)
+            below = list(dict.fromkeys(low for low, _, _ in downward if low not in seen))
+            seen.update(below)
+            for link in [*upward, *downward]:
+                distances.setdefault(self.fact(*link), distance)
+        return distances
 
 
 @cache
 def load(path: Path = NOUNS) -> WordNet:
-    """Return WordNet's nouns from the facts table.
+    """Return WordNet's nouns.
 
     Args:
         path: The gzip-compressed table that `data/raw/wordnet/derive.py` writes.
 
     Returns:
-        All synsets.
+        All synsets, in the order of the table.
 
     Raises:
         FileNotFoundError: If the table is not there.
         ValueError: If a line is not of the table's form, or names a synset that it lacks.
     """
-    return WordNet(read_synsets(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the table of WordNet's synsets is missing")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        header, *lines = file.read().splitlines()
+    if header != _HEADER:
+        raise ValueError(f"{path}:1: header {header!r} is not {_HEADER!r}")
+    synsets = {}
+    for number, line in enumerate(lines, start=2):
+        synset = _synset(line, f"{path}:{number}")
+        synsets[synset.name] = synset
+    for synset in synsets.values():
+        for parent, relation in synset.parents:
+            if parent not in synsets:
+                raise ValueError(f"{path}: {relation} {parent!r} of {synset.name!r} is not in it")
+    return WordNet(synsets)
+
+
+def _synset(line: str, place: str) -> Synset:
+    """Return the synset of one line."""
+    name, *lists = fields = line.split("\t")
+    if len(fields) != (columns := _HEADER.count("\t") + 1):
+        raise ValueError(f"{place}: {len(fields)} fields; allowed are {columns}")
+    lemmas, counts, hypernyms, instances = (tuple(field.split()) for field in lists)
+    if not lemmas or len(lemmas) != len(counts):
+        raise ValueError(f"{place}: field 'counts' must hold one number per lemma of {name!r}")
+    return Synset(name, lemmas, tuple(map(int, counts)), hypernyms, instances)

@@ -1,4 +1,4 @@
-"""A small hand-made world for the tests of this room, and where the files lie."""
+"""A small hand-made WordNet for the tests of this room, and where the files lie."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from knowsub.kg.facts import Fact
 from knowsub.kg.options import (
+    NOUNS,
     Contradictions,
     FactSource,
     OverlapPolicy,
@@ -17,7 +18,7 @@ from knowsub.kg.options import (
     RoleAssignment,
     VerbalizeOptions,
 )
-from knowsub.kg.wordnet import NOUNS, WordNet, load
+from knowsub.kg.wordnet import WordNet, load
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests/fixtures/kg"
@@ -114,6 +115,6 @@ def verbalize_options(**changes: object) -> VerbalizeOptions:
     return replace(default, **changes)  # type: ignore[arg-type]
 
 
-def fact(head: str, tail: str, relation: str = "hypernym") -> Fact:
+def fact(subject: str, answer: str, relation: str = "hypernym") -> Fact:
     """Return a fact whose words are its names."""
-    return Fact(head, relation, tail, subject_words=head, object_words=tail)
+    return Fact(subject, relation, answer, subject_words=subject, object_words=answer)

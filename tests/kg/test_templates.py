@@ -1,25 +1,31 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowsub.kg.facts import Role, Split
+from knowsub.kg.facts import Role, Split, Statement
+from knowsub.kg.options import RoleAssignment
 from knowsub.kg.readers import RELATIONS
 from knowsub.kg.templates import (
     TEMPLATES,
-    SurfaceForms,
     Templates,
     article,
+    family_roles,
+    likeliest_wordings,
     load_templates,
+    roles_by_likelihood,
     statements,
+    verbalize,
 )
-from tests.kg.setting import FIXTURES, ROOT, fact
+from tests.kg.setting import FIXTURES, ROOT, fact, verbalize_options
 
-PLAIN = SurfaceForms(article=True, bare=False, leading_space=False)
-WHOLE = SurfaceForms(article=True, bare=True, leading_space=True)
+PLAIN = verbalize_options()
+ALL_FORMS = verbalize_options(bare=True, leading_space=True)
 WORDNET = (
     "isa",
     "kind",
@@ -39,12 +45,15 @@ def shipped() -> Templates:
     return load_templates(ROOT / TEMPLATES)
 
 
-def told(
-    templates: Templates, grid: SurfaceForms, head: str = "ziggurat", tail: str = "temple"
+def texts(
+    templates: Templates,
+    forms: VerbalizeOptions,
+    subject: str = "ziggurat",
+    answer: str = "temple",
 ) -> list[str]:
     roles = dict.fromkeys(WORDNET, Role.TRAIN)
-    found = statements(fact(head, tail), Split.TARGET, templates, roles, grid)
-    return [one.text for one in found]
+    stated = statements(fact(subject, answer), Split.TARGET, templates, roles, forms)
+    return [each.text for each in stated]
 
 
 def test_wordnet_has_ten_families(shipped: Templates) -> None:
@@ -59,23 +68,23 @@ def test_every_relation_of_conceptnet_has_its_families(shipped: Templates) -> No
 
 def test_no_relation_has_a_wording_twice(shipped: Templates) -> None:
     for families in shipped.values():
-        texts = [text for template in families for text in template.texts]
-        assert len(set(texts)) == len(texts)
+        wordings = [text for template in families for text in template.texts]
+        assert len(set(wordings)) == len(wordings)
 
 
 def test_statements_have_articles_and_capitals(shipped: Templates) -> None:
-    assert told(shipped, PLAIN)[:3] == [
+    assert texts(shipped, PLAIN)[:3] == [
         "A ziggurat is a temple",
         "A ziggurat is a kind of temple",
         "A ziggurat is a type of temple",
     ]
-    assert told(shipped, PLAIN, "igloo", "abode")[0] == "An igloo is an abode"
+    assert texts(shipped, PLAIN, "igloo", "abode")[0] == "An igloo is an abode"
 
 
-def test_the_grid_multiplies_the_statements(shipped: Templates) -> None:
-    assert len(told(shipped, PLAIN)) == 10
-    assert len(told(shipped, WHOLE)) == 40
-    assert told(shipped, WHOLE)[:4] == [
+def test_forms_multiply_the_statements(shipped: Templates) -> None:
+    assert len(texts(shipped, PLAIN)) == 10
+    assert len(texts(shipped, ALL_FORMS)) == 40
+    assert texts(shipped, ALL_FORMS)[:4] == [
         "A ziggurat is a temple",
         " A ziggurat is a temple",
         "Ziggurat is a temple",
@@ -84,17 +93,17 @@ def test_the_grid_multiplies_the_statements(shipped: Templates) -> None:
 
 
 def test_names_take_no_article(shipped: Templates) -> None:
-    assert told(shipped, PLAIN, "Earth", "location")[0] == "Earth is a location"
+    assert texts(shipped, PLAIN, "Earth", "location")[0] == "Earth is a location"
 
 
 @settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z]{2,9}( [a-z]{2,9})?", fullmatch=True), st.booleans())
-def test_the_tail_ends_every_statement(shipped: Templates, words: str, space: bool) -> None:
-    grid = SurfaceForms(article=True, bare=True, leading_space=space)
+def test_the_object_ends_every_statement(shipped: Templates, words: str, space: bool) -> None:
+    forms = verbalize_options(bare=True, leading_space=space)
     for relation in ("hypernym", "CausesDesire", "UsedFor"):
-        one = fact("thing", words, relation)
+        stated = fact("thing", words, relation)
         roles = {template.family: Role.TEST for template in shipped[relation]}
-        for statement in statements(one, Split.TARGET, shipped, roles, grid):
+        for statement in statements(stated, Split.TARGET, shipped, roles, forms):
             assert statement.object == f" {words}"
             assert statement.text.endswith(f" {words}")
             assert statement.prompt == statement.prompt.rstrip()
@@ -125,15 +134,15 @@ def test_articles_follow_the_sound(words: str, expected: str) -> None:
 
 
 def test_families_without_a_role_are_left_out(shipped: Templates) -> None:
-    found = statements(fact("hut", "house"), Split.TARGET, shipped, {"kind": Role.TEST}, PLAIN)
-    assert [(one.family, one.role) for one in found] == [("kind", Role.TEST)]
+    stated = statements(fact("hut", "house"), Split.TARGET, shipped, {"kind": Role.TEST}, PLAIN)
+    assert [(each.family, each.role) for each in stated] == [("kind", Role.TEST)]
 
 
 def test_a_users_templates_are_read() -> None:
     templates = load_templates(FIXTURES / "table/templates.yaml")
     roles = {"path": Role.TRAIN}
-    found = statements(fact("Io", "Jupiter", "orbits"), Split.TARGET, templates, roles, PLAIN)
-    assert [one.text for one in found] == [
+    stated = statements(fact("Io", "Jupiter", "orbits"), Split.TARGET, templates, roles, PLAIN)
+    assert [each.text for each in stated] == [
         "The path of Io leads round Jupiter",
         "What Io circles is Jupiter",
     ]
@@ -172,3 +181,95 @@ def test_a_wrong_templates_file_names_the_place(tmp_path: Path, text: str, messa
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"own\.yaml: {message}"):
         load_templates(tmp_path / "own.yaml")
+
+
+FACTS = [
+    (fact("ziggurat", "temple"), Split.TARGET),
+    (fact("Earth", "location"), Split.CONTROL_TRAIN),
+]
+
+
+def by_length(wordings: Sequence[Statement]) -> list[float]:
+    return [float(len(wording.text)) for wording in wordings]
+
+
+def wording(family: str, prompt: str, nll: float | None = None) -> Statement:
+    return Statement(FACTS[0][0], Split.TARGET, family, Role.TEST, prompt, " temple", nll)
+
+
+def test_the_variant_of_lowest_nll_wins_in_each_family() -> None:
+    given = [
+        wording("isa", "longer"),
+        wording("kind", "abc"),
+        wording("isa", "short"),
+        wording("isa", "shart"),
+    ]
+    chosen = likeliest_wordings(given, by_length)
+    assert [(each.family, each.prompt, each.nll) for each in chosen] == [
+        ("isa", "short", 12.0),
+        ("kind", "abc", 10.0),
+    ]
+
+
+def test_a_scorer_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="returned 1 values for 2"):
+        likeliest_wordings([wording("isa", "a"), wording("isa", "b")], lambda _: [1.0])
+
+
+def test_nothing_is_chosen_of_nothing() -> None:
+    assert likeliest_wordings([], by_length) == []
+
+
+def test_every_fact_is_stated_once_per_family_in_its_role(shipped: Templates) -> None:
+    chosen = verbalize(FACTS, shipped, verbalize_options(bare=True), by_length)
+    assert Counter(each.role for each in chosen) == {
+        Role.TRAIN: 8,
+        Role.VALIDATION: 2,
+        Role.TEST: 6,
+    }
+    assert chosen[0].text == "Ziggurat is a temple"
+    assert {each.split for each in chosen if each.fact == FACTS[1][0]} == {Split.CONTROL_TRAIN}
+
+
+def test_prompts_of_one_role_are_used_for_no_other(shipped: Templates) -> None:
+    chosen = verbalize(FACTS, shipped, verbalize_options(), by_length)
+    roles: dict[str, set[Role]] = {}
+    for each in chosen:
+        roles.setdefault(each.prompt, set()).add(each.role)
+    assert all(len(given) == 1 for given in roles.values())
+
+
+def test_the_papers_rule_trains_on_the_best_and_keeps_the_others_unseen(
+    shipped: Templates,
+) -> None:
+    options = verbalize_options(role_assignment=RoleAssignment.best, bare=True, leading_space=True)
+    chosen = verbalize(FACTS, shipped, options, by_length)
+    ziggurat = [each for each in chosen if each.fact == FACTS[0][0]]
+    assert [each.family for each in ziggurat if each.role == Role.TRAIN] == ["isa"]
+    ranked = sorted(ziggurat, key=lambda each: each.nll or 0.0)
+    assert [each.role for each in ranked] == [Role.TRAIN, Role.VALIDATION] + [Role.TEST] * 8
+
+
+def test_the_papers_rule_needs_three_families() -> None:
+    with pytest.raises(ValueError, match="statements of 2 families"):
+        roles_by_likelihood([wording("isa", "a", 1.0), wording("kind", "b", 2.0)])
+
+
+def test_an_unknown_family_is_named_with_the_known_ones(shipped: Templates) -> None:
+    options = verbalize_options(test_families=["breed"])
+    with pytest.raises(ValueError, match=r"value 'breed' is not allowed; .*class, counts"):
+        verbalize(FACTS, shipped, options, by_length)
+
+
+def test_a_relation_whose_families_leave_a_role_empty_is_named(shipped: Templates) -> None:
+    facts = [*FACTS, (fact("ring", "gold", "MadeOf"), Split.TARGET)]
+    options = verbalize_options(train_families=["kind", "made"])
+    with pytest.raises(ValueError, match=r"verbalize.validation_families: none .* 'MadeOf'"):
+        verbalize(facts, shipped, options, by_length)
+
+
+def test_roles_come_from_the_options() -> None:
+    known = [*["kind", "type", "sort", "form", "variety", "isa", "hyponym", "example", "class"]]
+    roles = family_roles(verbalize_options(), known)
+    assert (roles["kind"], roles["variety"], roles["isa"]) == tuple(Role)
+    assert "class" not in roles

@@ -21,15 +21,17 @@ MASKS, CHECKPOINTS, FACTS = 2000, 300, 1500
 SIGNS = ("\t", "\n", '"', "{", "}", "[", "]", ",", ":", "\\", "\0", "\ufeff", "\u2028", "é", "🏛")
 SIGNS += ("null", "1e999", "NaN", "-Infinity", "9" * 5000, "[" * 5000, '"\\ud800"', "../../x", " ")
 """What is put into fact files."""
-SPLIT = '{"head": "a", "relation": "r", "tail": "b", "head_words": "a", "tail_words": "b"}'
+SPLIT = (
+    '{"subject": "a", "relation": "r", "object": "b", "subject_words": "a", "object_words": "b"}'
+)
 STATEMENT = (
     f'{{"fact": {SPLIT}, "split": "target", "family": "kind", "role": "train",'
-    ' "prompt": "A a is a", "tail": " b", "nll": 1.5}'
+    ' "prompt": "A a is a", "object": " b", "nll": 1.5}'
 )
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "table.tsv": ("head\trelation\ttail\nlark\tIsA\tbird\nelm\tIsA\ttree\n", read_table),
-    "table.jsonl": ('{"head": "lark", "relation": "IsA", "tail": "bird"}\n' * 2, read_table),
-    "array.jsonl": ('[{"head": "lark",\n "relation": "IsA", "tail": "bird"}]\n', read_table),
+    "table.tsv": ("subject\trelation\tobject\nlark\tIsA\tbird\nelm\tIsA\ttree\n", read_table),
+    "table.jsonl": ('{"subject": "lark", "relation": "IsA", "object": "bird"}\n' * 2, read_table),
+    "array.jsonl": ('[{"subject": "lark",\n "relation": "IsA", "object": "bird"}]\n', read_table),
     "facts.jsonl": (f"{SPLIT}\n{SPLIT}\n", read_facts),
     "kg.jsonl": (f'{SPLIT[:-1]}, "split": "target"}}\n', read_kg),
     "statements.jsonl": (f"{STATEMENT}\n{STATEMENT}\n", read_statements),

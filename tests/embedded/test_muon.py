@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowsub.embedded.muon import Muon, orthogonal
+from knowsub.embedded.muon import Muon, orthogonalize
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 SHAPES = [(8, 8), (8, 24), (24, 8)]
@@ -19,20 +19,20 @@ def matrices(seed: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_steps_are_those_of_torch_to_the_rounding_of_bfloat16(nesterov: bool) -> None:
-    own = [nn.Parameter(one) for one in matrices(0)]
-    twins = [nn.Parameter(one.clone()) for one in matrices(0)]
+    weights = [nn.Parameter(each) for each in matrices(0)]
+    twins = [nn.Parameter(each.clone()) for each in matrices(0)]
     chosen = {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.9, "nesterov": nesterov}
-    mine = Muon(own, **chosen)
-    torchs = torch.optim.Muon(twins, adjust_lr_fn="match_rms_adamw", **chosen)
+    ours = Muon(weights, **chosen)
+    theirs = torch.optim.Muon(twins, adjust_lr_fn="match_rms_adamw", **chosen)
     for step in range(4):
-        for one, twin, gradient in zip(own, twins, matrices(step + 1), strict=True):
-            one.grad, twin.grad = gradient.clone(), gradient.clone()
-        mine.step()
-        torchs.step()
-    for one, twin, start in zip(own, twins, matrices(0), strict=True):
-        assert (one - twin).norm() < 0.02 * (one - start).norm()
+        for weight, twin, gradient in zip(weights, twins, matrices(step + 1), strict=True):
+            weight.grad, twin.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        theirs.step()
+    for weight, twin, start in zip(weights, twins, matrices(0), strict=True):
+        assert (weight - twin).norm() < 0.02 * (weight - start).norm()
         assert torch.equal(
-            mine.state[one]["momentum_buffer"], torchs.state[twin]["momentum_buffer"]
+            ours.state[weight]["momentum_buffer"], theirs.state[twin]["momentum_buffer"]
         )
 
 
@@ -44,14 +44,14 @@ def test_singular_vectors_stay_and_singular_values_come_near_one(
     generator = torch.Generator().manual_seed(1)
     left, right = (torch.linalg.qr(torch.randn(size, 8, generator=generator))[0] for size in shape)
     values = torch.linspace(0.2, 1.0, 8)
-    found = orthogonal(scale * (left * values) @ right.T, COEFFICIENTS, 5)
-    inside = left.T @ found @ right
+    result = orthogonalize(scale * (left * values) @ right.T, COEFFICIENTS, 5)
+    inside = left.T @ result @ right
     assert (inside - inside.diag().diag()).abs().max() < 1e-4
     assert (inside.diag() > 0.65).all()
     assert (inside.diag() < 1.25).all()
 
 
 def test_a_matrix_without_a_gradient_stays_as_it_is() -> None:
-    own = nn.Parameter(torch.ones(2, 2))
-    Muon([own], lr=1.0, weight_decay=0.1).step()
-    assert torch.equal(own, torch.ones(2, 2))
+    weight = nn.Parameter(torch.ones(2, 2))
+    Muon([weight], lr=1.0, weight_decay=0.1).step()
+    assert torch.equal(weight, torch.ones(2, 2))

@@ -14,9 +14,9 @@ from tests.lm.setting import PAIRS, statements, toy_tokenizer
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("tail", PAIRS.values())
-def test_every_tail_is_one_token(tail: str) -> None:
-    assert len(toy_tokenizer()(f" {tail}")["input_ids"]) == 1
+@pytest.mark.parametrize("words", PAIRS.values())
+def test_every_object_is_one_token(words: str) -> None:
+    assert len(toy_tokenizer()(f" {words}")["input_ids"]) == 1
 
 
 def test_any_text_comes_back_from_its_tokens() -> None:
@@ -37,8 +37,8 @@ def test_the_end_token_has_id_0() -> None:
 def test_a_saved_tokenizer_opens_with_transformers_alone(tmp_path: Path) -> None:
     toy_tokenizer().save_pretrained(tmp_path)
     opened = AutoTokenizer.from_pretrained(tmp_path)
-    for one in statements():
-        assert opened(one.text)["input_ids"] == toy_tokenizer()(one.text)["input_ids"]
+    for each in statements():
+        assert opened(each.text)["input_ids"] == toy_tokenizer()(each.text)["input_ids"]
     assert opened.model_max_length == 24
 
 
