@@ -106,7 +106,10 @@ def files_key(paths: Iterable[str], root: Path | None = None) -> str:
         files |= {file for file in inside if "__pycache__" not in file.parts} or {top / path}
     digest = hashlib.sha256()
     for file in sorted(files):
-        content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+        content = "none"
+        if file.is_file():
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(f"{file.relative_to(top).as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
