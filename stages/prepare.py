@@ -20,7 +20,7 @@ def main() -> str:
     """Write the facts of every target, and the text, each in its splits."""
     params = load_params()
     from knowsub.kg.sources import collect_facts, write_fact_splits
-    from knowsub.text.corpus import read_splits, read_text
+    from knowsub.text import read_splits, read_text
     from knowsub.tracking import stage_run
 
     options = params.prepare

@@ -21,12 +21,7 @@ def main(commit: str = "") -> str:
     """Write the report; git says which commit it names where none is given."""
     params = load_params()
     from knowsub.provenance import code_commit, parameters_shown, versions
-    from knowsub.report.collect import (
-        read_analysis,
-        read_json,
-        read_mask_results,
-        read_summaries,
-    )
+    from knowsub.report.collect import read_analysis, read_json, read_mask_results, read_summaries
     from knowsub.report.metrics import missed_thresholds, with_dominance
     from knowsub.report.page import Provenance, Report, write_report
     from knowsub.report.tables import write_tables

@@ -1,4 +1,4 @@
-"""Masks of a given size by other methods: a score for every weight, and how many weights to take.
+"""Masks of a given size by other methods: scores of all weights (random, magnitude, Wanda, SNIP, Taylor), and how many to take.
 
 Random, magnitude, SNIP and first-order Taylor scores are computed here, Wanda and knowledge neurons
 beside; `Method` in the options names them all.
@@ -17,14 +17,61 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
 from knowsub.baselines.knowledge_neurons import neuron_attributions, neuron_counts, neuron_scores
 from knowsub.baselines.options import BaselineOptions, Method
-from knowsub.baselines.wanda import wanda_scores
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.lm.batch import Batch, encode_statements
-from knowsub.lm.blocks import cache_lower_states, upper_blocks
+from knowsub.lm.blocks import cache_lower_states, last_hidden, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
 from knowsub.masks.ablation import masked_matrices
 from knowsub.masks.mask import Mask, random_scores
+
+
+def wanda_scores(
+    model: PreTrainedModel, upper: PreTrainedModel, matrices: Sequence[MaskableMatrix], batch: Batch
+) -> dict[str, Tensor]:
+    """Return |w| times the L2 norm of its input over all positions up to the last target position.
+
+    Matrix name -> importance. The batch carries lower states for the upper blocks.
+
+    Source:
+        Sun et al. 2024 (Wanda, arXiv 2306.11695). They compare weights within an output; here, as
+        for every method, within a matrix.
+    """
+    norms = input_norms(model, upper, {matrix.parameter for matrix in matrices}, batch)
+    scores = {}
+    for matrix in matrices:
+        weight = matrix.view(model.get_parameter(matrix.parameter)).detach()
+        sizes = zip(matrix.axes, matrix.shape, strict=True)
+        shape = [size if axis in matrix.input_axes else 1 for axis, size in sizes]
+        scores[matrix.name] = (weight.abs() * norms[matrix.parameter].view(shape)).cpu()
+    return scores
+
+
+@torch.no_grad()
+def input_norms(
+    model: PreTrainedModel, upper: PreTrainedModel, parameters: set[str], batch: Batch
+) -> dict[str, Float[Tensor, " in"]]:
+    """Return parameter name -> L2 norm of each input feature of that weight's linear layer.
+
+    Positions after a statement's last target position do not count.
+    """
+    counted = batch.target_mask.flip(1).cumsum(dim=1).flip(1) > 0
+    squares: dict[str, Tensor] = {}
+    handles = []
+    for name in sorted(parameters):
+
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            squares[name] = inputs[0][counted].float().square().sum(dim=0)
+
+        module = model.get_submodule(name.removesuffix(".weight"))
+        handles.append(module.register_forward_pre_hook(add))
+    try:
+        last_hidden(upper, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: square.sqrt() for name, square in squares.items()}
+
 
 Scores = Mapping[str, Tensor]
 """Matrix name -> score of each weight, of the matrix's shape; higher = chosen earlier."""

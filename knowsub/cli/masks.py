@@ -7,9 +7,8 @@ from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
-from knowsub.analysis.counts import implied_matrices
 from knowsub.analysis.overlap import compare, summarize_mask
-from knowsub.analysis.structure import placements
+from knowsub.analysis.structure import implied_matrices, placements
 from knowsub.cli.app import Result, columns
 from knowsub.masks import mask as mask_algebra
 from knowsub.masks.mask import load_mask, save_mask

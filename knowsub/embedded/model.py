@@ -1,4 +1,4 @@
-"""The embedded model: a small GPT-2 trained from scratch on facts and text.
+"""The embedded model and its tokenizer: a small GPT-2 trained from scratch on facts and text.
 
 The matrices of the lower half of the blocks stay as they were initialized, so that the facts are
 learned in the upper half, where masks look for them. Otherwise a small model keeps them in its
@@ -12,14 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Generator, Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from knowsub.architectures import maskable_matrices, upper_half
 from knowsub.artifacts import read_utf8
 from knowsub.embedded.muon import Muon
 from knowsub.embedded.options import PretrainOptions
-from knowsub.embedded.tokenizer import train_tokenizer
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.kg.options import VerbalizeOptions
 from knowsub.kg.templates import Templates, statements
@@ -28,6 +34,61 @@ from knowsub.lm.export import save_model
 from knowsub.lm.head_loss import lm_head_cross_entropy
 from knowsub.lm.schedule import warmup_stable_decay
 from knowsub.lm.score import ObjectScorer, score
+
+END = "<|endoftext|>"
+"""The only special token: end of text, also used as padding; its id is 0."""
+
+
+def train_tokenizer(
+    statements: Sequence[Statement],
+    text: str,
+    vocabulary: int,
+    context: int,
+    object_weight: int = 300,
+) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer trained on the statements and the text.
+
+    Objects count `object_weight` times, so that each of their words becomes one token as long as
+    the vocabulary has room: then a fact is one prediction.
+
+    Args:
+        statements: The statements that the model will be trained on.
+        text: The running text that it will be trained on, paragraphs separated by blank lines.
+        vocabulary: Number of tokens wanted, the end-of-text token and 256 bytes included; fewer
+            where the words give no more merges.
+        context: The model's context, written into the tokenizer's files [tokens].
+        object_weight: Times that each distinct object is counted.
+
+    Returns:
+        The tokenizer; equal inputs give equal files, byte for byte.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_documents(statements, text, object_weight), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _documents(statements: Sequence[Statement], text: str, object_weight: int) -> Iterator[str]:
+    yield from text.split("\n\n")
+    yield from (statement.text for statement in statements)
+    yield from (words * object_weight for words in sorted({each.object for each in statements}))
+
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Called with the number of the step just done, from 1, and its losses [nats]."""

@@ -30,13 +30,13 @@ from knowsub.evaluation.metrics import (
 )
 from knowsub.evaluation.options import TestOptions
 from knowsub.evaluation.records import Evidence, top_answers
-from knowsub.evaluation.relearning import relearning
 from knowsub.evaluation.robustness import (
     full_ablation,
     logit_lens,
     logit_lens_hits,
     minimality,
     quantization,
+    relearning,
     sufficiency,
 )
 from knowsub.evaluation.specificity import (

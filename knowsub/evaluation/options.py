@@ -5,15 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from knowsub.ranges import (
-    Count,
-    Limit,
-    OpenFraction,
-    PositiveFraction,
-    Seed,
-    Tokens,
-    require,
-)
+from knowsub.ranges import Count, Limit, OpenFraction, PositiveFraction, Seed, Tokens, require
 
 
 @dataclass

@@ -20,14 +20,7 @@ from knowsub.kg.build import (
     neighborhood_facts,
     separate,
 )
-from knowsub.kg.facts import (
-    Fact,
-    leaks_answer,
-    statement_words,
-    word_list,
-    write_facts,
-    write_kg,
-)
+from knowsub.kg.facts import Fact, leaks_answer, statement_words, word_list, write_facts, write_kg
 from knowsub.kg.options import Contradictions, FactSource, PrepareOptions
 from knowsub.kg.readers import (
     ParsedFacts,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from knowsub.architectures import ModuleType, maskable_matrices
-from knowsub.baselines.wanda import input_norms, wanda_scores
+from knowsub.baselines.methods import input_norms, wanda_scores
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from tests.architectures import VOCAB, tiny

@@ -21,7 +21,7 @@ from knowsub.discovery.setup import (
 )
 from knowsub.discovery.teacher import cache_teacher_mean_rows, cache_teacher_states
 from knowsub.discovery.trainer import MaskTrainer, find_subnetwork
-from knowsub.embedded.tokenizer import train_tokenizer
+from knowsub.embedded.model import train_tokenizer
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from knowsub.lm.score import score

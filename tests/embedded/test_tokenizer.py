@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from knowsub.embedded.tokenizer import END, train_tokenizer
+from knowsub.embedded.model import END, train_tokenizer
 from tests.lm.setting import PAIRS, statements, toy_tokenizer
 
 ROOT = Path(__file__).parents[2]

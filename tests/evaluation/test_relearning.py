@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from knowsub.evaluation.relearning import (
+from knowsub.evaluation.robustness import (
     RelearnedAccuracy,
     finetune_copy,
     majority_baseline,

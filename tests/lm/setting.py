@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from knowsub.embedded.model import train_tokenizer
 from knowsub.embedded.options import Dtype, PretrainOptions
-from knowsub.embedded.tokenizer import train_tokenizer
 from knowsub.kg.facts import Fact, Role, Split, Statement
 
 PAIRS = {

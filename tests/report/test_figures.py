@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from knowsub.report.figures import recovery
+from knowsub.report.page import recovery
 
 
 def test_recovery_is_a_mean_over_runs_and_a_run_that_stopped_keeps_its_last_value(results):

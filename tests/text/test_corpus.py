@@ -6,7 +6,7 @@ from pydoc_data import topics
 
 import pytest
 
-from knowsub.text.corpus import EMBEDDED, read_splits, read_text, split_text
+from knowsub.text import EMBEDDED, read_splits, read_text, split_text
 
 
 def paragraphs(text: str) -> list[str]:

@@ -8,7 +8,7 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from knowsub.text.corpus import read_splits, read_text
+from knowsub.text import read_splits, read_text
 
 ROWS = {
     "train": ["", " = Robin = \n", "", " A robin sings . \n"],
