@@ -23,45 +23,35 @@ def main() -> str:
     device = torch_device(params.machine)
     import torch
 
+    from knowsub.analysis import pipeline
     from knowsub.analysis.ablations import open_ablation_context
     from knowsub.analysis.overlap import analyze_overlap
-    from knowsub.analysis.pipeline import (
-        Ablations,
-        analyze_structure,
-        mask_files,
-        write_analysis,
-        write_combinations,
-    )
     from knowsub.architectures import block_count, maskable_matrices
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
     from knowsub.tracking import stage_run
 
     options, manifest = params.analyze, DATA / "pretrain/model.json"
-    baseline = params.baseline if options.baselines else None
-    methods, sizes = (baseline.methods, baseline.size_multipliers) if baseline else ([], [])
-    files = mask_files(DATA, params.targets, params.seeds, methods)
+    methods = params.baseline.methods if options.baselines else []
+    files = pipeline.mask_files(DATA, params.targets, params.seeds, methods)
     with stage_run("analyze", params) as run, torch.no_grad():
         model, tokenizer = open_model(manifest, device)
         fingerprint = read_manifest(manifest)["fingerprint"]
         blocks = params.train.block_range(block_count(model))
         matrices = maskable_matrices(model, blocks, params.train.modules)
-        rows, summaries = analyze_structure(files, model, fingerprint, matrices)
-        results: dict[str, Any] = {
-            "structure": {"masks": rows, "alpha": options.alpha},
-            "overlap": analyze_overlap(summaries),
-        }
+        rows, summaries = pipeline.analyze_structure(files, model, fingerprint, matrices)
+        results: dict[str, Any] = {"structure": {"masks": rows, "alpha": options.alpha}}
+        results["overlap"] = analyze_overlap(summaries)
         if options.ablations:
             statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
             context = open_ablation_context(
                 model, tokenizer, matrices, statements, options.max_facts
             )
-            generator = torch.Generator().manual_seed(options.seed)
-            results["ablations"] = Ablations(
-                context, fingerprint, options.tradeoff_sizes, sizes, generator
-            ).run(files)
-        combined = write_combinations(OUT / "combined", files, fingerprint)
-        for path in (*write_analysis(OUT, results), *combined):
+            sizes = params.baseline.size_multipliers
+            ablations = pipeline.Ablations(context, fingerprint, options, sizes)
+            results["ablations"] = ablations.run(files)
+        combined = pipeline.write_combinations(OUT / "combined", files, fingerprint)
+        for path in (*pipeline.write_analysis(OUT, results), *combined):
             run.artifact(path)
         run.metrics({"masks": len(rows), "pairs": len(results["overlap"]["pairs"])})
     return f"{len(rows)} masks, {len(results['overlap']['pairs'])} pairs"

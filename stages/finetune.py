@@ -1,8 +1,7 @@
 """Finetune the original, the remaining and a random-removed model on a downstream task.
 
 Reads: data/pretrain/model.json and model, data/verbalize/<target>.jsonl,
-    data/train/<target>-<seed>/mask.safetensors,
-    data/baseline/<target>-<seed>/random.safetensors
+    data/train/<target>-<seed>/mask.safetensors, data/baseline/<target>-<seed>/random.safetensors
 Writes: data/finetune/<target>-<seed>/{results.json, curves.csv}
 """
 

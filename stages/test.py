@@ -42,11 +42,9 @@ def main(target: str, seed: int) -> str:
         )
         randoms = random_masks(mask, options.random_masks, evaluation.generator)
         evidence = evaluation.evaluate(mask, randoms)
+        names, sizes = params.baseline.methods, params.baseline.size_multipliers
         methods = evaluation.compare_methods(
-            DATA / f"baseline/{item}",
-            params.baseline.methods,
-            params.baseline.size_multipliers,
-            evidence.metrics,
+            DATA / f"baseline/{item}", names, sizes, evidence.metrics
         )
         record = to_json(evidence, methods, options.confidence_level, options.resamples)
         metrics, rows = record["figures"], fact_rows(evaluation.context, evidence)

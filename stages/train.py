@@ -25,14 +25,7 @@ def main(target: str, seed: int) -> str:
     """Search the model for one subnetwork, resuming where an interrupted search stopped."""
     params = load_params()
     device = torch_device(params.machine)
-    from knowsub.discovery.checkpoint import Checkpoints
-    from knowsub.discovery.distributed import process_group
-    from knowsub.discovery.setup import (
-        MemmapAllocator,
-        SearchModel,
-        build_search,
-        write_search_result,
-    )
+    from knowsub.discovery import checkpoint, distributed, setup
     from knowsub.discovery.trainer import find_subnetwork
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
@@ -42,13 +35,13 @@ def main(target: str, seed: int) -> str:
     files = [Path(f"data/verbalize/{part}{target}.jsonl") for part in ("", "unseen/")]
     item = {"target": target, "seed": str(seed)}
     logged, key = stage_run("train", params, item), stage_key("train", item, params)
-    with process_group(device) as processes, processes.main_only(logged) as run:
-        allocator = MemmapAllocator(scratch, params.machine.memory_gb)
-        model = SearchModel(*open_model(MODEL, device), options, allocator)
+    with distributed.init_processes(device) as processes, processes.main_only(logged) as run:
+        allocator = setup.MemmapAllocator(scratch, params.machine.memory_gb)
+        model = setup.SearchModel(*open_model(MODEL, device), options, allocator)
         statements = [statement for path in files for statement in read_statements(path)]
-        text, validation_text = (path.read_text("utf-8") for path in TEXTS)
-        trainer, validate = build_search(model, statements, text, validation_text, seed, processes)
-        checkpoints = Checkpoints(scratch / key[:16], key)
+        texts = TEXTS[0].read_text("utf-8"), TEXTS[1].read_text("utf-8")
+        trainer, validate = setup.build_search(model, statements, *texts, seed, processes)
+        checkpoints = checkpoint.Checkpoints(scratch / key[:16], key)
         log, every = run.metrics if run else None, gcd(10, options.evaluate_every)
         with progress_bar(options.steps, f"train {target} {seed}", log, SHOWN, every) as show:
             result = find_subnetwork(trainer, validate, show, checkpoints)
@@ -56,7 +49,8 @@ def main(target: str, seed: int) -> str:
         mask = trainer.gates.to_mask(result.bits, fingerprint, meta)
         if run is None:
             return f"{target} {seed}: process {processes.rank} is done"
-        for path in write_search_result(Path(f"data/train/{target}-{seed}"), mask, result, options):
+        folder = Path(f"data/train/{target}-{seed}")
+        for path in setup.write_search_result(folder, mask, result, options):
             run.artifact(path)
         run.metrics({"sparsity": mask.sparsity, "qualified": float(result.qualified)})
         checkpoints.clear()

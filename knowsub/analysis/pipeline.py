@@ -18,6 +18,7 @@ from knowsub.analysis.ablations import (
     resize_mask,
     seed_combinations,
 )
+from knowsub.analysis.options import AnalyzeOptions
 from knowsub.analysis.overlap import MaskSummary, summarize_mask
 from knowsub.analysis.structure import magnitude_quantiles, magnitude_test, structure
 from knowsub.architectures import MaskableMatrix
@@ -116,15 +117,14 @@ class Ablations:
     """The model with the statements."""
     fingerprint: str
     """The model's fingerprint."""
-    shares: Sequence[float]
-    """Sizes of a trained mask on the trade-off curve [fraction of it]; [] = no curve."""
+    options: AnalyzeOptions
+    """The sizes of the trade-off curve, and the seed of random parts."""
     size_multipliers: Sequence[float]
     """Sizes of the other methods' masks, as multiples of the trained one's."""
-    generator: torch.Generator
-    """Source of randomness of the random parts."""
 
     def run(self, files: Sequence[MaskFile]) -> dict[str, Rows]:
         """Return the rows of `parts`, `combined` and `tradeoff` (errors: `MaskFile.load`)."""
+        generator = torch.Generator().manual_seed(self.options.seed)
         parts: Rows = []
         combined: Rows = []
         tradeoff: Rows = []
@@ -134,26 +134,28 @@ class Ablations:
             for seed, mask in masks.items():
                 named = mask_parts(mask, self.context.matrices)
                 parts += ablation_rows(self.context, target, named, seed=seed)
-            named = self._combined(list(masks.values()))
+            named = self._combined(list(masks.values()), generator)
             combined += ablation_rows(self.context, target, named)
-            for file in own if self.shares else []:
+            for file in own if self.options.tradeoff_sizes else []:
                 if file.seed == own[0].seed:
+                    sizes = self._sizes(file, generator)
                     fields = {"seed": file.seed, "method": file.method}
-                    tradeoff += ablation_rows(self.context, target, self._sizes(file), **fields)
+                    tradeoff += ablation_rows(self.context, target, sizes, **fields)
         return {"parts": parts, "combined": combined, "tradeoff": tradeoff}
 
-    def _combined(self, masks: Sequence[Mask]) -> dict[str, Mask]:
+    def _combined(self, masks: Sequence[Mask], generator: torch.Generator) -> dict[str, Mask]:
         combined = seed_combinations(masks)
         if combined:
             share = min(1.0, combined["shared core"].size / max(masks[0].size, 1))
-            combined["random part as large"] = resize_mask(masks[0], share, self.generator)
+            combined["random part as large"] = resize_mask(masks[0], share, generator)
         return combined
 
-    def _sizes(self, file: MaskFile) -> dict[str, Mask]:
+    def _sizes(self, file: MaskFile, generator: torch.Generator) -> dict[str, Mask]:
         """Return random shares of a trained mask, or a baseline's masks at the sizes on disk."""
         mask = file.load(self.fingerprint)
         if file.method == "trained":
-            return {f"{share:g}": resize_mask(mask, share, self.generator) for share in self.shares}
+            shares = self.options.tradeoff_sizes
+            return {f"{share:g}": resize_mask(mask, share, generator) for share in shares}
         masks = {size: file.resized(size).load(self.fingerprint) for size in self.size_multipliers}
         return {f"{size:g}": each for size, each in sorted({**masks, 1.0: mask}.items())}
 

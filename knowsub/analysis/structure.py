@@ -1,4 +1,4 @@
-"""Where a critical subnetwork lies: by block, module type, head and neuron, against uniform placement.
+"""Where a critical subnetwork lies: by block, module type, head and neuron, against chance.
 
 Counting needs no model: `implied_matrices` tells heads and axes from a mask's names and shapes.
 """

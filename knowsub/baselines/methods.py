@@ -1,7 +1,7 @@
-"""Masks of a given size by other methods: scores of all weights (random, magnitude, Wanda, SNIP, Taylor), and how many to take.
+"""Masks of a given size by other methods: scores of all weights, and how many to take.
 
-Random, magnitude, SNIP and first-order Taylor scores are computed here, Wanda and knowledge neurons
-beside; `Method` in the options names them all.
+Random, magnitude, Wanda, SNIP and first-order Taylor scores are computed here, knowledge neurons in
+`knowledge_neurons`; `Method` in the options names them all.
 """
 
 from __future__ import annotations

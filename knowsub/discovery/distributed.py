@@ -75,7 +75,7 @@ class ProcessGroup:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[ProcessGroup]:
+def init_processes(device: str) -> Iterator[ProcessGroup]:
     """Join the processes that `accelerate launch` or `torchrun` has started, within the block.
 
     Args:

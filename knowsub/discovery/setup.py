@@ -120,6 +120,18 @@ def build_trainer(
             than the context, the text is shorter than a block, or there are too few different
             objects for the suppression term.
     """
+    options, data = model.options, _training_data(model, statements, text, seed)
+    _require_objects(len(data.ignorance.objects), options.suppression)
+    gates = Gates(
+        model.model, model.matrices, options.granularity, options.estimator, options.init_prob
+    )
+    return MaskTrainer(gates, model.upper, data, options, seed, processes)
+
+
+def _training_data(
+    model: SearchModel, statements: Sequence[Statement], text: str, seed: int
+) -> TrainingData:
+    """Return the statements and text blocks of a search, with the teacher's answers cached."""
     options = model.options
     target_statements = _require(statements, Split.TARGET, Role.TRAIN)
     control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
@@ -140,7 +152,7 @@ def build_trainer(
         torch.Generator().manual_seed(seed),
     )
     shifted = options.causal_shift
-    data = TrainingData(
+    return TrainingData(
         target=target if shifted else target.unshifted(),
         control=teacher(control if shifted else control.unshifted()),
         neighborhood=teacher(model.encode_statements(neighborhood)) if neighborhood else None,
@@ -150,11 +162,6 @@ def build_trainer(
             model.upper, target, cache_teacher_states(model.upper, control), match
         ),
     )
-    _require_objects(len(data.ignorance.objects), options.suppression)
-    gates = Gates(
-        model.model, model.matrices, options.granularity, options.estimator, options.init_prob
-    )
-    return MaskTrainer(gates, model.upper, data, options, seed, processes)
 
 
 def build_validation(

@@ -157,7 +157,11 @@ class StepGradient:
             "neighborhood": options.neighborhood_weight,
             "text": options.text_weight,
         }
+        self._prepare_model(upper)
 
+    def _prepare_model(self, upper: PreTrainedModel) -> None:
+        """Choose kernels and precision of the pass, and where the remaining weights are written."""
+        options, gates = self.options, self.gates
         varlen = can_pack(upper, max(batch.tokens.shape[1] for batch in self.batches.values()))
         fused = fused_activations(varlen or upper)
         self.upper = activation_checkpointed(fused) if options.activation_checkpointing else fused

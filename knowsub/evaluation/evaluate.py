@@ -189,18 +189,30 @@ def evaluate_mask(
         context, evidence, islice(random_masks, options.random_masks), options.random_text_masks
     )
 
-    # The other groups remove, round or train weights of their own.
-    if options.full_ablation:
-        evidence.metrics |= full_ablation(context, mask)
-    if options.minimality:
-        evidence.metrics |= sufficiency(context, mask)
-        evidence.metrics |= minimality(context, mask, options.size_perturbations, generator)
     if options.quantization:
         known = references.known["target"]
         evidence.metrics |= quantization(context, mask, known, options.quantization_bits)
-    if options.relearning:
-        evidence.metrics |= relearning(context, mask, random_mask, options)
+    evidence.metrics |= _other_weights(context, mask, random_mask, options, generator)
     return evidence
+
+
+def _other_weights(
+    context: EvalContext,
+    mask: Mask,
+    random_mask: Mask,
+    options: TestOptions,
+    generator: torch.Generator,
+) -> Metrics:
+    """Return the metrics that remove or train weights of their own."""
+    metrics = Metrics()
+    if options.full_ablation:
+        metrics |= full_ablation(context, mask)
+    if options.minimality:
+        metrics |= sufficiency(context, mask)
+        metrics |= minimality(context, mask, options.size_perturbations, generator)
+    if options.relearning:
+        metrics |= relearning(context, mask, random_mask, options)
+    return metrics
 
 
 def _mask_size(context: EvalContext, mask: Mask) -> Metrics:

@@ -1,7 +1,8 @@
-"""Whether the removal holds: everything removed, more and less of the mask, quantized weights, the logit lens, relearning.
+"""Whether the removal holds, and what is left behind it.
 
-All maskable weights removed, the subnetwork alone, somewhat more and less of it, rounded weights,
-and objects that can still be read off the states between the blocks.
+All maskable weights removed, the subnetwork alone, more and less of it, quantized weights; objects
+that the logit lens still reads off the states between the blocks; and relearning: whether
+finetuning on some target facts brings the others back.
 """
 
 from __future__ import annotations

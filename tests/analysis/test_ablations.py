@@ -13,6 +13,7 @@ from knowsub.analysis.ablations import (
     resize_mask,
     seed_combinations,
 )
+from knowsub.analysis.options import AnalyzeOptions
 from knowsub.analysis.pipeline import Ablations, MaskFile, mask_files
 from knowsub.architectures import maskable_matrices
 from knowsub.kg.facts import Role, Split
@@ -29,6 +30,11 @@ def opened():
     matrices = maskable_matrices(model)
     rows = {name: statements(name) for name in "ab"}
     return model, open_ablation_context(model, tokenizer(), matrices, rows, 100)
+
+
+OPTIONS = AnalyzeOptions(
+    ablations=True, max_facts=8, tradeoff_sizes=[0.5, 1.0], baselines=True, alpha=0.05, seed=0
+)
 
 
 def test_removing_nothing_changes_nothing(opened):
@@ -105,7 +111,7 @@ def test_all_masks_of_the_parameters_are_ablated_in_parts_together_and_at_every_
         (tmp_path / f"baseline/{target}-0/sizes").mkdir()
         half = fact_mask(model, [f"{target}0"])
         save_mask(half, tmp_path / f"baseline/{target}-0/sizes/snip-0.2.safetensors")
-    found = Ablations(context, "built", [0.5, 1.0], [0.2], torch.Generator()).run(files)
+    found = Ablations(context, "built", OPTIONS, [0.2]).run(files)
     core = {row["target"]: row for row in found["combined"] if row["name"] == "shared core"}
     union = {row["target"]: row for row in found["combined"] if row["name"] == "union"}
     assert (core["a"]["weights"], union["a"]["weights"]) == (5, 6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.distributed import ProcessGroup, process_group
+from knowsub.discovery.distributed import ProcessGroup, init_processes
 from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
 
@@ -20,12 +20,12 @@ import os, sys
 from pathlib import Path
 import torch
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.distributed import process_group
+from knowsub.discovery.distributed import init_processes
 from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
 
 out, last = Path(sys.argv[1]), int(sys.argv[2])
-with process_group("cpu") as processes:
+with init_processes("cpu") as processes:
     made = search(grad_accumulation=2, processes=processes)
 
     def log(figures):
@@ -101,5 +101,5 @@ def test_microbatches_that_the_processes_cannot_share_are_an_error() -> None:
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with process_group("cpu") as processes:
+    with init_processes("cpu") as processes:
         assert (processes.rank, processes.count, processes.is_main) == (0, 1, True)
