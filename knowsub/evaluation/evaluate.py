@@ -20,13 +20,24 @@ from knowsub.architectures import block_count, maskable_matrices
 from knowsub.evaluation.choice import MultipleChoice, multiple_choice, prepare_multiple_choice
 from knowsub.evaluation.context import EvalContext, ScoreSet, best_prompts, open_context
 from knowsub.evaluation.metrics import (
+    HELD_OUT,
+    AnswerDistribution,
     KnownFacts,
     Metrics,
+    OtherTargets,
+    answer_distribution,
+    at_equal_damage,
+    control_set,
+    cross_row,
+    damage,
+    encode_other_targets,
     forgetting,
     paraphrase,
     perplexity,
     ppl_ratio,
     prior_over_objects,
+    row_dominance,
+    specificity,
 )
 from knowsub.evaluation.options import TestOptions
 from knowsub.evaluation.records import Evidence, top_answers
@@ -38,19 +49,6 @@ from knowsub.evaluation.robustness import (
     quantization,
     relearning,
     sufficiency,
-)
-from knowsub.evaluation.specificity import (
-    HELD_OUT,
-    AnswerDistribution,
-    OtherTargets,
-    answer_distribution,
-    at_equal_damage,
-    control_set,
-    cross_row,
-    damage,
-    encode_other_targets,
-    row_dominance,
-    specificity,
 )
 from knowsub.kg.facts import Role, Statement
 from knowsub.lm.batch import encode_text

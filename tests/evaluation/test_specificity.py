@@ -1,6 +1,6 @@
 import pytest
 
-from knowsub.evaluation.specificity import (
+from knowsub.evaluation.metrics import (
     Damage,
     answer_distribution,
     at_equal_damage,
