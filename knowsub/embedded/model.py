@@ -1,4 +1,4 @@
-"""The embedded model and its tokenizer: a small GPT-2 trained from scratch on facts and text.
+"""How the embedded model is made: tokenizer, optimizer, and a small GPT-2 trained from scratch.
 
 The matrices of the lower half of the blocks stay as they were initialized, so that the facts are
 learned in the upper half, where masks look for them. Otherwise a small model keeps them in its
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Generator, Tensor, nn
 from transformers import (
@@ -24,7 +25,6 @@ from transformers import (
 
 from knowsub.architectures import maskable_matrices, upper_half
 from knowsub.artifacts import read_utf8
-from knowsub.embedded.muon import Muon
 from knowsub.embedded.options import PretrainOptions
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.kg.options import VerbalizeOptions
@@ -34,6 +34,79 @@ from knowsub.lm.export import save_model
 from knowsub.lm.head_loss import lm_head_cross_entropy
 from knowsub.lm.schedule import warmup_stable_decay
 from knowsub.lm.score import ObjectScorer, score
+
+
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon`, its Newton-Schulz iteration in the precision of the parameters.
+
+    torch's own computes in bfloat16, whose products take ten times as long as float32's on
+    processors without instructions for them: most desktops and laptops. State and errors are
+    torch's; updates are scaled as its `match_rms_adamw` says.
+
+    Source:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale: Liu et al. 2025, "Muon
+        is Scalable for LLM Training", section 2.2.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            adjust_lr_fn="match_rms_adamw",
+        )
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            beta, lr = group["momentum"], group["lr"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                momentum = self.state[weight].setdefault(
+                    "momentum_buffer", torch.zeros_like(weight)
+                )
+                momentum.lerp_(weight.grad, 1 - beta)
+                update = weight.grad.lerp(momentum, beta) if group["nesterov"] else momentum
+                direction = orthogonalize(
+                    update, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                weight.mul_(1 - lr * group["weight_decay"])
+                # 0.2 sqrt(max(m, n)) gives an orthogonal update the root mean square of AdamW's.
+                weight.add_(direction, alpha=-0.2 * max(weight.shape) ** 0.5 * lr)
+
+
+def orthogonalize(
+    matrix: Float[Tensor, "row column"],
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float = 1e-7,
+) -> Float[Tensor, "row column"]:
+    """Return a matrix with the same singular vectors and singular values near 1.
+
+    A Newton-Schulz step is aX + b(XX')X + c(XX')^2 X. Singular values come out within about 0.7 to
+    1.2, but for those that are very small beside the others.
+    """
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix  # wide, for the smaller of the two Gram matrices
+    x = x / x.norm().clamp_min(eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        gram = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.addmm(x, gram, x, beta=a)
+    return x.T if is_tall else x
+
 
 END = "<|endoftext|>"
 """The only special token: end of text, also used as padding; its id is 0."""

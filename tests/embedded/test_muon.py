@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowsub.embedded.muon import Muon, orthogonalize
+from knowsub.embedded.model import Muon, orthogonalize
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 SHAPES = [(8, 8), (8, 24), (24, 8)]
