@@ -1,8 +1,7 @@
 """Where the critical subnetworks lie, how alike they are, and what their parts do.
 
-Reads: data/pretrain/model.json, data/train/<target>-<seed>/mask.safetensors,
-    data/baseline/<target>-<seed>/{<method>, sizes/<method>-<factor>}.safetensors,
-    data/verbalize/<target>.jsonl
+Reads: data/pretrain/model.json, data/verbalize/<target>.jsonl, data/train/*/mask.safetensors,
+    data/baseline/<target>-<seed>/{<method>, sizes/<method>-<factor>}.safetensors
 Writes: data/analyze/structure.json, overlap.json, ablations.json,
     combined/<target>-<union, shared_core, floral, first_only>.safetensors
 """
@@ -47,9 +46,9 @@ def main() -> str:
             context = open_ablation_context(
                 model, tokenizer, matrices, statements, options.max_facts
             )
-            sizes = params.baseline.size_multipliers
-            ablations = pipeline.Ablations(context, fingerprint, options, sizes)
-            results["ablations"] = ablations.run(files)
+            results["ablations"] = pipeline.Ablations(
+                context, fingerprint, options, params.baseline.size_multipliers
+            ).run(files)
         combined = pipeline.write_combinations(OUT / "combined", files, fingerprint)
         for path in (*pipeline.write_analysis(OUT, results), *combined):
             run.artifact(path)

@@ -16,7 +16,7 @@ from knowsub.config import load_params, stage_main, torch_device
 from knowsub.provenance import main_root, stage_key
 from knowsub.runner import progress_bar
 
-MODEL = Path("data/pretrain/model.json")
+MODEL, OUT = Path("data/pretrain/model.json"), Path("data/train")
 SHOWN = ("suppression", "control", "text", "density")
 TEXTS = Path("data/prepare/text/train.txt"), Path("data/prepare/text/validation.txt")
 
@@ -49,8 +49,7 @@ def main(target: str, seed: int) -> str:
         mask = trainer.gates.to_mask(result.bits, fingerprint, meta)
         if run is None:
             return f"{target} {seed}: process {processes.rank} is done"
-        folder = Path(f"data/train/{target}-{seed}")
-        for path in setup.write_search_result(folder, mask, result, options):
+        for path in setup.write_search_result(OUT / f"{target}-{seed}", mask, result, options):
             run.artifact(path)
         run.metrics({"sparsity": mask.sparsity, "qualified": float(result.qualified)})
         checkpoints.clear()
