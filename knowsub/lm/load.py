@@ -154,16 +154,18 @@ def load_model(
     check_model_folder(folder, str(folder))
     _require_device(device)
     logging.disable_progress_bar()
-    trusted = {"trust_remote_code": False, "local_files_only": True}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             output_loading_info=True,
-            **trusted,
+            trust_remote_code=False,
+            local_files_only=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(
             f"model {str(folder)!r}: could not be opened ({first_line(error)})"
