@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,13 @@ import yaml
 from knowsub.config import load_params
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.trainer import find_subnetwork
-from knowsub.provenance import main_root, run_key, stage_key
+from knowsub.provenance import (
+    code_commit,
+    main_root,
+    parameters_shown,
+    run_key,
+    stage_key,
+)
 from tests.discovery.setting import search, validation
 
 ROOT = Path(__file__).parents[1]
@@ -144,3 +152,28 @@ def test_a_search_killed_under_another_validation_text_is_begun_anew(checkout: P
     again = find_subnetwork(made, judged(1.5), lambda metrics: None, store("another text"))
     assert torch.equal(again.bits, fresh.bits)
     assert (again.chosen, again.curve) == (fresh.chosen, fresh.curve)
+
+
+def test_parameters_that_change_no_result_are_not_shown() -> None:
+    text = "seeds: [0]\nmachine:\n  threads: 2\ntrain:\n  lr: 1\n# end\ntrack:\n  a: b\n"
+    assert parameters_shown(text) == "seeds: [0]\ntrain:\n  lr: 1\n# end\n"
+
+
+def test_the_commit_is_the_last_one_that_changed_the_sources(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@e", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    assert code_commit(tmp_path) == "unknown"
+    git("init")
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    git("add", ".")
+    git("commit", "-m", "code")
+    first = code_commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", first)
+    (tmp_path / "dvc.lock").write_text("results\n")
+    git("add", ".")
+    git("commit", "-m", "results")
+    assert code_commit(tmp_path) == first
+    (tmp_path / "params.yaml").write_text("a: 2\n")
+    assert code_commit(tmp_path) == f"{first}, changed since"

@@ -104,9 +104,9 @@ def apply_presets(names: Sequence[str], write: bool, force: bool) -> Result:
 
 def edited(text: str, changes: Mapping[str, Any]) -> str:
     """Return a YAML text with values (by dotted key) changed; comments and styles stay."""
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 1 << 20
-    tree = yaml.load(text)
+    document = YAML()
+    document.preserve_quotes, document.width = True, 1 << 20
+    tree = document.load(text)
     for key, value in changes.items():
         *path, last = key.split(".")
         section = tree
@@ -118,7 +118,7 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
             quoted = isinstance(value, str) and not _PLAIN.fullmatch(value)
             section[last] = DoubleQuotedScalarString(value) if quoted else value
     new = StringIO()
-    yaml.dump(tree, new)
+    document.dump(tree, new)
     return new.getvalue()
 
 

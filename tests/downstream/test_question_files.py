@@ -104,7 +104,7 @@ def test_identifiers_are_read_from_a_list_of_facts(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"id": "a", "subject": "x"}, {"id": "b"}]))
     assert read_ids(path) == {"a", "b"}
     path.write_text('[{"id": "a"},\n {"subject": "x"}]')
-    with pytest.raises(ValueError, match=r"facts\.json:2"):
+    with pytest.raises(ValueError, match=r"facts\.json \(entry 2\)"):
         read_ids(path)
 
 

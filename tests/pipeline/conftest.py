@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, dict[str, Any]] = {
     "prepare": {
-        "taught": [],
+        "extra_targets": [],
         "target_facts": 8,
         "neighborhood_facts": 6,
         "unseen_entities": 60,
@@ -48,7 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
         "text_batch": 2,
         "evaluate_every": 4,
         "checkpoint_every": 4,
-        "initial": 0.5,
+        "init_prob": 0.5,
         "sparsity_weight_start": 0.1,
         "sparsity_weight_end": 0.2,
         "target_density": 0.0,
@@ -69,7 +69,7 @@ TINY: dict[str, dict[str, Any]] = {
     "analyze": {"max_facts": 8, "tradeoff_sizes": [0.5]},
     "report": {"dpi": 50},
 }
-"""Values that make every stage take about a second; figures mean nothing at this size."""
+"""Values that make every stage take about a second; metrics mean nothing at this size."""
 
 
 @dataclass(frozen=True)

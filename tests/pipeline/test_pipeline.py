@@ -52,7 +52,7 @@ def test_a_second_repro_runs_nothing(miniature: Repository) -> None:
     assert miniature.dvc("status", "-q") == []
 
 
-def test_mlflow_has_one_run_with_the_figures_of_all_stages(miniature: Repository) -> None:
+def test_mlflow_has_one_run_with_the_metrics_of_all_stages(miniature: Repository) -> None:
     from mlflow import MlflowClient
 
     store = MlflowClient(f"sqlite:///{miniature.folder}/mlflow/mlflow.db")
@@ -85,8 +85,8 @@ def test_the_same_seed_finds_the_same_mask_bit_for_bit(miniature: Repository) ->
 
 
 @pytest.mark.parametrize("stage", ["train", "baseline"])
-@pytest.mark.parametrize("part", ["", "untold/"])
-def test_what_is_believed_of_untold_heads_is_read_too(
+@pytest.mark.parametrize("part", ["", "unseen/"])
+def test_what_is_predicted_for_unseen_entities_is_read_too(
     miniature: Repository, tmp_path: Path, stage: str, part: str
 ) -> None:
     apart = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/apart.db"}
