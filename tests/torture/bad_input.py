@@ -16,7 +16,7 @@ from tests.torture.ground import Ground, Outcome
 TARGET = "building.n.01"
 PREPARE, PRETRAIN = ("stages.prepare",), ("stages.pretrain",)
 TEST, FINETUNE = ("stages.test", TARGET, "0"), ("stages.finetune", TARGET, "0")
-HEADER = "head\trelation\ttail\n"
+HEADER = "subject\trelation\tobject\n"
 CONTROL = HEADER + "".join(f"thing{n}\thypernym\tkind{n}\n" for n in range(9))
 MASK = f"data/train/{TARGET}-0/mask.safetensors"
 BESIDE = (".git", "mlflow", ".checkpoints", "__pycache__", "tmp")
@@ -47,7 +47,7 @@ def table(target: str, control: str = CONTROL, name: str = "mine") -> Callable[[
         (source / "control.tsv").write_text(control, encoding="utf-8")
         return {
             "targets": [name],
-            "prepare": {"fact_source": "table", "source_folder": "data/raw/own", "taught": []},
+            "prepare": {"fact_source": "table", "source_folder": "data/raw/own", "extra_targets": []},
         }
 
     return arrange

@@ -59,7 +59,7 @@ class Ground:
         folder = self.folder / name / "clone"
         shutil.rmtree(folder.parent, ignore_errors=True)
         clone = make_clone(folder)
-        clone.set(seeds=[0], train={"accumulate": 2})
+        clone.set(seeds=[0], train={"grad_accumulation": 2})
         commit(clone)
         return clone
 

@@ -39,7 +39,7 @@ def together(ground: Ground) -> list[Outcome]:
     queued.check(not faults, "; ".join(faults))
     commit(clone)
     masks = doubled(clone, twice)
-    twice.check(len(masks) == 1, f"{len(masks)} different figures")
+    twice.check(len(masks) == 1, f"{len(masks)} different metrics")
     faults = store_faults(clone.folder, 6)
     twice.check(not faults, "; ".join(faults))
     return [queued, beside, twice]
@@ -56,7 +56,7 @@ def wait_for_queue(clone: Repository) -> str:
 
 
 def doubled(clone: Repository, outcome: Outcome) -> set[str]:
-    """Run one experiment twice at once; return the different figures that came of it."""
+    """Run one experiment twice at once; return the different metrics that came of it."""
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-S", "train.lr=0.3"]
     logs = [clone.folder.parent / f"twice-{number}" for number in (0, 1)]
     started = []
@@ -77,7 +77,7 @@ def doubled(clone: Repository, outcome: Outcome) -> set[str]:
 
 
 def figures(clone: Repository) -> set[str]:
-    """Return the different mean figures of the experiments that were run with another rate."""
+    """Return the different mean metrics of the experiments that were run with another rate."""
     shown = json.loads(clone.said("exp", "show", "--json"))
     found = set()
     for baseline in shown:

@@ -98,7 +98,7 @@ def show(clone: Repository) -> str:
 
 
 def apply(clone: Repository) -> str:
-    """Take over the newest experiment: its figures are the workspace's, and nothing is lost."""
+    """Take over the newest experiment: its metrics are the workspace's, and nothing is lost."""
     name, run = next(
         (name, run)
         for name, run in experiments(clone.folder).items()
@@ -114,11 +114,11 @@ def apply(clone: Repository) -> str:
 
 
 def metrics_diff(clone: Repository) -> str:
-    """Compare the figures of the workspace with those of the commit."""
+    """Compare the metrics of the workspace with those of the commit."""
     rows = clone.said("metrics", "diff", "--md", "--all").splitlines()[2:]
     names = [row.split("|")[2].strip() for row in rows if row.startswith("|")]
     assert "mean.target_ppl_ratio" in names, names
-    return f"{len(names)} figures side by side"
+    return f"{len(names)} metrics side by side"
 
 
 def plots_diff(clone: Repository) -> str:
