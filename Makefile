@@ -55,10 +55,10 @@ repro: setup  ## run the stages of the pipeline that are out of date; JOBS=1 one
 	python -m knowsub.repro --jobs $(or $(JOBS),0)
 
 test: setup-dev  ## run the tests
-	pytest -n auto --dist loadfile
+	pytest -n auto --dist loadfile --no-loadscope-reorder
 
 quick: setup-dev  ## run the tests that take less than ten seconds each
-	pytest -n auto --dist loadfile -m "not slow"
+	pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: setup-dev  ## run what the pre-commit hooks run: style, types, arrows, docstrings
 	ruff check

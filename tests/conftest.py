@@ -25,7 +25,11 @@ VOCABULARY, CONTEXT, WIDTH, BLOCKS, HEADS = 64, 32, 16, 4, 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of the network unless asked for, and of the GPU where there is none."""
+    """Leave out tests of the network unless asked for, and of the GPU where there is none.
+
+    The longest file comes first, so that no worker is left alone with it at the end.
+    """
+    items.sort(key=lambda item: "pipeline" not in item.path.parts)
     asked = "network" in str(config.getoption("-m"))
     for item in items:
         if item.get_closest_marker("network") and not asked:
