@@ -143,6 +143,7 @@ def test_the_outputs_stay_out_of_git(miniature: Repository) -> None:
         "README.md",
         "data/report/",
         "data/report/summary.json",
+        "docs/results.md",
         "dvc.lock",
         "knowsub/analysis/structure.py",
         "params.yaml",
