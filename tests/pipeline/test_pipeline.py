@@ -173,7 +173,7 @@ def test_two_workers_of_a_queue_lose_and_double_nothing_on_a_cold_store(
     miniature: Repository,
 ) -> None:
     shutil.rmtree(miniature.folder / "mlflow")
-    steps.queue(miniature, "report.facts=5,6")
+    steps.queue(miniature, "report.max_control_facts=5,6")
     check_store(miniature.folder, 2)
 
 

@@ -23,7 +23,7 @@ def together(ground: Ground) -> list[Outcome]:
     beside = Outcome("`dvc repro` while the queue runs: as without it")
     twice = Outcome("One experiment twice at the same time: the same results, one run in MLflow")
     clone = ground.fresh("together")
-    clone.said("exp", "run", "--queue", "-S", "report.facts=5,6,7,8")
+    clone.said("exp", "run", "--queue", "-S", "report.max_control_facts=5,6,7,8")
     clone.said("queue", "start", "-j", "4")
     time.sleep(5)
     done = clone.run(sys.executable, "-m", "dvc", "repro")
