@@ -47,7 +47,11 @@ def table(target: str, control: str = CONTROL, name: str = "mine") -> Callable[[
         (source / "control.tsv").write_text(control, encoding="utf-8")
         return {
             "targets": [name],
-            "prepare": {"fact_source": "table", "source_folder": "data/raw/own", "extra_targets": []},
+            "prepare": {
+                "fact_source": "table",
+                "source_folder": "data/raw/own",
+                "extra_targets": [],
+            },
         }
 
     return arrange

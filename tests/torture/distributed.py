@@ -28,7 +28,9 @@ def distributed(ground: Ground) -> list[Outcome]:
         "One of 2 processes of a search killed: all end within a minute; the same mask"
     )
     clone = ground.copy("distributed")
-    clone.set(train={"steps": 120, "checkpoint_every": 10, "evaluate_every": 60, "grad_accumulation": 2})
+    clone.set(
+        train={"steps": 120, "checkpoint_every": 10, "evaluate_every": 60, "grad_accumulation": 2}
+    )
     done = clone.run(sys.executable, "-m", *ARGUMENTS, "-q")
     assert done.returncode == 0, done.stderr
     folder = clone.folder / f"data/train/{TARGET}-0"

@@ -69,7 +69,8 @@ STEPS = (
         new=1,
     ),
     Step(
-        "dvc exp run --queue -S analyze.alpha=0.01,0.1 -S report.max_control_facts=5,6; dvc queue start -j 2",
+        "dvc exp run --queue -S analyze.alpha=0.01,0.1 -S report.max_control_facts=5,6; "
+        "dvc queue start -j 2",
         change(steps.queue, "analyze.alpha=0.01,0.1", "report.max_control_facts=5,6"),
         new=4,
     ),
