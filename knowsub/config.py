@@ -280,8 +280,8 @@ def load_params(
     except TypeError:
         raise ValueError(f"{source.name}: a key is not text") from None
     if params.prepare.fact_source == "wordnet" and NOUNS.is_file():
-        _fail(_unknown_synsets(source, "targets", params.targets))
-        _fail(_unknown_synsets(source, "prepare.extra_targets", params.prepare.extra_targets))
+        extra = params.prepare.extra_targets
+        _fail(_unknown_synsets(source, {"targets": params.targets, "prepare.extra_targets": extra}))
     return params
 
 
@@ -334,12 +334,12 @@ def _unknown_key(key: str) -> tuple[str, str]:
     return f"is not a known key; {known}", near[0] if near else ""
 
 
-def _unknown_synsets(source: Source, key: str, names: Sequence[str]) -> list[str]:
+def _unknown_synsets(source: Source, named: Mapping[str, Sequence[str]]) -> list[str]:
     """Return one line per name that is no synset; reads the table as text, as parsing is slow."""
-    found = []
+    found, pairs = [], [(key, name) for key, names in named.items() for name in names]
     with gzip.open(NOUNS, "rt", encoding="utf-8") as file:
         table = file.read()
-    for name in (each for each in names if f"\n{each}\t" not in table):
+    for key, name in (pair for pair in pairs if f"\n{pair[1]}\t" not in table):
         rows = (line.partition("\t")[0] for line in table.splitlines() if line[:1] == name[:1])
         near = difflib.get_close_matches(name, list(rows), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
