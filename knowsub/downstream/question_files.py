@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowsub.artifacts import json_rows, text_field
 from knowsub.downstream.options import FinetuneOptions, QuestionSource
 from knowsub.downstream.questions import (
     Group,
@@ -24,6 +23,7 @@ from knowsub.downstream.questions import (
     split_questions,
 )
 from knowsub.kg.facts import Split, Statement
+from knowsub.kg.rows import json_rows, text_field
 
 SEED = 0
 """Seed of distractors and splits: every mask of a target is asked the same questions."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from knowsub.artifacts import json_rows
+from knowsub.kg.rows import json_rows
 
 
 class Split(StrEnum):

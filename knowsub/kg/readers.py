@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from knowsub.artifacts import json_rows, read_utf8, text_field
+from knowsub.artifacts import read_utf8
 from knowsub.kg.facts import Fact, Role, Split, Statement, statement_words
+from knowsub.kg.rows import json_rows, text_field
 from knowsub.kg.wordnet import HYPERNYM
 
 

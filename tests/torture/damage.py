@@ -108,26 +108,26 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from knowsub.sealed import write_sealed
+from knowsub.artifacts import write_checksummed
 print("ready", flush=True)
 for number in range(10**9):
-    write_sealed(Path(sys.argv[1]), {"x": np.full(1_000_000, number)}, {"number": number})
+    write_checksummed(Path(sys.argv[1]), {"x": np.full(1_000_000, number)}, {"number": number})
 """
 
 
 def killed_writes(folder: Path, draw: random.Random, number: int) -> Outcome:
-    """Kill a process that writes one sealed file over and over."""
+    """Kill a process that writes one checksummed file over and over."""
     import numpy as np
 
-    outcome = Outcome("A process killed while it writes a sealed file: the file is whole")
-    path = folder / "sealed.safetensors"
+    outcome = Outcome("A process killed while it writes a checksummed file: the file is whole")
+    path = folder / "checksummed.safetensors"
     write_checksummed(path, {"x": np.full(1_000_000, 7)}, {"number": 7})
     for _ in range(number):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE
         ) as process:
             assert process.stdout is not None, "it is a pipe"
-            process.stdout.readline()
+            outcome.check(process.stdout.readline() == b"ready\n", "the writer did not start")
             try:
                 process.wait(draw.uniform(0, 0.3))
             except subprocess.TimeoutExpired:

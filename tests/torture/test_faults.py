@@ -92,7 +92,7 @@ def test_a_folder_deleted_by_another_process_is_made_again(tmp_path: Path) -> No
     assert [one.name for one in folder.glob("*last*")] == ["last"]
 
 
-def test_a_sealed_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_checksummed_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.mkdir()
     with pytest.raises(OSError, match="file'"):

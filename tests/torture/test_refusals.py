@@ -16,7 +16,7 @@ from knowsub.masks.mask import load_mask
     "description",
     [{}, {"format": "knowsub-mask-1"}, {"format": "knowsub-mask-1", "shapes": {"x": [4, 4]}}],
 )
-def test_a_sealed_file_that_is_no_mask_is_refused(
+def test_a_checksummed_file_that_is_no_mask_is_refused(
     description: dict[str, object], tmp_path: Path
 ) -> None:
     path = tmp_path / "mask"
