@@ -104,6 +104,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             WeightSpec("mlp.dense_4h_to_h", "out | in", (ModuleType.MLP_OUT,)),
         ),
     ),
+    "gemma3_text": _LLAMA,  # norms around each half of a block and in the heads are no matrices
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,

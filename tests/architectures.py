@@ -7,6 +7,7 @@ import copy
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -35,6 +36,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
         vocab_size=VOCAB, n_embd=16, n_layer=4, n_head=4, n_positions=CONTEXT,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
     ),
+    "gemma3_text": Gemma3TextConfig(
+        **_GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=CONTEXT,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    ),
     "gpt_neox": GPTNeoXConfig(**_DECODER),
     "llama": LlamaConfig(**_GROUPED),
     "mistral": MistralConfig(**_GROUPED, sliding_window=None),
@@ -47,10 +52,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }  # fmt: skip
 
 
-def tiny(kind: str, seed: int = 0, attention: str = "eager") -> PreTrainedModel:
+def tiny(kind: str | PretrainedConfig, seed: int = 0, attention: str = "eager") -> PreTrainedModel:
     """Return a random model, its weights large enough for every part to matter."""
     torch.manual_seed(seed)
-    config = copy.deepcopy(CONFIGS[kind])  # a model may change its own
+    # A model may change its own configuration.
+    config = copy.deepcopy(CONFIGS[kind] if isinstance(kind, str) else kind)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in model.parameters():

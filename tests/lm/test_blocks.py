@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -36,6 +38,18 @@ def test_the_upper_blocks_continue_where_the_lower_ones_end(kind: str, first: in
     whole = last_hidden(model, batch)
     upper, cached = upper_blocks(model, first), cache_lower_states(model, first, batch, rows=4)
     torch.testing.assert_close(last_hidden(upper, cached), whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_blocks_with_a_window_keep_it_beside_blocks_that_attend_fully(first: int) -> None:
+    config = copy.deepcopy(CONFIGS["gemma3_text"])
+    config.sliding_window = 4
+    model, batch = tiny(config), random_batch()
+    whole = model(batch.tokens).logits
+    assert not torch.allclose(tiny("gemma3_text")(batch.tokens).logits, whole)
+    upper, cached = upper_blocks(model, first), cache_lower_states(model, first, batch)
+    logits = model.get_output_embeddings()(last_hidden(upper, cached))
+    torch.testing.assert_close(logits, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))

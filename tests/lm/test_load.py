@@ -107,7 +107,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) 
         intermediate_size=8,
     )  # fmt: skip
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"'bert' is not in the table \(known: gpt2"):
+    with pytest.raises(ValueError, match=r"'bert' is not in the table \(known: .*gpt2"):
         load_model(tmp_path)
 
 
