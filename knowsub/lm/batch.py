@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -191,25 +192,41 @@ def tokenize_alone(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special tokens that a tokenizer puts before a text, such as the BOS token."""
+    (ids,), alone = tokenize(tokenizer, ["a"]), tokenize_alone(tokenizer, "a")
+    special = frozenset(tokenizer.all_special_ids)
+    return list(takewhile(special.__contains__, ids[: max(0, len(ids) - len(alone))]))
+
+
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, block: int) -> Batch:
     """Return running text as blocks whose targets are all positions but the last.
+
+    Every block begins as a statement does: with the BOS token where the tokenizer adds one. A model
+    that was trained with it computes its first states, which all others attend to, wrongly without.
 
     Args:
         tokenizer: The model's tokenizer.
         text: The text.
-        block: Length of a block [tokens]; what is left over at the end is dropped.
+        block: Length of a block, its BOS token included [tokens]; what is left over at the end of
+            the text is dropped.
 
     Returns:
-        The batch, one row per block.
+        The batch, one row per block. The BOS token is never predicted.
 
     Raises:
-        ValueError: If the text is shorter than one block.
+        ValueError: If the text is shorter than one block, or a block has no room for text.
     """
-    ids = tokenize_alone(tokenizer, text)
-    rows = len(ids) // block
+    ids, opening = tokenize_alone(tokenizer, text), opening_tokens(tokenizer)
+    width = block - len(opening)
+    if width < 1:
+        raise ValueError(f"a block of {block} tokens has no room for text after {opening}")
+    rows = len(ids) // width
     if rows == 0:
-        raise ValueError(f"the text has {len(ids)} tokens, fewer than one block of {block}")
-    tokens = torch.tensor(ids[: rows * block]).view(rows, block)
+        raise ValueError(f"the text has {len(ids)} tokens, fewer than one block of {width}")
+    body = torch.tensor(ids[: rows * width]).view(rows, width)
+    tokens = torch.cat([torch.tensor(opening, dtype=torch.long).expand(rows, -1), body], dim=1)
     target_mask = torch.ones_like(tokens, dtype=torch.bool)
     target_mask[:, -1] = False
+    target_mask[:, : max(0, len(opening) - 1)] = False
     return Batch(tokens, target_mask)

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from knowsub.lm.batch import Batch, encode_statements, encode_text
+from knowsub.lm.batch import Batch, encode_statements, encode_text, opening_tokens
 from tests.lm.setting import PAIRS, TEXT, statement, statements, toy_tokenizer
 
 
@@ -92,6 +92,27 @@ def test_targets_of_text_blocks_are_all_positions_but_the_last() -> None:
     assert batch.tokens.flatten().tolist() == ids[: len(ids) // 10 * 10]
     assert batch.target_mask[:, :-1].all()
     assert not batch.target_mask[:, -1].any()
+
+
+def test_text_blocks_begin_as_statements_do_with_a_token_that_is_not_predicted() -> None:
+    tokenizer = prefixing_tokenizer()
+    batch = encode_text(tokenizer, TEXT, 10)
+    statement_tokens = encode_statements(tokenizer, statements(1), 24).tokens
+    assert (batch.tokens[:, 0] == statement_tokens[0, 0]).all()
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    assert batch.tokens[:, 1:].flatten().tolist() == ids[: len(ids) // 9 * 9]
+    assert batch.labels[batch.target_mask].tolist() == ids[: len(ids) // 9 * 9]
+
+
+def test_a_tokenizer_that_puts_nothing_before_statements_puts_nothing_before_text() -> None:
+    assert opening_tokens(prefixing_tokenizer()) == [1]
+    assert opening_tokens(toy_tokenizer()) == []
+    assert toy_tokenizer().bos_token_id is not None
+
+
+def test_a_block_without_room_for_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="a block of 1 tokens has no room for text"):
+        encode_text(prefixing_tokenizer(), TEXT, 1)
 
 
 def test_a_text_shorter_than_a_block_is_refused() -> None:
