@@ -1,9 +1,9 @@
 """Facts and text: what is learned, what is to be removed, and what must stay.
 
-Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source_folder; data/raw/text, or the
-    texts that prepare.text and prepare.other_text name
-Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, unseen.txt, counts.json,
-    text/{train,validation,test,other}.txt
+Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source_folder; the templates;
+    data/raw/text, or the texts that prepare.text and prepare.other_text name
+Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, templates.json, unseen.txt,
+    counts.json, text/{train,validation,test,other}.txt
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ def main() -> str:
     """Write the facts of every target, and the text, each in its splits."""
     params = load_params()
     from knowsub.kg.sources import collect_facts, write_fact_splits
+    from knowsub.kg.templates import load_templates, needed_templates, write_templates
     from knowsub.text import read_splits, read_text
     from knowsub.tracking import stage_run
 
     options = params.prepare
     with stage_run("prepare", params) as run:
         facts = collect_facts(params.targets, options)
+        wordings = load_templates(Path(params.verbalize.templates))
+        wordings = needed_templates(facts.facts, wordings, params.verbalize)
         split_counts = write_fact_splits(OUT, facts, params.targets, options)
+        write_templates(OUT / "templates.json", wordings)
 
         texts, origin = read_splits(
             options.text, options.text_validation_share, options.text_test_share

@@ -1,6 +1,6 @@
 """The language model: the embedded one, trained here, or a pretrained one, found and pinned.
 
-Reads: data/prepare/facts.jsonl, data/prepare/text/{train,validation}.txt, the templates
+Reads: data/prepare/{facts.jsonl, templates.json}, data/prepare/text/{train,validation}.txt
 Writes: data/pretrain/model.json, data/pretrain/curve.csv, and data/pretrain/model/ if embedded
 """
 
@@ -41,7 +41,7 @@ def main() -> str:
 
         if options.model == "embedded":
             statements = training_statements(
-                read_facts(DATA / "facts.jsonl"), load_templates(Path(forms.templates)), forms
+                read_facts(DATA / "facts.jsonl"), load_templates(DATA / "templates.json"), forms
             )
             model, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
             pinned = manifest(model, "model", "") | {"metrics": metrics}

@@ -1,7 +1,7 @@
 """The statements of every target: for each fact and family the wording the model knows best.
 
-Reads: data/prepare/kg/<target>.jsonl, data/prepare/unseen.txt, data/pretrain/model.json,
-    the templates
+Reads: data/prepare/kg/<target>.jsonl, data/prepare/{templates.json, unseen.txt},
+    data/pretrain/model.json
 Writes: data/verbalize/<target>.jsonl and unseen/<target>.jsonl
 """
 
@@ -27,7 +27,7 @@ def main() -> str:
 
     entities = (DATA / "prepare/unseen.txt").read_text("utf-8").splitlines()
     options, limit = params.verbalize, params.prepare.unseen_facts
-    templates, count = load_templates(Path(options.templates)), 0
+    templates, count = load_templates(DATA / "prepare/templates.json"), 0
     OUT.mkdir(parents=True, exist_ok=True)
     with stage_run("verbalize", params) as run:
         scorer = ObjectScorer(*open_model(DATA / "pretrain/model.json", device))

@@ -5,6 +5,7 @@ The scorer is passed in, so that this room knows no model.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,82 @@ def load_templates(path: Path = TEMPLATES) -> Templates:
     return {
         str(relation): _families(families, f"{path}: {relation}")
         for relation, families in rows.items()
+    }
+
+
+def write_templates(path: Path, templates: Templates) -> None:
+    """Write templates as `load_templates` reads them, in their order."""
+    rows = {
+        relation: {family.family: list(family.texts) for family in families}
+        for relation, families in templates.items()
+    }
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def needed_templates(
+    facts: Iterable[Fact], templates: Templates, options: VerbalizeOptions
+) -> Templates:
+    """Return the templates of the relations that facts have; refuse what has no wording.
+
+    Args:
+        facts: All facts, those of targets and of controls.
+        templates: The templates by relation.
+        options: The families and their roles.
+
+    Returns:
+        The templates of these relations, in their order.
+
+    Raises:
+        ValueError: If a relation has no templates, a named family is in none of the relations, or a
+            relation has no family for a role: all of them at once, with what to write.
+    """
+    first = {fact.relation: fact for fact in reversed(list(facts))}
+    mistakes = [
+        f"{options.templates}: relation {relation!r} of {first[relation].key!r} has no wording; "
+        f'add `{relation}: {{kind: "{{subject}} ... {{object}}"}}` with a family for each role'
+        for relation in sorted(first.keys() - templates.keys())
+    ]
+    needed = {name: group for name, group in templates.items() if name in first}
+    families = {name: {each.family for each in group} for name, group in needed.items()}
+    mistakes += _role_mistakes(families, options)
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return needed
+
+
+def _role_mistakes(families: Mapping[str, set[str]], options: VerbalizeOptions) -> list[str]:
+    """Return what keeps relations from having a statement in every role."""
+    if options.role_assignment == RoleAssignment.best:
+        return [
+            f"{options.templates}: relation {name!r} has {len(own)} families; "
+            f"verbalize.role_assignment 'best' needs {len(Role)}"
+            for name, own in families.items()
+            if len(own) < len(Role)
+        ]
+    known, mistakes = set[str]().union(*families.values()), []
+    for key, named in role_families(options).items():
+        if unknown := [name for name in named if name not in known]:
+            mistakes.append(_unknown_family(key, unknown[0], known))
+        mistakes += [
+            f"verbalize.{key}: relation {name!r} has none of {', '.join(named)}; "
+            f"it has {', '.join(sorted(own))}"
+            for name, own in families.items()
+            if not own & set(named)
+        ]
+    return mistakes
+
+
+def _unknown_family(key: str, name: str, known: set[str]) -> str:
+    shown = ", ".join(sorted(known))
+    return f"verbalize.{key}: value {name!r} is not allowed; allowed for these facts: {shown}"
+
+
+def role_families(options: VerbalizeOptions) -> dict[str, list[str]]:
+    """Return the families of each role, by the name of the option that lists them."""
+    return {
+        "train_families": options.train_families,
+        "validation_families": options.validation_families,
+        "test_families": options.test_families,
     }
 
 
@@ -185,8 +262,7 @@ def verbalize(
             families at hand leave a role empty.
     """
     by_families = options.role_assignment == RoleAssignment.families
-    known = {template.family for fact, _ in facts for template in templates.get(fact.relation, ())}
-    roles = family_roles(options, known) if facts else {}
+    roles = family_roles(options, {each.family for group in templates.values() for each in group})
     if training_only and by_families:
         roles = {family: role for family, role in roles.items() if role is Role.TRAIN}
     wordings = [
@@ -210,16 +286,12 @@ def family_roles(options: VerbalizeOptions, known: Iterable[str]) -> dict[str, R
     """
     if options.role_assignment == RoleAssignment.best:
         return dict.fromkeys(sorted(known), Role.TEST)
-    roles = {
-        **dict.fromkeys(options.train_families, Role.TRAIN),
-        **dict.fromkeys(options.validation_families, Role.VALIDATION),
-        **dict.fromkeys(options.test_families, Role.TEST),
-    }
-    if unknown := sorted(set(roles) - set(known)):
-        raise ValueError(
-            f"verbalize.families: value {unknown[0]!r} is not allowed; "
-            f"allowed for these facts: {', '.join(sorted(known))}"
-        )
+    allowed = set(known)
+    roles: dict[str, Role] = {}
+    for (key, names), role in zip(role_families(options).items(), Role, strict=True):
+        if unknown := [name for name in names if name not in allowed]:
+            raise ValueError(_unknown_family(key, unknown[0], allowed))
+        roles |= dict.fromkeys(names, role)
     return roles
 
 

@@ -18,9 +18,11 @@ from knowsub.kg.templates import (
     family_roles,
     likeliest_wordings,
     load_templates,
+    needed_templates,
     roles_by_likelihood,
     statements,
     verbalize,
+    write_templates,
 )
 from tests.kg.setting import FIXTURES, ROOT, fact, verbalize_options
 
@@ -257,7 +259,7 @@ def test_the_papers_rule_needs_three_families() -> None:
 
 def test_an_unknown_family_is_named_with_the_known_ones(shipped: Templates) -> None:
     options = verbalize_options(test_families=["breed"])
-    with pytest.raises(ValueError, match=r"value 'breed' is not allowed; .*class, counts"):
+    with pytest.raises(ValueError, match=r"verbalize.test_families: value 'breed' .*class"):
         verbalize(FACTS, shipped, options, by_length)
 
 
@@ -273,3 +275,42 @@ def test_roles_come_from_the_options() -> None:
     roles = family_roles(verbalize_options(), known)
     assert (roles["kind"], roles["variety"], roles["isa"]) == tuple(Role)
     assert "class" not in roles
+
+
+def test_the_templates_of_the_relations_at_hand_are_written_as_they_are_read(
+    shipped: Templates, tmp_path: Path
+) -> None:
+    needed = needed_templates([fact("ziggurat", "temple")], shipped, PLAIN)
+    assert needed == {"hypernym": shipped["hypernym"]}
+    write_templates(tmp_path / "templates.json", needed)
+    assert load_templates(tmp_path / "templates.json") == needed
+
+
+def test_everything_that_keeps_facts_from_being_worded_is_named_at_once(
+    shipped: Templates,
+) -> None:
+    facts = [
+        fact("Oslo", "Norway", "capital"),
+        fact("ziggurat", "temple"),
+        fact("a", "b", "orbits"),
+    ]
+    facts.append(fact("table", "wood", "MadeOf"))
+    with pytest.raises(ValueError, match=r"templates\.yaml") as refused:
+        needed_templates(facts, shipped, verbalize_options(train_families=["knd", "kind"]))
+    said = str(refused.value).split("; ")
+    assert [each.partition(" has no wording")[0] for each in said if "no wording" in each] == [
+        "data/raw/templates.yaml: relation 'capital' of 'Oslo|capital|Norway'",
+        "data/raw/templates.yaml: relation 'orbits' of 'a|orbits|b'",
+    ]
+    assert 'add `capital: {kind: "{subject} ... {object}"}` with a family for each role' in said
+    assert any(each.startswith("verbalize.train_families: value 'knd' is not") for each in said)
+    assert any(
+        "validation_families: relation 'MadeOf' has none of variety" in each for each in said
+    )
+
+
+def test_the_papers_rule_names_the_relations_with_too_few_families(shipped: Templates) -> None:
+    options = verbalize_options(role_assignment=RoleAssignment.best)
+    few = {"hypernym": shipped["hypernym"][:2]}
+    with pytest.raises(ValueError, match=r"'hypernym' has 2 families; .* 'best' needs 3"):
+        needed_templates([fact("ziggurat", "temple")], few, options)
