@@ -52,7 +52,8 @@ def unseen_facts(
     """Return what a model answers, in a target's words, about entities that no fact speaks of.
 
     Args:
-        target: The target facts; each of their relations gets an equal part of the limit.
+        target: The target facts; each of their relations gets an equal part of the limit, but those
+            whose subjects are mostly names: no common noun has a capital or a currency.
         entities: The unseen entities.
         templates: The templates by relation.
         options: The first training family asks, in its first form.
@@ -66,6 +67,9 @@ def unseen_facts(
     by_relation: defaultdict[str, list[Fact]] = defaultdict(list)
     for fact in target:
         by_relation[fact.relation].append(fact)
+    for relation, facts in list(by_relation.items()):
+        if 2 * sum(fact.subject_words[:1].isupper() for fact in facts) > len(facts):
+            del by_relation[relation]
     unseen: list[tuple[Fact, Split]] = []
     for relation, facts in by_relation.items():
         answers = list({fact.object_words: fact for fact in facts}.values())

@@ -48,6 +48,12 @@ def test_the_entities_likeliest_to_get_the_targets_objects_are_kept_with_them() 
     assert unseen_facts(target, entities, templates, params.verbalize, 0, predict) == []
 
 
+def test_a_relation_of_names_has_no_unseen_entities() -> None:
+    params, templates = load_params(), load_templates(Path("data/raw/templates.yaml"))
+    named = [fact("Paris", "house"), fact("Oslo", "house"), fact("villa", "house")]
+    assert unseen_facts(named, ["kite"], templates, params.verbalize, 2, predict) == []
+
+
 def test_unseen_facts_are_stated_in_training_families_alone() -> None:
     params, templates = load_params(), load_templates(Path("data/raw/templates.yaml"))
     unseen = [(fact("lamp", "house"), Split.UNSEEN)]
