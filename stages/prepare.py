@@ -19,7 +19,7 @@ OUT = Path("data/prepare")
 def main() -> str:
     """Write the facts of every target, and the text, each in its splits."""
     params = load_params()
-    from knowsub.kg.sources import collect_facts, write_fact_splits
+    from knowsub.kg.sources import collect_facts, draw_summary, write_fact_splits
     from knowsub.kg.templates import load_templates, needed_templates, write_templates
     from knowsub.text import read_splits, read_text
     from knowsub.tracking import stage_run
@@ -48,7 +48,8 @@ def main() -> str:
         total = sum(characters.values())
         run.metrics({"facts": len(facts.facts), "characters": total})
         run.artifact(OUT / "counts.json")
-    return f"{len(facts.facts)} facts, {len(split_counts)} target KGs, {total} characters"
+    sizes = f"{len(facts.facts)} facts, {len(split_counts)} target KGs, {total} characters"
+    return "; ".join([sizes, *draw_summary(facts, params.targets, options)])
 
 
 if __name__ == "__main__":

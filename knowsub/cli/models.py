@@ -123,6 +123,7 @@ def predictions(name: str, prompt: str, without: Path | None, top: int) -> Resul
 
     Raises ValueError if the mask is of another model, or the prompt is empty or too long.
     """
+    prompt = prompt.rstrip(" ")  # the space before a word is the first character of its token
     opened = open_named(name)
     tokens = list(opened.tokenizer(prompt)["input_ids"])
     tokens = tokens[:-1] if tokens[-1:] == [opened.tokenizer.eos_token_id] else tokens
@@ -156,12 +157,12 @@ def prediction_lines(result: Result) -> list[str]:
 def scores(name: str, prompt: str, answer: str, without: Path | None) -> Result:
     """Return `scores`: original or remaining -> NLL, perplexity, rank and length of an answer.
 
-    `nll` in nats per token; `rank` is 0-based, that of the worst token. An answer without a leading
-    space gets one. Raises ValueError if the mask is of another model, or prompt or answer are empty
-    or too long.
+    `nll` in nats per token; `rank` is 0-based, that of the worst token. Spaces between prompt and
+    answer belong to the answer, which has one space before it, or none after a line break. Raises
+    ValueError if the mask is of another model, or prompt or answer are empty or too long.
     """
+    prompt, answer = split_at_answer(prompt, answer)
     opened = open_named(name)
-    answer = answer if answer[:1].isspace() else f" {answer}"
     fact = Fact(prompt, "", answer, prompt, answer)
     statement = Statement(fact, Split.TARGET, "", Role.TEST, prompt, answer)
     batch = encode_statements(opened.tokenizer, [statement], context_length(opened.model))
@@ -178,6 +179,17 @@ def scores(name: str, prompt: str, answer: str, without: Path | None) -> Result:
                 "tokens": int(scored.tokens[0]),
             }
     return {"prompt": prompt, "answer": answer, "scores": results}
+
+
+def split_at_answer(prompt: str, answer: str) -> tuple[str, str]:
+    """Return prompt and answer as tokenizers join them: `kind of` and ` building`.
+
+    Raises ValueError if the answer is empty.
+    """
+    prompt, words = prompt.rstrip(" "), answer.strip(" ")
+    if not words.strip():
+        raise ValueError(f"the answer {answer!r} is empty; it needs at least one word to score")
+    return prompt, words if prompt[-1:].isspace() or words[0].isspace() else f" {words}"
 
 
 def score_lines(result: Result) -> list[str]:

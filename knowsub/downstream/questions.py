@@ -25,6 +25,7 @@ from enum import StrEnum
 
 from knowsub.downstream.options import Distractors
 from knowsub.kg.facts import Fact, Split, Statement
+from knowsub.kg.words import comparable
 
 
 class Group(StrEnum):
@@ -76,7 +77,7 @@ def check_question(question: Question, place: str) -> Question:
     Invalid: an empty prompt, fewer than two choices, a choice that is missing or a duplicate, or an
     answer that is none of the choices.
     """
-    texts = [choice.strip().lower() for choice in question.choices]
+    texts = [comparable(choice) for choice in question.choices]
     if not question.prompt.strip():
         raise ValueError(f"{place}: the question is empty")
     if len(texts) < 2:
@@ -109,7 +110,7 @@ def mark_targets(
 
 
 def _normalize(words: str) -> str:
-    return " ".join(words.replace("_", " ").lower().split())
+    return comparable(words.replace("_", " "))
 
 
 def split_questions(
@@ -209,7 +210,7 @@ def questions_from_facts(
         wrong = {
             text: count
             for text, count in objects[fact.relation, control].items()
-            if text.strip().lower() not in true[fact.relation, fact.subject_words.lower()]
+            if comparable(text) not in true[fact.relation, comparable(fact.subject_words)]
         }
         drawn = _draw_distractors(wrong, choices - 1, distractors, generator, fact)
         question = _question(statement, drawn, generator)
@@ -234,10 +235,10 @@ def _true_objects(facts: Sequence[Fact]) -> dict[tuple[str, str], set[str]]:
         facts_of[fact.relation, fact.subject].add(fact)
     true: dict[tuple[str, str], set[str]] = defaultdict(set)
     for fact in facts:
-        words, frontier, seen = true[fact.relation, fact.subject_words.lower()], [fact], {fact}
+        words, frontier, seen = true[fact.relation, comparable(fact.subject_words)], [fact], {fact}
         while frontier:
             current = frontier.pop()
-            words.add(current.object_words.lower())
+            words.add(comparable(current.object_words))
             new = facts_of.get((fact.relation, current.object), set()) - seen
             seen |= new
             frontier.extend(new)
@@ -251,7 +252,7 @@ def _draw_distractors(
     generator: random.Random,
     fact: Fact,
 ) -> list[str]:
-    distinct = {text.strip().lower() for text in wrong}
+    distinct = {comparable(text) for text in wrong}
     if len(distinct) < count:
         raise ValueError(
             f"finetune.choices: fact {fact.key} has {len(distinct)} possible distractors, "
@@ -263,8 +264,8 @@ def _draw_distractors(
         weights = [float(number) if by_frequency else 1.0 for number in left.values()]
         text = generator.choices(list(left), weights)[0]
         drawn.append(text)
-        taken = text.strip().lower()
-        left = {other: n for other, n in left.items() if other.strip().lower() != taken}
+        taken = comparable(text)
+        left = {other: n for other, n in left.items() if comparable(other) != taken}
     return drawn
 
 

@@ -25,6 +25,7 @@ from knowsub.evaluation.objects import (
     relation_objects,
 )
 from knowsub.kg.facts import Role, Statement
+from knowsub.kg.words import comparable
 
 DRAWS = ("uniform", "frequency")
 """How distractors are drawn: every object alike, or by the number of facts that have it."""
@@ -152,7 +153,7 @@ def subject_grid(context: EvalContext, objects: RelationObjects) -> SubjectGrid:
     answer = torch.tensor([texts.index(s.object) for s in facts.statements])
     also_true = torch.zeros(len(facts), len(texts), dtype=torch.bool)
     for row, statement in enumerate(facts.statements):
-        true = objects.true[statement.fact.subject_words, statement.fact.relation]
+        true = objects.true[comparable(statement.fact.subject_words), statement.fact.relation]
         true_texts = {objects.texts[index] for index in true} - {statement.object}
         also_true[row] = torch.tensor([text in true_texts for text in texts])
     grid = torch.cartesian_prod(torch.arange(len(facts)), torch.arange(len(texts)))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from knowsub.evaluation.context import EncodedFacts, PrefixEncoder, score_facts
 from knowsub.kg.facts import Fact, Statement
+from knowsub.kg.words import comparable
 from knowsub.lm.batch import encode_statements
 from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
@@ -31,7 +32,8 @@ class RelationObjects:
     counts: dict[str, Counter[int]]
     """Relation -> how many facts have each object (index in `texts`)."""
     true: dict[tuple[str, str], frozenset[int]]
-    """(subject words, relation) -> objects that are true of the subject."""
+    """(comparable subject words, relation) -> objects that are true of the subject, however
+    they are spelled."""
 
     def draw(
         self, fact: Fact, *, by_frequency: bool, number: int, generator: torch.Generator
@@ -42,7 +44,7 @@ class RelationObjects:
         have it. Where the relation has too few, objects of other relations fill up; fewer come
         back only if there are no more.
         """
-        banned = self.true[fact.subject_words, fact.relation]
+        banned = self.true[comparable(fact.subject_words), fact.relation]
         counts = self.counts[fact.relation]
         same = [index for index in counts if index not in banned]
         weights = [float(counts[index]) if by_frequency else 1.0 for index in same]
@@ -56,12 +58,16 @@ def relation_objects(statements: Sequence[Statement]) -> RelationObjects:
     facts = {statement.fact: statement.object for statement in statements}
     texts = tuple(dict.fromkeys(facts.values()))
     index = {text: position for position, text in enumerate(texts)}
+    spellings: dict[str, frozenset[int]] = {}
+    for text, position in index.items():
+        spelled = comparable(text)
+        spellings[spelled] = spellings.get(spelled, frozenset()) | {position}
     counts: dict[str, Counter[int]] = {}
     true: dict[tuple[str, str], frozenset[int]] = {}
     for fact, text in facts.items():
         counts.setdefault(fact.relation, Counter())[index[text]] += 1
-        key = (fact.subject_words, fact.relation)
-        true[key] = true.get(key, frozenset()) | {index[text]}
+        key = (comparable(fact.subject_words), fact.relation)
+        true[key] = true.get(key, frozenset()) | spellings[comparable(text)]
     return RelationObjects(texts, counts, true)
 
 
@@ -108,8 +114,8 @@ class OtherSubjects:
 
 def has_other_subject(other: Fact, fact: Fact) -> bool:
     """Return whether two facts share the relation but neither the subject nor its words."""
-    same = other.subject == fact.subject or other.subject_words == fact.subject_words
-    return other.relation == fact.relation and not same
+    same = comparable(other.subject_words) == comparable(fact.subject_words)
+    return other.relation == fact.relation and other.subject != fact.subject and not same
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from knowsub.evaluation.context import EncodedFacts, EvalContext, best_prompts, 
 from knowsub.evaluation.metrics import KnownFacts, Metrics, forgetting, median, ppl_ratio
 from knowsub.evaluation.options import TestOptions
 from knowsub.kg.facts import Statement
+from knowsub.kg.words import comparable
 from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
@@ -46,7 +47,7 @@ def split_folds(
 
     Fewer folds if there are fewer subjects. Raises ValueError if there is only one.
     """
-    subjects = list(dict.fromkeys(s.fact.subject_words for s in statements))
+    subjects = list(dict.fromkeys(comparable(s.fact.subject_words) for s in statements))
     if len(subjects) < 2:
         raise ValueError("relearning needs target facts of at least two subjects")
     order = torch.randperm(len(subjects), generator=generator).tolist()
@@ -54,8 +55,8 @@ def split_folds(
     best = best_prompts(statements, 1)
     return [
         Fold(
-            train=tuple(s for s in best if part[s.fact.subject_words] != fold),
-            test=tuple(s for s in statements if part[s.fact.subject_words] == fold),
+            train=tuple(s for s in best if part[comparable(s.fact.subject_words)] != fold),
+            test=tuple(s for s in statements if part[comparable(s.fact.subject_words)] == fold),
         )
         for fold in range(min(n_folds, len(subjects)))
     ]

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from knowsub.kg.facts import Fact, Split, content_words, fact_words, statement_words
 from knowsub.kg.options import OverlapPolicy
+from knowsub.kg.words import comparable
 
 _SHOWN = 5
 """Facts that an error message names at most."""
@@ -113,6 +114,12 @@ def hash_order(facts: Iterable[Fact], seed: int, salt: str) -> list[Fact]:
     return sorted(facts, key=lambda fact: hash_rank(fact.key, seed, salt))
 
 
+def draw_facts(facts: Sequence[Fact], number: int, seed: int, salt: str) -> tuple[Fact, ...]:
+    """Return so many facts at most, drawn by hash whatever their order, in the given order."""
+    drawn = set(hash_order(facts, seed, salt)[:number])
+    return tuple(fact for fact in facts if fact in drawn)
+
+
 def hash_rank(name: str, seed: int, salt: str) -> bytes:
     """Return a digest of the three, for sorting names in the order that `hash_order` describes."""
     return hashlib.sha256(f"{seed}|{salt}|{name}".encode()).digest()
@@ -136,22 +143,22 @@ def neighborhood_facts(
     Returns:
         The facts.
     """
-    subjects = {fact.subject_words.lower() for fact in target}
-    objects = {fact.object_words.lower() for fact in target}
+    subjects = {comparable(fact.subject_words) for fact in target}
+    objects = {comparable(fact.object_words) for fact in target}
 
     def tier(fact: Fact) -> int:
-        if fact.object_words.lower() in objects:
+        if comparable(fact.object_words) in objects:
             return 0
-        if fact.object_words.lower() in subjects:
+        if comparable(fact.object_words) in subjects:
             return 1
-        return 2 if fact.subject_words.lower() in subjects | objects else 3
+        return 2 if comparable(fact.subject_words) in subjects | objects else 3
 
     seen = set(subjects)
     ranks: Counter[tuple[int, str]] = Counter()
     ranked: list[tuple[int, int, str, str, Fact]] = []
     for fact in sorted(facts_sharing_words(target, pool), key=tier):
-        if not (unique_subjects and fact.subject_words.lower() in seen):
-            seen.add(fact.subject_words.lower())
+        if not (unique_subjects and comparable(fact.subject_words) in seen):
+            seen.add(comparable(fact.subject_words))
             group = (tier(fact), fact.object_words)
             ranks[group] += 1
             ranked.append((group[0], ranks[group], group[1], fact.key, fact))
@@ -211,9 +218,9 @@ def find_overlaps(target: Iterable[Fact], control: Iterable[Fact]) -> list[FactO
 def _traits(fact: Fact) -> list[tuple[OverlapKind, Hashable]]:
     """Return all that another fact could share with this one, the strongest first."""
     return [
-        (OverlapKind.FACT, fact.key),
+        (OverlapKind.FACT, comparable(fact.key)),
         (OverlapKind.STATEMENT, statement_words(fact)),
-        *((OverlapKind.SYNSET, name) for name in (fact.subject, fact.object)),
+        *((OverlapKind.SYNSET, comparable(name)) for name in (fact.subject, fact.object)),
         *((OverlapKind.WORD, word) for word in sorted(fact_words(fact))),
     ]
 
@@ -253,6 +260,10 @@ def separate(target: Iterable[Fact], control: Sequence[Fact], policy: OverlapPol
     Source:
         The reference's ConceptNet control KG holds 10 to 19 of its target facts; here it cannot.
     """
+    if not control:
+        raise ValueError(
+            "prepare.source_folder: its control files hold no fact; a mask needs some to keep"
+        )
     dropped = tuple(find_overlaps(target, control))
     if dropped and policy == OverlapPolicy.refuse:
         shown = "; ".join(map(str, dropped[:_SHOWN]))
@@ -287,9 +298,9 @@ def check_splits(facts: FactSplits) -> None:
     if overlaps := find_overlaps(targets, facts.control):
         shown = "; ".join(map(str, overlaps[:_SHOWN]))
         raise ValueError(f"control facts overlap with a target: {shown}")
-    keys = {fact.key for fact in [*targets, *facts.control]}
+    keys = {comparable(fact.key) for fact in [*targets, *facts.control]}
     for name, neighborhood in facts.neighborhood.items():
-        if shared := sorted(fact.key for fact in neighborhood if fact.key in keys):
+        if shared := sorted(fact.key for fact in neighborhood if comparable(fact.key) in keys):
             raise ValueError(
                 f"neighborhood facts of {name!r} are target or control facts: {shared[:_SHOWN]}"
             )

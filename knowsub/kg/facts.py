@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from knowsub.kg.rows import json_rows
+from knowsub.kg.words import comparable
 
 
 class Split(StrEnum):
@@ -115,8 +116,8 @@ def word_list(words: str) -> list[str]:
 
 @lru_cache(maxsize=2**18)
 def content_words(words: str) -> frozenset[str]:
-    """Return the words in lower case without function words, or these where there are no others."""
-    distinct = frozenset(word_list(words.lower()))
+    """Return the comparable words without function words, or these where there are no others."""
+    distinct = frozenset(word_list(comparable(words)))
     return distinct - _FUNCTION_WORDS or distinct
 
 
@@ -141,8 +142,8 @@ def leaks_answer(fact: Fact) -> bool:
 
 
 def statement_words(fact: Fact) -> tuple[str, str, str]:
-    """Return what a statement of the fact says: facts with the same words have the same text."""
-    return (fact.subject_words.lower(), fact.relation, fact.object_words.lower())
+    """Return what a statement of the fact says, in comparable words: equal ones say the same."""
+    return (comparable(fact.subject_words), fact.relation, comparable(fact.object_words))
 
 
 def write_facts(path: Path, facts: Iterable[Fact]) -> None:

@@ -7,6 +7,8 @@ field names that they were published with, which call the subject `head` or `sub
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections import Counter
@@ -19,6 +21,7 @@ from knowsub.artifacts import read_utf8
 from knowsub.kg.facts import Fact, Role, Split, Statement, statement_words
 from knowsub.kg.rows import json_rows, text_field
 from knowsub.kg.wordnet import HYPERNYM
+from knowsub.kg.words import words_of_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def read_table(path: Path, *, one_object: bool = False) -> ParsedFacts:
         one_object: Whether a second object of the same subject and relation is left out.
 
     Returns:
-        The facts; words default to the names.
+        The facts; words default to those that the names stand for (`living_thing`: `living thing`).
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -135,29 +138,47 @@ def _table_fact(place: str, row: dict[str, Any]) -> Fact:
     words = {
         column: text_field(fields, [column], place)
         if fields.get(column)
-        else names[column.removesuffix("_words")]
+        else words_of_name(names[column.removesuffix("_words")])
         for column in OPTIONAL_COLUMNS
     }
     return Fact(**names, **words)
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the places and rows of a tab-separated file by its header's names."""
-    lines = [line.rstrip("\r") for line in read_utf8(path).split("\n")]
-    header = lines[0].split("\t")
+    """Yield the places and rows of a tab-separated file by its header's names.
+
+    A field may stand in quotes, as spreadsheets write one with tabs, line breaks or quotes in it.
+    """
+    lines = _tsv_lines(path)
+    header = next(lines, (1, [""]))[1]
     columns = [FORMER_COLUMNS.get(name, name) for name in header]
     if missing := [name for name in COLUMNS if name not in columns]:
         raise ValueError(f"{path}:1: column {missing[0]!r} is missing; the header is {header}")
     if duplicates := [name for name in columns if columns.count(name) > 1]:
         raise ValueError(f"{path}:1: duplicate column {duplicates[0]!r}")
-    for number, line in enumerate(lines[1:], start=2):
-        if line.strip():
-            fields = line.split("\t")
-            if len(fields) != len(columns):
-                raise ValueError(
-                    f"{path}:{number}: {len(fields)} fields; the header names {len(columns)}"
-                )
-            yield f"{path}:{number}", dict(zip(columns, fields, strict=True))
+    for number, fields in lines:
+        if not any(field.strip() for field in fields):
+            continue
+        if len(fields) != len(columns):
+            raise ValueError(
+                f"{path}:{number}: {len(fields)} fields; the header names {len(columns)}"
+            )
+        yield f"{path}:{number}", dict(zip(columns, fields, strict=True))
+
+
+def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each row's first line, and the row's fields."""
+    text = io.StringIO(read_utf8(path), newline="")
+    rows, number = csv.reader(text, "excel-tab", strict=True), 1
+    try:
+        for fields in rows:
+            yield number, fields
+            number = rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}:{number}: {error}; a field that begins with a quote ends with one, and holds "
+            'quotes doubled: """Hamlet"""'
+        ) from None
 
 
 RELATIONS = frozenset(
@@ -205,7 +226,8 @@ def _conceptnet_fact(
         allowed = ", ".join(sorted(RELATIONS))
         raise ValueError(f"{place}: field 'relation': {name!r} is not allowed; allowed: {allowed}")
     object_words = text_field(row, answer, place)
-    return Fact(subject_words, name, object_words, subject_words, object_words)
+    words = words_of_name(subject_words), words_of_name(object_words)
+    return Fact(subject_words, name, object_words, *words)
 
 
 def read_commonsenseqa(path: Path, *, one_object: bool = False) -> ParsedFacts:
@@ -297,13 +319,7 @@ def read_reference(
 def _reference_fact(row: Mapping[str, Any], place: str) -> Fact:
     subject, answer = (text_field(row, [name], place) for name in ("head", "tail"))
     relation = text_field(row, ["rel"], place) if "rel" in row else HYPERNYM
-    return Fact(subject, relation, answer, _surface_words(subject), _surface_words(answer))
-
-
-def _surface_words(name: str) -> str:
-    """Return the surface words of a synset's name, or the words themselves."""
-    synset = re.fullmatch(r"(?P<lemma>.+)\.[a-z]\.\d+", name)
-    return synset["lemma"].replace("_", " ") if synset else name
+    return Fact(subject, relation, answer, words_of_name(subject), words_of_name(answer))
 
 
 def _reference_statement(

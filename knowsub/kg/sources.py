@@ -14,6 +14,7 @@ from knowsub.kg.build import (
     FactSplits,
     build_kg,
     check_targets,
+    draw_facts,
     facts_sharing_words,
     hash_order,
     hash_rank,
@@ -31,6 +32,7 @@ from knowsub.kg.readers import (
 )
 from knowsub.kg.unseen import unseen_entities
 from knowsub.kg.wordnet import WordNet
+from knowsub.kg.words import comparable
 
 CONTROL = "control"
 """Files whose names begin so hold the control facts."""
@@ -61,6 +63,19 @@ def collect_facts(targets: Sequence[str], options: PrepareOptions) -> FactSplits
     if options.fact_source == FactSource.wordnet:
         return wordnet_facts(wordnet.load(), targets, options)
     return folder_facts(targets, options)
+
+
+def draw_summary(facts: FactSplits, targets: Sequence[str], options: PrepareOptions) -> list[str]:
+    """Return, for each target that is a part of its source, how many facts of how many it has."""
+    rule = "the closest" if options.fact_source == FactSource.wordnet else "drawn by hash"
+    taken = {
+        name: (facts.counts[name]["target"], facts.counts[name].get(BEYOND, 0)) for name in targets
+    }
+    return [
+        f"{name}: {number} of {number + beyond} facts ({rule})"
+        for name, (number, beyond) in taken.items()
+        if beyond
+    ]
 
 
 def write_fact_splits(
@@ -108,18 +123,18 @@ def wordnet_facts(nouns: WordNet, targets: Iterable[str], options: PrepareOption
     ]
     pool.sort(key=lambda fact: _rarity(nouns, fact))
     sharing_words = facts_sharing_words(in_targets, pool)
-    by_subject = {fact.subject_words.lower(): fact for fact in in_targets}
+    by_subject = {comparable(fact.subject_words): fact for fact in in_targets}
     neighborhood = {}
     for name in names:
         free = [
             fact
             for fact in sharing_words
-            if by_subject.get(fact.subject_words.lower(), fact) == fact
+            if by_subject.get(comparable(fact.subject_words), fact) == fact
         ]
         neighborhood[name] = neighborhood_facts(
             target_facts[name], free, options.neighborhood_facts, unique_subjects=True
         )
-        by_subject |= {fact.subject_words.lower(): fact for fact in neighborhood[name]}
+        by_subject |= {comparable(fact.subject_words): fact for fact in neighborhood[name]}
         counts[name]["neighborhood"] = len(neighborhood[name])
     synsets = {synset for fact in in_targets for synset in (fact.subject, fact.object)}
     overlapping = {fact for fact in pool if {fact.subject, fact.object} & synsets}
@@ -147,10 +162,10 @@ def _wordnet_targets(
     order.sort(key=lambda pair: (_rarity(nouns, pair[0])[0], pair[1], pair[0].key))
     first: dict[str, Fact] = {}
     for fact, _ in order:
-        first.setdefault(fact.subject_words.lower(), fact)
+        first.setdefault(comparable(fact.subject_words), fact)
     targets = {}
     for name, facts in usable.items():
-        unambiguous = [fact for fact in facts if first[fact.subject_words.lower()] == fact]
+        unambiguous = [fact for fact in facts if first[comparable(fact.subject_words)] == fact]
         unambiguous.sort(key=lambda fact: (facts[fact], _rarity(nouns, fact)))
         targets[name] = _spread_objects(unambiguous, options)
         beyond = len(unambiguous) - len(targets[name])
@@ -201,7 +216,7 @@ def _wordnet_control(
     """Return facts that overlap with no target, several per object."""
     first: dict[str, Fact] = {}
     for fact in pool:
-        first.setdefault(fact.subject_words.lower(), fact)
+        first.setdefault(comparable(fact.subject_words), fact)
     apart = {words: fact for words, fact in first.items() if fact not in overlapping}
     by_object: defaultdict[str, list[Fact]] = defaultdict(list)
     for words, fact in apart.items():
@@ -240,11 +255,11 @@ def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
     names = sorted({check_name(name) for name in [*targets, *options.extra_targets]})
     counts: Counts = {name: Counter() for name in [*names, CONTROL]}
     whole: dict[str, tuple[Fact, ...]] = {}
-    taken: set[Fact] = set()
+    taken: set[tuple[str, str, str]] = set()
     for name in names:
         facts = _read(_target_file(folder, name, options.fact_source), options, counts[name])
-        whole[name] = tuple(fact for fact in facts if fact not in taken)
-        taken |= set(facts)
+        whole[name] = tuple(fact for fact in facts if statement_words(fact) not in taken)
+        taken |= set(map(statement_words, facts))
         beyond = max(0, len(whole[name]) - options.target_facts)
         counts[name].update({ELSEWHERE: len(facts) - len(whole[name]), BEYOND: beyond})
         counts[name]["target"] = len(whole[name]) - beyond
@@ -258,7 +273,10 @@ def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
     stated = {statement_words(fact) for fact in in_targets}
     dropped = (overlap.control for overlap in separation.dropped)
     pool = [fact for fact in dropped if statement_words(fact) not in stated]
-    target_facts = {name: facts[: options.target_facts] for name, facts in whole.items()}
+    target_facts = {
+        name: draw_facts(facts, options.target_facts, options.seed, "target facts")
+        for name, facts in whole.items()
+    }
     neighborhood = {
         name: neighborhood_facts(facts, pool, options.neighborhood_facts, unique_subjects=False)
         for name, facts in target_facts.items()
@@ -320,7 +338,7 @@ def _read_control(folder: Path, options: PrepareOptions, counts: Counts) -> list
             f"prepare.source_folder: {folder} has no control file; allowed: {allowed}"
         )
     facts = (fact for path in files for fact in _read(path, options, counts[CONTROL]))
-    return list(dict.fromkeys(facts))
+    return list({statement_words(fact): fact for fact in reversed(list(facts))}.values())[::-1]
 
 
 def _read(path: Path, options: PrepareOptions, counts: Counter[str]) -> tuple[Fact, ...]:

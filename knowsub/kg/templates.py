@@ -6,6 +6,7 @@ The scorer is passed in, so that this room knows no model.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import yaml
 from knowsub.artifacts import read_utf8
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.kg.options import RoleAssignment, VerbalizeOptions
+from knowsub.kg.words import article, capitalized, with_article
 
 TEMPLATES = Path("data/raw/templates.yaml")
 """The templates that come with the product, relative to the repository root."""
@@ -159,6 +161,7 @@ def _families(families: object, place: str) -> tuple[Template, ...]:
 def _check_wording(text: object, place: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{place}: wording {text!r} is not allowed; allowed: text")
+    text = re.sub(" {2,}", " ", text.strip())
     start = text.removesuffix(" {object}").removesuffix(" {a}")
     rest = start.replace("{subject}", "", 1)
     if not text.endswith(" {object}") or "{subject}" not in start or "{" in rest or "}" in rest:
@@ -215,26 +218,12 @@ def _prompts(fact: Fact, texts: Sequence[str], options: VerbalizeOptions) -> Ite
     if words[0].isupper():
         subjects = [words]
     else:
-        subjects = [f"{article(words)} {words}"] * options.article + [words] * options.bare
+        subjects = [with_article(words)] * options.article + [words] * options.bare
     for text, subject, space in product(texts, subjects, ["", " "][: 1 + options.leading_space]):
         start = text.removesuffix("{object}").rstrip()
-        prompt = start.replace("{a}", article(fact.object_words)).replace("{subject}", subject)
-        yield space + prompt[0].upper() + prompt[1:]
-
-
-_AN = ("heir", "honest", "honor", "honour", "hour")
-_A = ("eu", "ewe", "once", "one", "ubiq", "unanim", "uni", "ura", "ure", "uri", "usa", "use", "usu")
-_NOT_A = ("onei", "onero", "unid", "unim", "unin")
-
-
-def article(words: str) -> str:
-    """Return `a` or `an`, by the sound of the first word as far as its spelling shows it."""
-    first = words.lower().replace("-", " ").split()[0]
-    if first.startswith(_AN):
-        return "an"
-    if first.startswith(_A) and not first.startswith(_NOT_A):
-        return "a"
-    return "an" if first[0] in "aeiou" else "a"
+        # An object with a determiner takes no article, which leaves a blank at the end.
+        prompt = start.replace("{a}", article(fact.object_words)).rstrip()
+        yield space + capitalized(prompt.replace("{subject}", subject))
 
 
 def verbalize(

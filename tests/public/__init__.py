@@ -1,0 +1,1 @@
+"""One small input per kind of fault in public reports, each with its source."""
