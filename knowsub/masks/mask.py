@@ -50,6 +50,20 @@ class Mask:
         """Return the number of weights of the subnetwork in each matrix."""
         return {name: int(bits.sum()) for name, bits in self.bits.items()}
 
+    @classmethod
+    def load(cls, path: str | Path) -> Mask:
+        """Return the mask of a file (errors: `load_mask`)."""
+        return load_mask(Path(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask to a file; see `save_mask`."""
+        save_mask(self, Path(path))
+
+    def __repr__(self) -> str:
+        made = ", ".join(f"{name} {self.meta[name]}" for name in sorted(self.meta))
+        size = f"{self.size:,} of {self.maskable:,} weights, sparsity {self.sparsity:.2%}"
+        return f"Mask({size}, model {self.model[:12]}{made and f', {made}'})"
+
 
 def pack_bits(bits: Bool[Tensor, " bit"]) -> UInt8[Tensor, " byte"]:
     """Return bits as bytes on the CPU, the first bit highest, the last byte filled with zeros."""
