@@ -11,6 +11,7 @@ from knowsub.discovery.kernels import target_states
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch, to_device_of
 from knowsub.lm.blocks import upper_blocks
+from knowsub.lm.head import lm_head
 
 
 class Finetune:
@@ -47,7 +48,7 @@ class Finetune:
     def _at_targets(self) -> list[Tensor]:
         target, control, text = self.batches
         groups: list[dict[str, Batch]] = [{"target": target, "control": control}, {"text": text}]
-        head = self.upper.get_output_embeddings()
+        head = lm_head(self.upper)
         return [
             functional.cross_entropy(head(states), self._labels(group[name]))
             for group in groups

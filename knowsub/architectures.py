@@ -4,18 +4,23 @@ To add an architecture:
 
 1. Add its row to `ARCHITECTURES` under the `model_type` of its Hugging Face configuration: the
    module paths, and for every matrix the axes of the stored parameter. A bar splits the parameter's
-   two dimensions; the axes are `in`, `out`, `head`, `kv` (key-value heads), `dim` (within a head)
-   and `qkv` (query, key and value fused in one parameter).
-2. Add a tiny configuration to `CONFIGS` in `tests/architectures.py`.
+   two dimensions; the axes are `in`, `out`, `head`, `kv` (key-value heads), `dim` (within a head),
+   `qkv` (query, key and value fused in one parameter) and `pair` (gate and input of an MLP fused).
+   `head+kv+kv` are matrices of different sizes one after another in one parameter.
+2. Add a tiny configuration to `CONFIGS` in `tests/architectures.py` if its row has something new,
+   else to `ALIKE` there.
 3. Run `pytest tests/test_architectures.py tests/masks tests/lm`: every test there runs on every
    architecture, and compares each matrix with what the model computes with it.
+
+What stands between blocks and logits is part of the row too (`after`, `logit_scale` ...). When a
+model is opened it is compared with its own forward pass (`lm.load`), so that nothing is forgotten.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -59,29 +64,71 @@ class Architecture:
     blocks: str
     """Path of the list of blocks."""
     norm: str
-    """Path of the final norm."""
+    """Path of the final norm; a model may lack it."""
     positions: str | None
     """Path of the position embedding that is added to the input embeddings, None if rotary."""
     matrices: tuple[WeightSpec, ...]
     """The maskable parameters of a block."""
+    before: tuple[str, ...] = ()
+    """Paths of modules between the input embeddings and the first block; a model may lack them."""
+    after: tuple[str, ...] = ()
+    """Paths of modules between the final norm and the LM head; a model may lack them."""
+    input_scale: str | None = None
+    """Path of the number that the first block's input is multiplied by, None if there is none."""
+    logit_scale: str | None = None
+    """Entry of the configuration that the logits are multiplied by, None if there is none."""
+    logit_divisor: str | None = None
+    """Entry of the configuration that the logits are divided by, None if there is none."""
+    logit_cap: str | None = None
+    """Entry of the configuration c with logits c tanh(logits / c), None if there is none."""
 
 
+_GROUPED_QUERIES = (
+    WeightSpec("self_attn.q_proj", "head dim | in", (ModuleType.Q,)),
+    WeightSpec("self_attn.k_proj", "kv dim | in", (ModuleType.K,)),
+    WeightSpec("self_attn.v_proj", "kv dim | in", (ModuleType.V,)),
+)
+_ATTENTION = (
+    *_GROUPED_QUERIES,
+    WeightSpec("self_attn.o_proj", "out | head dim", (ModuleType.OUTPUT,)),
+)
+_FUSED_MLP = (
+    WeightSpec("mlp.gate_up_proj", "pair out | in", (ModuleType.MLP_GATE, ModuleType.MLP_IN)),
+    WeightSpec("mlp.down_proj", "out | in", (ModuleType.MLP_OUT,)),
+)
 _LLAMA = Architecture(
     blocks="model.layers",
     norm="model.norm",
     positions=None,
     matrices=(
-        WeightSpec("self_attn.q_proj", "head dim | in", (ModuleType.Q,)),
-        WeightSpec("self_attn.k_proj", "kv dim | in", (ModuleType.K,)),
-        WeightSpec("self_attn.v_proj", "kv dim | in", (ModuleType.V,)),
-        WeightSpec("self_attn.o_proj", "out | head dim", (ModuleType.OUTPUT,)),
+        *_ATTENTION,
         WeightSpec("mlp.gate_proj", "out | in", (ModuleType.MLP_GATE,)),
         WeightSpec("mlp.up_proj", "out | in", (ModuleType.MLP_IN,)),
         WeightSpec("mlp.down_proj", "out | in", (ModuleType.MLP_OUT,)),
     ),
 )
+_GEMMA = replace(_LLAMA, logit_cap="final_logit_softcapping")
+_COHERE = replace(_LLAMA, logit_scale="logit_scale")
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "bloom": Architecture(
+        blocks="transformer.h",
+        norm="transformer.ln_f",
+        positions=None,
+        before=("transformer.word_embeddings_layernorm",),
+        matrices=(
+            WeightSpec("self_attention.query_key_value", "head qkv dim | in", _QKV),
+            WeightSpec("self_attention.dense", "out | head dim", (ModuleType.OUTPUT,)),
+            WeightSpec("mlp.dense_h_to_4h", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.dense_4h_to_h", "out | in", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "cohere": _COHERE,
+    "cohere2": _COHERE,
+    "gemma": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,  # norms around each half of a block and in the heads are no matrices
+    "glm": replace(_LLAMA, matrices=(*_ATTENTION, *_FUSED_MLP)),
     "gpt2": Architecture(
         blocks="transformer.h",
         norm="transformer.ln_f",
@@ -91,6 +138,19 @@ ARCHITECTURES: dict[str, Architecture] = {
             WeightSpec("attn.c_proj", "head dim | out", (ModuleType.OUTPUT,)),
             WeightSpec("mlp.c_fc", "in | out", (ModuleType.MLP_IN,)),
             WeightSpec("mlp.c_proj", "in | out", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "gpt_neo": Architecture(
+        blocks="transformer.h",
+        norm="transformer.ln_f",
+        positions="transformer.wpe",
+        matrices=(
+            WeightSpec("attn.attention.q_proj", "head dim | in", (ModuleType.Q,)),
+            WeightSpec("attn.attention.k_proj", "head dim | in", (ModuleType.K,)),
+            WeightSpec("attn.attention.v_proj", "head dim | in", (ModuleType.V,)),
+            WeightSpec("attn.attention.out_proj", "out | head dim", (ModuleType.OUTPUT,)),
+            WeightSpec("mlp.c_fc", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.c_proj", "out | in", (ModuleType.MLP_OUT,)),
         ),
     ),
     "gpt_neox": Architecture(
@@ -104,22 +164,69 @@ ARCHITECTURES: dict[str, Architecture] = {
             WeightSpec("mlp.dense_4h_to_h", "out | in", (ModuleType.MLP_OUT,)),
         ),
     ),
-    "gemma3_text": _LLAMA,  # norms around each half of a block and in the heads are no matrices
+    "gptj": Architecture(
+        blocks="transformer.h",
+        norm="transformer.ln_f",
+        positions=None,
+        matrices=(
+            WeightSpec("attn.q_proj", "head dim | in", (ModuleType.Q,)),
+            WeightSpec("attn.k_proj", "head dim | in", (ModuleType.K,)),
+            WeightSpec("attn.v_proj", "head dim | in", (ModuleType.V,)),
+            WeightSpec("attn.out_proj", "out | head dim", (ModuleType.OUTPUT,)),
+            WeightSpec("mlp.fc_in", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.fc_out", "out | in", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "granite": replace(
+        _LLAMA, input_scale="model.embedding_multiplier", logit_divisor="logits_scaling"
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "olmo": _LLAMA,
+    "olmo2": _LLAMA,
+    "olmo3": _LLAMA,
     "opt": Architecture(
         blocks="model.decoder.layers",
         norm="model.decoder.final_layer_norm",
         positions="model.decoder.embed_positions",
+        before=("model.decoder.project_in",),
+        after=("model.decoder.project_out",),
         matrices=(
-            WeightSpec("self_attn.q_proj", "head dim | in", (ModuleType.Q,)),
-            WeightSpec("self_attn.k_proj", "head dim | in", (ModuleType.K,)),
-            WeightSpec("self_attn.v_proj", "head dim | in", (ModuleType.V,)),
+            *_GROUPED_QUERIES,
             WeightSpec("self_attn.out_proj", "out | head dim", (ModuleType.OUTPUT,)),
             WeightSpec("fc1", "out | in", (ModuleType.MLP_IN,)),
             WeightSpec("fc2", "out | in", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "phi": Architecture(
+        blocks="model.layers",
+        norm="model.final_layernorm",
+        positions=None,
+        matrices=(
+            *_GROUPED_QUERIES,
+            WeightSpec("self_attn.dense", "out | head dim", (ModuleType.OUTPUT,)),
+            WeightSpec("mlp.fc1", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.fc2", "out | in", (ModuleType.MLP_OUT,)),
+        ),
+    ),
+    "phi3": replace(
+        _LLAMA,
+        matrices=(
+            WeightSpec("self_attn.qkv_proj", "head+kv+kv dim | in", _QKV),
+            WeightSpec("self_attn.o_proj", "out | head dim", (ModuleType.OUTPUT,)),
+            *_FUSED_MLP,
+        ),
+    ),
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+    "stablelm": _LLAMA,
+    "starcoder2": replace(
+        _LLAMA,
+        matrices=(
+            *_ATTENTION,
+            WeightSpec("mlp.c_fc", "out | in", (ModuleType.MLP_IN,)),
+            WeightSpec("mlp.c_proj", "out | in", (ModuleType.MLP_OUT,)),
         ),
     ),
 }
@@ -143,6 +250,8 @@ class MaskableMatrix:
     """(axis, index) of this matrix in the view of a fused parameter; None if it is not fused."""
     axes: tuple[str, ...]
     """Names of the axes of `shape`: of `in`, `out`, `head`, `dim`."""
+    rows: tuple[int, int] | None = None
+    """(start, number) of the parameter's rows that are viewed, None if all of them are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,7 +278,8 @@ class MaskableMatrix:
         Returns:
             A view of shape `self.shape`; writing to it writes to the parameter.
         """
-        whole = parameter.view(self.view_shape)
+        rows = parameter if self.rows is None else parameter.narrow(0, *self.rows)
+        whole = rows.view(self.view_shape)
         return whole if self.select is None else whole.select(*self.select)
 
 
@@ -237,30 +347,43 @@ def _matrices_of(
     model: nn.Module, parameter: str, block: int, spec: WeightSpec
 ) -> list[MaskableMatrix]:
     """Return the matrices that one parameter holds, one per module type."""
-    shape = model.get_parameter(parameter).shape
-    dimensions = [dimension.split() for dimension in spec.axes.split("|")]
-    axes = [axis for dimension in dimensions for axis in dimension]
-    sizes = [_axis_sizes(model.config, *pair) for pair in zip(dimensions, shape, strict=True)]
-    names = tuple("head" if axis == "kv" else axis for axis in axes if axis != "qkv")
-    return [
-        MaskableMatrix(
-            name=f"blocks.{block}.{module_type}",
-            parameter=parameter,
-            block=block,
-            module_type=module_type,
-            view_shape=tuple(size for dimension in sizes for size in dimension),
-            select=(axes.index("qkv"), index) if "qkv" in axes else None,
-            axes=names,
+    stored = [dimension.split() for dimension in spec.axes.split("|")]
+    shape, first_row, matrices = model.get_parameter(parameter).shape, 0, []
+    for index, module_type in enumerate(spec.module_types):
+        # Of axes that lie one after another, `head+kv+kv`, each matrix has its own.
+        by_dimension = [
+            [axis.split("+")[index if "+" in axis else 0] for axis in axes] for axes in stored
+        ]
+        sizes = [
+            _axis_sizes(model.config, *each)
+            for each in zip(stored, by_dimension, shape, strict=True)
+        ]
+        axes = [axis for dimension in by_dimension for axis in dimension]
+        fused = next((axis for axis in ("qkv", "pair") if axis in axes), None)
+        n_rows = math.prod(sizes[0])
+        matrices.append(
+            MaskableMatrix(
+                name=f"blocks.{block}.{module_type}",
+                parameter=parameter,
+                block=block,
+                module_type=module_type,
+                view_shape=tuple(size for dimension in sizes for size in dimension),
+                select=(axes.index(fused), index) if fused else None,
+                axes=tuple("head" if axis == "kv" else axis for axis in axes if axis != fused),
+                rows=(first_row, n_rows) if "+" in spec.axes else None,
+            )
         )
-        for index, module_type in enumerate(spec.module_types)
-    ]
+        first_row += n_rows
+    return matrices
 
 
-def _axis_sizes(config: Any, axes: list[str], size: int) -> tuple[int, ...]:
-    """Split one stored dimension into its axes; a lone axis takes the whole of it."""
+def _axis_sizes(config: Any, stored: list[str], axes: list[str], size: int) -> tuple[int, ...]:
+    """Split one stored dimension into the axes of one matrix; a lone axis takes the whole of it."""
     if len(axes) == 1:
         return (size,)
     heads = int(config.num_attention_heads)
-    known = {"qkv": 3, "head": heads, "kv": int(getattr(config, "num_key_value_heads", 0) or heads)}
-    dim = size // math.prod(known[axis] for axis in axes if axis != "dim")
-    return tuple(known.get(axis, dim) for axis in axes)
+    kv_heads = int(getattr(config, "num_key_value_heads", 0) or heads)
+    known = {"qkv": 3, "pair": 2, "head": heads, "kv": kv_heads}
+    fixed = [axis for axis in stored if axis not in ("out", "dim")]
+    rest = size // math.prod(sum(known[part] for part in axis.split("+")) for axis in fixed)
+    return tuple(known.get(axis, rest) for axis in axes)

@@ -23,6 +23,7 @@ from knowsub.lm.export import ModelCard, export_model
 from knowsub.lm.load import (
     context_length,
     fingerprint,
+    fingerprints,
     load_model,
     open_model,
     read_manifest,
@@ -54,9 +55,10 @@ class OpenModel:
         return maskable_matrices(self.model, range(block_count(self.model)))
 
     def mask(self, path: Path) -> Mask:
-        """Return a mask of this model (ValueError if it is of another one)."""
+        """Return a mask of this model, in any dtype (ValueError if it is of another one)."""
         mask = load_mask(path)
-        check_model(mask, self.fingerprint)
+        if mask.model not in fingerprints(self.model):
+            check_model(mask, self.fingerprint)
         return mask
 
     @contextmanager
@@ -69,9 +71,10 @@ class OpenModel:
             yield views
 
 
-def open_named(name: str) -> OpenModel:
+def open_named(name: str, dtype: str = "float32") -> OpenModel:
     """Open a `model.json`, a Hugging Face folder or a hub id, on the CPU.
 
+    The dtype is that of `load_model`; a `model.json` is opened in its own unless it is `auto`.
     Raises FileNotFoundError if there is no such model, and ValueError if it cannot be opened or is
     not the pinned one.
     """
@@ -82,22 +85,23 @@ def open_named(name: str) -> OpenModel:
         base, revision = str(Path(name).parent / manifest["path"]), ""
         if not Path(base).is_dir():
             base, revision = manifest["path"], manifest["revision"]
-        return OpenModel(*open_model(Path(name)), base, revision, manifest["fingerprint"])
+        opened = open_model(Path(name), dtype="auto" if dtype == "auto" else "")
+        return OpenModel(*opened, base, revision, manifest["fingerprint"])
     source = resolve_model(name)
-    model, tokenizer = load_model(source.folder)
+    model, tokenizer = load_model(source.folder, dtype=dtype)
     return OpenModel(model, tokenizer, name, source.revision, fingerprint(model))
 
 
 def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
     """Write a model without a subnetwork, and return its folder, fingerprint and the mask's size.
 
-    Raises ValueError if the mask is of another model, or the folder exists and is not a model
-    folder or `force` is not given.
+    It is written in the checkpoint's dtype. Raises ValueError if the mask is of another model, or
+    the folder exists and is not a model folder or `force` is not given.
     """
     refuse_existing(out, force)
     if out.exists() and not (out / "config.json").is_file():
         raise ValueError(f"{out} is not a model folder; --force does not overwrite it")
-    opened = open_named(name)
+    opened = open_named(name, dtype="auto")
     mask = opened.mask(mask_file)
     ablate_(opened.model, opened.matrices, mask)
     card = ModelCard(

@@ -27,6 +27,7 @@ from knowsub.architectures import ModuleType, architecture
 from knowsub.discovery.options import Matmul, Precision
 from knowsub.lm.batch import Batch, flat_nonzero, to_device_of
 from knowsub.lm.blocks import last_hidden
+from knowsub.lm.head import LMHead
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -43,7 +44,7 @@ def matmul_autocast(precision: Precision, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def cast_head(precision: Precision, head: nn.Linear) -> nn.Linear:
+def cast_head(precision: Precision, head: LMHead) -> LMHead:
     """Return the LM head in a precision: itself, or a frozen copy, so that it is cast only once."""
     if precision is Precision.FLOAT32:
         return head
@@ -146,14 +147,40 @@ def can_pack(model: PreTrainedModel, max_length: int) -> PreTrainedModel | None:
     """Return a model that computes the same and reads several sequences in one row.
 
     It is a shallow copy that shares all parameters and makes no masks; None if the attention is
-    not torch's fused one, or a sliding window is shorter than `max_length` [tokens].
+    not torch's fused one, a sliding window is shorter than `max_length` [tokens], or sequences in
+    one row get other states: some blocks do not hand on to their attention what they are given.
     """
     config = model.config
     window = _sliding_window(config)
     if config._attn_implementation != "sdpa" or max_length > (window or max_length):
         return None
     AttentionInterface.register(VARLEN, varlen_attention)
-    return _with_varlen_attention(model, {})
+    packed = _with_varlen_attention(model, {})
+    return packed if _packs_exactly(model, packed) else None
+
+
+MAX_PACKING_ERROR = 0.05
+"""Relative difference above which states in one row count as others [fraction]; rounding, also to
+bfloat16, stays below, attention to another sequence does not."""
+
+
+@torch.no_grad()
+def _packs_exactly(model: PreTrainedModel, packed: PreTrainedModel) -> bool:
+    """Return whether a few sequences get the same states in one row as in rows of their own."""
+    device_of, generator = next(model.parameters()), torch.Generator().manual_seed(0)
+    if device_of.device.type == "meta":
+        return True
+    batches = [
+        Batch(
+            torch.zeros(shape, dtype=torch.long),
+            torch.ones(shape, dtype=torch.bool),
+            torch.randn(*shape, model.config.hidden_size, generator=generator).to(device_of.dtype),
+        )
+        for shape in ((2, 3), (1, 4))
+    ]
+    apart = torch.cat([last_hidden(model, batch).flatten(0, 1) for batch in batches])
+    together = last_hidden_varlen(packed, batches)[0]
+    return bool((together - apart).norm() <= MAX_PACKING_ERROR * apart.norm())
 
 
 def last_hidden_varlen(

@@ -27,6 +27,7 @@ from knowsub.discovery.options import Precision, Suppression, TrainOptions
 from knowsub.discovery.teacher import Ignorance, Teacher
 from knowsub.lm.batch import Batch, take_rows, to_device_of
 from knowsub.lm.blocks import activation_checkpointed
+from knowsub.lm.head import lm_head
 from knowsub.lm.head_loss import chunked_head_loss
 from knowsub.masks.ablation import ParameterSwap
 from knowsub.masks.gates import Gates, GateSample
@@ -165,7 +166,7 @@ class StepGradient:
         varlen = can_pack(upper, max(batch.tokens.shape[1] for batch in self.batches.values()))
         fused = fused_activations(varlen or upper)
         self.upper = activation_checkpointed(fused) if options.activation_checkpointing else fused
-        self.head = cast_head(options.precision, upper.get_output_embeddings())
+        self.head = cast_head(options.precision, lm_head(upper))
         self.bfloat16 = options.precision is Precision.BFLOAT16
         self.masked_weights = gates.masked_weights(torch.bfloat16 if self.bfloat16 else None)
         masked = [gates.model.get_parameter(name) for name in self.masked_weights.weights]

@@ -20,13 +20,14 @@ from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.options import Precision
 from knowsub.kg.facts import Fact, Statement
 from knowsub.lm.batch import Batch, flat_nonzero, take_rows, to_device_of
 from knowsub.lm.blocks import Allocate, in_memory, last_hidden
+from knowsub.lm.head import LMHead, lm_head
 from knowsub.lm.head_loss import chunked_kl, chunked_kl_from_mean_row
 
 SEQUENCES = 256
@@ -45,7 +46,7 @@ class TeacherStates:
     """Final-norm states, which the LM head reads; in order of the positions, padded at the end."""
 
     def divergence(
-        self, head: nn.Linear, states: Float[Tensor, "target hidden"], rows: Int[Tensor, " row"]
+        self, head: LMHead, states: Float[Tensor, "target hidden"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, ""]:
         """Return KL(p || q) summed over the target positions of some sequences [nats].
 
@@ -64,7 +65,7 @@ class TeacherMeanRows:
     """Mean row and, in the last column, the sum of p log p less the mean bias [nats]."""
 
     def divergence(
-        self, head: nn.Linear, states: Float[Tensor, "target hidden"], rows: Int[Tensor, " row"]
+        self, head: LMHead, states: Float[Tensor, "target hidden"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, ""]:
         """Return what `TeacherStates.divergence` does, without the teacher's logits."""
         mean_rows = _at_targets(self.batch, self.mean_rows, rows, states)
@@ -79,9 +80,11 @@ def cache_teacher(
 ) -> Teacher:
     """Return a batch of upper blocks' inputs with the least that its divergence is computed from.
 
-    These are mean rows if model and products (`precision`) are in float32, states otherwise.
+    These are mean rows if model and products (`precision`) are in float32 and the logits have no
+    soft cap, states otherwise.
     """
-    exact = precision is Precision.FLOAT32 and upper.dtype is torch.float32
+    linear = lm_head(upper).cap is None
+    exact = linear and precision is Precision.FLOAT32 and upper.dtype is torch.float32
     return (cache_teacher_mean_rows if exact else cache_teacher_states)(upper, batch, allocate)
 
 
@@ -95,8 +98,8 @@ def cache_teacher_states(
 def cache_teacher_mean_rows(
     upper: PreTrainedModel, batch: Batch, allocate: Allocate = in_memory
 ) -> TeacherMeanRows:
-    """Return a batch with the teacher's mean rows; its LM head is a linear layer in float32."""
-    head = upper.get_output_embeddings()
+    """Return a batch with the teacher's mean rows; its LM head is in float32, without a cap."""
+    head = lm_head(upper)
     return TeacherMeanRows(batch, _cache(upper, batch, allocate, partial(_mean_rows, head)))
 
 
@@ -118,17 +121,15 @@ def _cache(
     return cached
 
 
-def _mean_rows(
-    head: nn.Linear, states: Float[Tensor, "target hidden"]
-) -> Float[Tensor, "target row"]:
+def _mean_rows(head: LMHead, states: Float[Tensor, "target hidden"]) -> Float[Tensor, "target row"]:
     mean_rows = []
     for part in states.split(POSITIONS):
         log_p = head(part).log_softmax(dim=-1)
         p = log_p.exp()
         offset = log_p.mul_(p).sum(dim=-1, keepdim=True)
         if head.bias is not None:
-            offset -= p @ head.bias[:, None]
-        mean_rows.append(torch.cat([p @ head.weight, offset], dim=1))
+            offset -= (p @ head.bias[:, None]).mul_(head.scale)
+        mean_rows.append(torch.cat([(p @ head.weight).mul_(head.scale), offset], dim=1))
     return torch.cat(mean_rows)
 
 
@@ -192,7 +193,7 @@ def measure_ignorance(
         Prior and z-scores at the first token of the object, on the model's device; z-scores are
         NaN if there are fewer than `MIN_OBJECTS` objects.
     """
-    head = upper.get_output_embeddings()
+    head = lm_head(upper)
     labels = target.labels[target.first_targets]
     answers = control.batch.labels[control.batch.first_targets]
     objects, targets = torch.cat([answers, labels]).unique(), labels.unique()

@@ -29,6 +29,7 @@ from knowsub.downstream.options import Readout
 from knowsub.downstream.questions import Question
 from knowsub.lm.batch import Batch, tokenize, tokenize_alone
 from knowsub.lm.blocks import last_hidden
+from knowsub.lm.head import lm_head
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def choice_nll(
         Mean NLL of each choice's tokens [nats per token]; inf for a choice that does not exist. The
         lowest is the model's answer.
     """
-    lm_head, parts = model.get_output_embeddings(), []
+    head, parts = lm_head(model), []
     for index in encoded.chunks(size):
         part = encoded[index]
         rows = part.row[..., None].expand_as(part.position)[part.used]
@@ -212,7 +213,7 @@ def choice_nll(
             pairs, dim=0, return_inverse=True
         )  # one logit row per position
         hidden = last_hidden(model, part.batch)[read[:, 0], read[:, 1]]
-        log_probs = torch.log_softmax(lm_head(hidden).float(), dim=-1)
+        log_probs = torch.log_softmax(head(hidden).float(), dim=-1)
         nll = -log_probs[inverse, part.token[part.used]]
         table = torch.zeros(part.used.shape, device=nll.device)
         table[part.used] = nll

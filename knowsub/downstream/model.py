@@ -37,6 +37,7 @@ from knowsub.downstream.options import (
 )
 from knowsub.downstream.questions import Question
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
+from knowsub.lm.head import find_submodule
 from knowsub.lm.load import context_length
 from knowsub.masks.ablation import ablate_, masked_matrices
 from knowsub.masks.mask import Mask
@@ -127,7 +128,8 @@ def adapt(
         model.requires_grad_(True)
     elif spec.adaptation is Adaptation.FULL:
         paths = architecture(model)
-        model.get_submodule(paths.norm).requires_grad_(True)
+        if (norm := find_submodule(model, paths.norm)) is not None:
+            norm.requires_grad_(True)
         for block in spec.blocks:
             model.get_submodule(f"{paths.blocks}.{block}").requires_grad_(True)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

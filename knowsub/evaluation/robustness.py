@@ -17,13 +17,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from knowsub.architectures import MaskableMatrix, architecture, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
 from knowsub.evaluation.context import EncodedFacts, EvalContext, best_prompts, score_facts
 from knowsub.evaluation.metrics import KnownFacts, Metrics, forgetting, median, ppl_ratio
 from knowsub.evaluation.options import TestOptions
 from knowsub.kg.facts import Statement
 from knowsub.kg.words import comparable
 from knowsub.lm.batch import Batch, encode_statements
+from knowsub.lm.head import final_modules, lm_head
 from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
 from knowsub.masks.ablation import ablate_, applied, only_subnetwork, remaining_weights
@@ -309,14 +310,12 @@ def block_logits(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "b
 
     The model is whole, as it is now; the batch carries no lower states.
     """
-    states = model.base_model(
-        input_ids=batch.tokens, use_cache=False, output_hidden_states=True
-    ).hidden_states
-    prompt_end = batch.first_targets
-    head = model.get_output_embeddings()
-    norm = model.get_submodule(architecture(model).norm)
-    inner = [head(norm(state[prompt_end])) for state in states[1:-1]]
-    return (*inner, head(states[-1][prompt_end]))  # the last state is normed already
+    outputs = model.base_model(input_ids=batch.tokens, use_cache=False, output_hidden_states=True)
+    prompt_end, head = batch.first_targets, lm_head(model)
+    final = nn.Sequential(*final_modules(model))  # norm and projection
+    inner = [head(final(state[prompt_end])) for state in outputs.hidden_states[1:-1]]
+    # The last state has been through them.
+    return (*inner, head(outputs.last_hidden_state[prompt_end]))
 
 
 def extracted(

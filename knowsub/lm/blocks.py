@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from knowsub.architectures import Architecture, architecture, block_count
+from knowsub.architectures import Architecture, architecture, block_count, upper_half
 from knowsub.lm.batch import Batch, to_device_of
+from knowsub.lm.head import find_submodule, lm_head
 
 Allocate = Callable[[Sequence[int], Tensor], Tensor]
 """Shape, and a tensor of the dtype and device -> a tensor of that shape to write into."""
@@ -47,6 +48,10 @@ def upper_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
     """
     row = architecture(model)
     upper = _with_blocks(model, row, range(first, block_count(model)))
+    _drop_modules(upper, row.before)
+    if row.input_scale is not None:
+        path, _, name = row.input_scale.rpartition(".")
+        setattr(upper.get_submodule(path), name, 1.0)
     if row.positions is not None:  # added by the lower blocks already
         zeros = copy.copy(upper.get_submodule(row.positions))
         weight = torch.zeros_like(zeros.get_parameter("weight"))
@@ -58,12 +63,19 @@ def upper_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
 def lower_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
     """Return a model of the same class whose last hidden states are those entering block `first`.
 
-    Its final norm is the identity. ValueError as in `upper_blocks`.
+    What follows its last block is the identity. ValueError as in `upper_blocks`.
     """
     row = architecture(model)
     lower = _with_blocks(model, row, range(first))
-    lower.set_submodule(row.norm, nn.Identity())
+    _drop_modules(lower, (row.norm, *row.after))
     return lower
+
+
+def _drop_modules(part: PreTrainedModel, paths: Sequence[str]) -> None:
+    """Replace those of a model's modules that it has by the identity."""
+    for path in paths:
+        if find_submodule(part, path) is not None:
+            part.set_submodule(path, nn.Identity())
 
 
 def drop_lower(model: PreTrainedModel, first: int) -> None:
@@ -154,3 +166,33 @@ def cache_lower_states(
         states[part] = part_states
     assert states is not None, "a batch has at least one sequence"
     return batch.with_lower_states(states)
+
+
+PROBE_TOKENS = 8
+
+
+@torch.no_grad()
+def cut_error(model: PreTrainedModel) -> float:
+    """Return how much a model cut in the middle differs from its own forward pass.
+
+    All that this program computes goes around `model.forward`: lower blocks, upper blocks, LM head.
+    What an architecture does elsewhere (scaled or capped logits, projections) would be lost.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Largest difference of the logits of a few tokens, over their largest magnitude [fraction];
+        NaN if the model's own logits are not finite.
+
+    Raises:
+        ValueError: As in `upper_blocks` and `lm_head`.
+    """
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
+    # Spread over the vocabulary; the first ids are special tokens, the last may be padding rows.
+    tokens = (torch.arange(1, PROBE_TOKENS + 1) * rows // (PROBE_TOKENS + 2))[None]
+    batch, first = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool)), upper_half(model).start
+    expected = model(input_ids=tokens.to(model.device), use_cache=False).logits.float()
+    joined = last_hidden(upper_blocks(model, first), cache_lower_states(model, first, batch))
+    logits = lm_head(model)(joined).float()
+    return float((logits - expected).abs().max() / expected.abs().max())

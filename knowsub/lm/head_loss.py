@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+from knowsub.lm.head import LMHead
 
 CACHE_LOGITS = 1 << 18  # logits that fit a processor's cache
 
@@ -63,7 +65,7 @@ def lm_head_cross_entropy(
 
     Args:
         states: Final states.
-        weight: Weights of the LM head; a head with a bias is not supported.
+        weight: Weights of the LM head, which must have no bias, scale or cap, like GPT-2's.
         labels: Token that each state predicts.
         rows: Positions per chunk, so that its logits fit a processor's cache.
 
@@ -91,7 +93,7 @@ def lm_head_cross_entropy(
 
 def chunked_head_loss(
     states: Float[Tensor, "target hidden"],
-    head: nn.Module,
+    head: LMHead,
     term: Callable[[Tensor, slice], Tensor],
     rows: int = 128,
 ) -> Float[Tensor, ""]:
@@ -119,7 +121,7 @@ def chunked_head_loss(
 
 def chunked_kl(
     states: Float[Tensor, "target hidden"],
-    head: nn.Linear,
+    head: LMHead,
     original: Float[Tensor, "target hidden"],
     rows: int = 128,
 ) -> Float[Tensor, ""]:
@@ -136,7 +138,8 @@ def chunked_kl(
         for q, p in zip(_cached_rows(logits), _cached_rows(reference), strict=True):
             log_p, log_q = p.float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)
             probability = log_p.exp()
-            q.copy_(log_q.exp().sub_(probability))  # the logits become their gradient
+            # The logits become the gradient by what the head's matrix gives.
+            q.copy_(head.chain_(log_q.exp().sub_(probability), q))
             # In place, summed at once, unlike `discovery.losses.kl_divergence`: faster, and
             # summing per position first would change the last bits.
             divergence += log_p.sub_(log_q).mul_(probability).sum()
@@ -148,20 +151,21 @@ def chunked_kl(
 
 def chunked_kl_from_mean_row(
     states: Float[Tensor, "target hidden"],
-    head: nn.Linear,
+    head: LMHead,
     mean: Float[Tensor, "target hidden"],
     offset: Float[Tensor, " target"],
     rows: int = 128,
 ) -> Float[Tensor, ""]:
     """Return `chunked_kl` without the logits of p, from what the head gives on average under p.
 
-    With h a state of q: KL(p || q) = logsumexp(logits of q) - h . mean + offset.
+    With h a state of q: KL(p || q) = logsumexp(logits of q) - h . mean + offset. Logits with a soft
+    cap are not linear in h: such a head needs `chunked_kl`.
 
     Args:
         states: Final states of q at the target positions.
-        head: The LM head; its parameters get no gradient.
-        mean: Mean row of the head under p.
-        offset: Sum of p log p, less the mean bias under p [nats].
+        head: The LM head, without a cap; its parameters get no gradient.
+        mean: Mean row of the head under p, times its scale.
+        offset: Sum of p log p, less the mean bias under p times the scale [nats].
         rows: Positions per chunk.
 
     Returns:
@@ -171,7 +175,7 @@ def chunked_kl_from_mean_row(
     def chunk_loss(part: Tensor, chunk: slice, total: Tensor) -> Tensor:
         q: Tensor = head(part)
         total += (_softmax_(q) - torch.linalg.vecdot(part, mean[chunk]) + offset[chunk]).sum()
-        return (q @ head.weight).sub_(mean[chunk])
+        return (q @ head.weight).mul_(head.scale).sub_(mean[chunk])
 
     return _chunked_sum(states, chunk_loss, rows)
 

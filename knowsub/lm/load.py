@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +27,7 @@ from transformers import (
 from transformers.utils import logging
 
 from knowsub.architectures import architecture
+from knowsub.lm.blocks import cut_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,16 @@ def _missing_file(folder: Path) -> str:
 
 
 def check_model_folder(folder: Path, name: str) -> None:
-    """Require a readable configuration, a known architecture and safetensors; else ValueError."""
+    """Require a readable configuration, a known architecture, safetensors and no adapter.
+
+    ValueError if one is missing, or there is an adapter.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"model {name!r}: {folder} holds an adapter (adapter_config.json), whose weights would "
+            "change the model without being part of it; merge it (merge_and_unload of peft), save "
+            "the merged model and name that folder, or take the file out"
+        )
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"model {name!r}: the folder {folder} is no model, it has no config.json")
@@ -139,15 +151,16 @@ def load_model(
     Args:
         folder: The folder, with `config.json`, safetensors and a tokenizer.
         device: `cpu`, `cuda`, `cuda:1`, `mps` ...
-        dtype: `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for that of the checkpoint.
 
     Returns:
         The model in evaluation mode, its parameters needing no gradient, and the tokenizer.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it holds no model, no safetensors, an unknown architecture, weights that do
-            not fit or are not finite, no tokenizer, or if the device does not exist.
+        ValueError: If it holds no model, no safetensors, an adapter, an unknown architecture,
+            weights that do not fit or are not finite, or no tokenizer; if the device does not
+            exist; if the model computes otherwise than its row of `ARCHITECTURES` says.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"model {str(folder)!r}: no such folder")
@@ -157,7 +170,7 @@ def load_model(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
@@ -171,13 +184,52 @@ def load_model(
             f"model {str(folder)!r}: could not be opened ({first_line(error)})"
         ) from None
     model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"model {str(folder)!r}: the weights of {missing[0]} are missing")
+    _require_every_tensor(str(folder), info["missing_keys"], info["unexpected_keys"])
     for name, values in model.named_parameters():
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"model {str(folder)!r}: weights of {name} are not finite")
     ready: PreTrainedModel = model.requires_grad_(False).to(device).eval()
+    _require_exact_cut(ready, str(folder))
     return ready, tokenizer
+
+
+BUFFERS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+"""Masks and frequencies that older checkpoints stored and no model reads any more."""
+
+
+def _require_every_tensor(name: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Raise a ValueError if a checkpoint lacks weights, or has more than the model reads."""
+    if lacking := sorted(missing):
+        raise ValueError(f"model {name!r}: the weights of {_first_few(lacking)} are missing")
+    if left_over := sorted(key for key in unexpected if not BUFFERS.search(key)):
+        raise ValueError(
+            f"model {name!r}: the checkpoint has weights that its architecture does not read: "
+            f"{_first_few(left_over)}; they would be ignored without a word (an adapter has to be "
+            "merged before)"
+        )
+
+
+def _first_few(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+MAX_CUT_ERROR = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""Largest relative difference between a cut model's logits and its own [fraction]."""
+MAX_CUT_ERROR_HALF = 3e-2
+"""The same in bfloat16 and float16: a few units of their last digit, 2^-8 in bfloat16."""
+
+
+def _require_exact_cut(model: PreTrainedModel, name: str) -> None:
+    """Raise a ValueError if a model computes otherwise than its row of `ARCHITECTURES` says."""
+    error, limit = cut_error(model), MAX_CUT_ERROR.get(model.dtype, MAX_CUT_ERROR_HALF)
+    # NaN: the model itself overflows; that is said where a figure comes of it.
+    if error > limit:
+        raise ValueError(
+            f"model {name!r}: its row {model.config.model_type!r} of ARCHITECTURES does not fit: "
+            f"cut in the middle and joined again, its logits differ by {error:.2g} of the largest "
+            f"(at most {limit:g})"
+        )
 
 
 def _require_device(name: str) -> None:
@@ -191,12 +243,15 @@ SCHEME = 1
 """Version of the manifest; another one is refused."""
 
 
-def open_model(path: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def open_model(
+    path: Path, device: str = "cpu", dtype: str = ""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model of a manifest, its weights checked against the fingerprint.
 
     Args:
         path: The manifest, `model.json`, that the stage `pretrain` wrote.
         device: Where to put the model.
+        dtype: As in `load_model`; empty for the manifest's.
 
     Returns:
         The model in evaluation mode and its tokenizer.
@@ -208,8 +263,10 @@ def open_model(path: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTra
     entry = read_manifest(path)
     local = path.parent / entry["path"]
     folder = local if local.is_dir() else resolve_model(entry["path"], entry["revision"]).folder
-    model, tokenizer = load_model(folder, device, entry["dtype"])
-    if (actual := fingerprint(model)) != entry["fingerprint"]:
+    model, tokenizer = load_model(folder, device, dtype or entry["dtype"])
+    # Weights in another dtype have this fingerprint once they are cast to the manifest's.
+    actual = fingerprint(model, getattr(torch, entry["dtype"]))
+    if actual != entry["fingerprint"]:
         raise ValueError(
             f"{path}: names weights {entry['fingerprint'][:12]}, but those in {folder} are "
             f"{actual[:12]}; run the stage pretrain again"
@@ -266,19 +323,39 @@ def manifest(model: PreTrainedModel, path: str, revision: str) -> dict[str, Any]
     }
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return the SHA-256 over all parameters by sorted name, tied ones once [64 hex digits]."""
+def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """Return the SHA-256 over all parameters by sorted name, tied ones once [64 hex digits].
+
+    Args:
+        model: The model.
+        dtype: The parameters are cast to it first; None for their own.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        stored = parameter.detach().cpu().contiguous()
+        stored = parameter.detach().to(dtype or parameter.dtype).cpu().contiguous()
         digest.update(f"{name} {stored.dtype} {tuple(stored.shape)}\n".encode())
         digest.update(stored.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
+def fingerprints(model: nn.Module) -> Iterator[str]:
+    """Yield the fingerprints that a model's weights can have, its own first.
+
+    A mask is of weights, in whatever dtype they were loaded: bfloat16 weights are the same ones in
+    float32, and float32 weights are rounded in the same way by everyone.
+    """
+    yield fingerprint(model)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        yield fingerprint(model, dtype)
+
+
 def context_length(model: PreTrainedModel) -> int:
-    """Return the longest sequence that a model takes [tokens]; ValueError if it does not say."""
-    length = getattr(model.config, "max_position_embeddings", None)
+    """Return the longest sequence that a model takes [tokens]; ValueError if it does not say.
+
+    Without position embeddings (BLOOM) that is the length that it was trained with.
+    """
+    config = model.config
+    length = getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", None)
     if not isinstance(length, int) or length < 1:
         raise ValueError("the model's configuration has no max_position_embeddings")
     return length

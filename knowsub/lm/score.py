@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from knowsub.kg.facts import Statement
 from knowsub.lm.batch import Batch, encode_statements, to_device_of
 from knowsub.lm.blocks import last_hidden
+from knowsub.lm.head import lm_head
 from knowsub.lm.load import context_length
 
 MAX_LOGITS = 1 << 24  # that scoring holds at a time: 64 MiB in float32
@@ -55,7 +56,7 @@ def target_logits(
     Yields:
         The sequences covered, their logits at target positions (row-major), the target tokens.
     """
-    head = model.get_output_embeddings()
+    head = lm_head(model)
     for start in range(0, len(batch), rows):
         covered = slice(start, start + rows)
         part = batch[covered]
@@ -75,7 +76,7 @@ def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
     Returns:
         The scores, on the CPU.
     """
-    head = model.get_output_embeddings()
+    head = lm_head(model)
     max_targets = max(1, MAX_LOGITS // head.weight.shape[0])
     losses, ranks = [torch.zeros(0)], [torch.zeros(0, dtype=torch.long)]
     for covered in batch.microbatch_slices(rows):
@@ -135,7 +136,7 @@ class ObjectScorer:
         """
         batch = self._encode([replace(statements[0], object=text) for text in objects])
         tokens = batch.labels[batch.first_targets]  # (object,)
-        head = self._model.get_output_embeddings()
+        head = lm_head(self._model)
         probabilities = [
             head(states).float().softmax(dim=-1)[:, tokens]
             for states in self._prompt_states(statements).split(self.ROWS)

@@ -6,12 +6,13 @@ from torch import nn
 
 from knowsub.discovery.losses import kl_divergence, kl_from_uniform
 from knowsub.lm import head_loss as behind
+from knowsub.lm.head import LMHead
 from knowsub.lm.head_loss import chunked_head_loss, chunked_kl
 
 
 def test_through_the_head_in_chunks_is_the_whole_sum_and_its_gradient() -> None:
     torch.manual_seed(0)
-    head = nn.Linear(6, 11, bias=False).requires_grad_(False)
+    head = LMHead(nn.Linear(6, 11, bias=False)).requires_grad_(False)
     states = torch.randn(17, 6, requires_grad=True)
     whole = kl_from_uniform(head(states)).sum()
     (expected,) = torch.autograd.grad(3 * whole, states)
@@ -23,7 +24,7 @@ def test_through_the_head_in_chunks_is_the_whole_sum_and_its_gradient() -> None:
 
 
 def test_each_chunk_is_told_which_positions_it_covers() -> None:
-    head = nn.Identity()
+    head = LMHead(nn.Linear(2, 3))
     seen: list[tuple[int, int]] = []
 
     def term(logits: torch.Tensor, chunk: slice) -> torch.Tensor:
@@ -34,10 +35,13 @@ def test_each_chunk_is_told_which_positions_it_covers() -> None:
     assert seen == [(0, 2), (2, 4), (4, 5)]
 
 
-def test_the_divergence_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.3, None), (2.0, 1.5)])
+def test_the_divergence_by_hand_is_that_of_autograd(
+    scale: float, cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(behind, "CACHE_LOGITS", 100)
     torch.manual_seed(0)
-    head = nn.Linear(6, 40).requires_grad_(False).double()
+    head = LMHead(nn.Linear(6, 40), scale, cap).requires_grad_(False).double()
     original, states = torch.randn(2, 17, 6, dtype=torch.float64)
     states.requires_grad_()
     expected = kl_divergence(head(original), head(states)).sum()
