@@ -2,7 +2,7 @@
 
 Reads: data/raw/wordnet/nouns.tsv.gz, or the files of prepare.source_folder; the templates;
     data/raw/text, or the texts that prepare.text and prepare.other_text name
-Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, templates.json, unseen.txt,
+Writes: data/prepare/facts.jsonl, kg/<target>.jsonl, templates.json, statements.jsonl, unseen.txt,
     counts.json, text/{train,validation,test,other}.txt
 """
 

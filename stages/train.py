@@ -2,7 +2,7 @@
 
 Reads: data/pretrain/model.json and model, data/verbalize/{,unseen/}<target>.jsonl,
     data/prepare/text/{train,validation}.txt
-Writes: data/train/<target>-<seed>/{mask.safetensors, curve.csv, training.json}
+Writes: data/train/<target>-<seed>/{mask.safetensors, training.json, curve.csv, validations.csv}
 
 `accelerate launch --multi_gpu --num_processes N -m stages.train TARGET SEED`: the same mask.
 """

@@ -1,6 +1,6 @@
 """The statements of every target: for each fact and family the wording the model knows best.
 
-Reads: data/prepare/kg/<target>.jsonl, data/prepare/{templates.json, unseen.txt},
+Reads: data/prepare/kg/<target>.jsonl, data/prepare/{templates.json, statements.jsonl, unseen.txt},
     data/pretrain/model.json
 Writes: data/verbalize/<target>.jsonl and unseen/<target>.jsonl
 """
@@ -19,21 +19,26 @@ def main() -> str:
     params = load_params()
     device = torch_device(params.machine)
     from knowsub.kg.facts import Split, read_kg, write_statements
-    from knowsub.kg.templates import load_templates, verbalize
+    from knowsub.kg.given import read_given
+    from knowsub.kg.templates import load_templates
     from knowsub.kg.unseen import unseen_facts
-    from knowsub.lm.load import open_model
+    from knowsub.kg.verbalize import short_objects, verbalize
+    from knowsub.lm.load import open_model, read_manifest
     from knowsub.lm.score import ObjectScorer
     from knowsub.tracking import stage_run
 
     entities = (DATA / "prepare/unseen.txt").read_text("utf-8").splitlines()
     options, limit = params.verbalize, params.prepare.unseen_facts
     templates, count = load_templates(DATA / "prepare/templates.json"), 0
+    given, model = read_given(DATA / "prepare/statements.jsonl"), DATA / "pretrain/model.json"
     OUT.mkdir(parents=True, exist_ok=True)
     with stage_run("verbalize", params) as run:
-        scorer = ObjectScorer(*open_model(DATA / "pretrain/model.json", device))
+        scorer = ObjectScorer(*open_model(model, device))
+        name = read_manifest(model)["path"]
         for target in params.targets:
             kg = read_kg(DATA / f"prepare/kg/{target}.jsonl")
-            statements = verbalize(kg, templates, options, scorer)
+            kg = short_objects(kg, scorer.object_tokens, options.max_object_tokens)
+            statements = verbalize(kg, templates, options, scorer, given=given, model=name)
             write_statements(OUT / f"{target}.jsonl", statements)
             facts = [fact for fact, split in kg if split is Split.TARGET]
             predict = scorer.first_tokens

@@ -30,6 +30,24 @@ class Suppression(StrEnum):
     ZSCORE_ALL = "zscore_all"
 
 
+class Samples(StrEnum):
+    """How often the gates are sampled in a step.
+
+    `shared`: once, and every term of the objective reads that sample; `per_term`: anew for every
+    term, in a forward pass of its own, as the reference does.
+    """
+
+    SHARED = "shared"
+    PER_TERM = "per_term"
+
+
+class Candidates(StrEnum):
+    """Which validated masks may become the result; where noise falls, it is the last alone."""
+
+    ALL = "all"
+    LAST = "last"
+
+
 class Precision(StrEnum):
     """Number format of the matrix products of a step."""
 
@@ -58,6 +76,8 @@ class TrainOptions:
     """Kinds of matrices that are masked."""
     init_prob: OpenFraction
     """Initial probability of an open gate [fraction]."""
+    samples: Samples
+    """How often the gates are sampled in a step."""
     temperature: Annotated[float, Field(gt=0, le=10)]
     """Temperature of the relaxation."""
     noise_final: Fraction
@@ -118,7 +138,9 @@ class TrainOptions:
     matmul: Matmul
     """Library that computes float32 products on the CPU."""
     evaluate_every: Count
-    """Steps between validations [steps]; `selection` says which of them are candidates."""
+    """Steps between validations [steps]."""
+    candidates: Candidates
+    """Which validated masks may become the result."""
     checkpoint_every: Count
     """Steps between checkpoints for resuming [steps]."""
     max_control_ratio: Ratio

@@ -27,7 +27,7 @@ from knowsub.discovery.teacher import (
     match_controls,
     measure_ignorance,
 )
-from knowsub.discovery.trainer import MaskTrainer, SearchResult
+from knowsub.discovery.trainer import MaskTrainer, SearchResult, StepMetrics
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.lm.batch import Batch, encode_statements, encode_text
 from knowsub.lm.blocks import Allocate, cache_lower_states, drop_lower, in_memory, upper_blocks
@@ -280,10 +280,12 @@ def write_search_result(
         options: How it was searched for; also stored in the mask's header.
 
     Returns:
-        The files: `mask.safetensors`, `training.json`, and `curve.csv` with every step's metrics.
+        The files: `mask.safetensors`, `training.json`, `curve.csv` with every step's metrics, and
+        `validations.csv` with those of every validated mask, chosen or not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("mask.safetensors", "training.json", "curve.csv")]
+    names = ("mask.safetensors", "training.json", "curve.csv", "validations.csv")
+    paths = [folder / name for name in names]
     meta = {**mask.meta, "options": json.dumps(asdict(options), sort_keys=True)}
     save_mask(Mask(mask.bits, mask.model, meta), paths[0])
     summary = {
@@ -295,11 +297,26 @@ def write_search_result(
         "options": asdict(options),
     }
     paths[1].write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    columns = list(dict.fromkeys(name for row in result.curve for name in row))
-    with paths[2].open("w", encoding="utf-8", newline="") as file:
+    _write_csv(paths[2], result.curve)
+    # The reference keeps the metrics of every checkpoint; here they are of the validation data.
+    prefix = "validation_"
+    validated = [
+        {
+            name.removeprefix(prefix): value
+            for name, value in row.items()
+            if name.startswith(prefix) or name in {"step", "undecided"}
+        }
+        for row in result.curve
+        if "undecided" in row
+    ]
+    _write_csv(paths[3], validated)
+    return paths
+
+
+def _write_csv(path: Path, rows: Sequence[StepMetrics]) -> None:
+    """Write rows of numbers under the names that occur in any of them."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {name: f"{value:.6g}" for name, value in row.items()} for row in result.curve
-        )
-    return paths
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)

@@ -82,7 +82,7 @@ def draw_minibatch(data: TrainingData, options: TrainOptions, order: torch.Gener
         return torch.randperm(total, generator=order)[: min(count, total)]
 
     n_facts, n_unseen = neighborhood_counts(data, options)
-    return {  # in the order of the random draws
+    rows = {  # in the order of the random draws
         "suppression": draw(len(data.target), options.target_batch),
         "control": draw(len(data.control.batch), options.control_batch),
         "neighborhood": torch.cat(
@@ -93,6 +93,12 @@ def draw_minibatch(data: TrainingData, options: TrainOptions, order: torch.Gener
         ),
         "text": draw(len(data.text.batch), options.text_batch),
     }
+    return rows | ({"expression": rows["suppression"]} if options.expression_weight > 0 else {})
+
+
+def split_terms(minibatch: Minibatch) -> list[Minibatch]:
+    """Return a minibatch cut by the terms that read it, those without a sequence left out."""
+    return [{name: rows} for name, rows in minibatch.items() if len(rows)]
 
 
 def neighborhood_counts(data: TrainingData, options: TrainOptions) -> tuple[int, int]:
@@ -186,7 +192,7 @@ class StepGradient:
 
         Args:
             sample: One sample of the gates.
-            minibatch: The sequences.
+            minibatch: The sequences; terms that it does not have are left out.
 
         Returns:
             Mean of each term over its target positions [nats], and the gradient by the logits,
@@ -196,10 +202,11 @@ class StepGradient:
         counts = {
             name: int(batch.target_mask[minibatch[name]].sum())
             for name, batch in self.batches.items()
+            if name in minibatch
         }
         expression = None
-        if self.options.expression_weight > 0:
-            expression = self._expression(sample, minibatch["suppression"])
+        if "expression" in minibatch:
+            expression = self._expression(sample, minibatch["expression"])
         self.masked_weights.write(sample.value)  # weight x (1 - gate)
         if self.in_place:
             del sample.value  # frees its memory
@@ -208,7 +215,7 @@ class StepGradient:
             grad = sample.value.zero_()
         sums = grad.new_zeros(len(counts), dtype=torch.float64)
         with self._applied():
-            for index in range(processes.rank, n_micro, processes.count):
+            for index in range(processes.rank, n_micro if counts else 0, processes.count):
                 micro_grad = grad if n_micro == 1 else torch.zeros_like(grad)
                 with self.masked_weights.accumulate_gate_grads(micro_grad, in_place=self.in_place):
                     micro_sums = self._backward(microbatch(minibatch, index, n_micro), counts)
@@ -247,9 +254,9 @@ class StepGradient:
 
     def _passes(self, rows: Minibatch) -> list[list[dict[str, Batch]]]:
         """Return the groups of batches that share a forward pass, for each pass."""
-        batches = {name: batch[rows[name]] for name, batch in self.batches.items()}
-        text = batches.pop("text")
-        groups = [batches, {"text": text}] if len(text) else [batches]
+        batches = {name: batch[rows[name]] for name, batch in self.batches.items() if name in rows}
+        text = {name: batches.pop(name) for name in ("text",) if name in batches}
+        groups = [group for group in (batches, text) if any(map(len, group.values()))]
         return [groups] if self.single_pass else [[group] for group in groups]
 
     def _suppression(

@@ -7,8 +7,9 @@ validation, logging and checkpoints come in as values.
 Selection rule, by which one candidate becomes the result:
 
 1. The deterministic mask, trimmed to `max_density`, is validated every `evaluate_every` steps and
-   at the last one. If the noise stays constant, all of these are candidates; if it decays, only
-   the last: before, masks are not settled and do more harm for what they forget.
+   at the last one. If the noise stays constant and `candidates` is all, all of these are
+   candidates; else only the last: while noise falls, masks are not settled and do more harm for
+   what they forget.
 2. A candidate qualifies if its PPL ratios on validation control facts and text are within
    `max_control_ratio` and `max_text_ratio`.
 3. Among those that qualify, the highest validation NLL of the target wins; the later one of ties.
@@ -22,14 +23,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.options import TrainOptions
-from knowsub.discovery.step import LossTerms, StepGradient, TrainingData, draw_minibatch
+from knowsub.discovery.options import Candidates, Samples, TrainOptions
+from knowsub.discovery.step import (
+    LossTerms,
+    Minibatch,
+    StepGradient,
+    TrainingData,
+    draw_minibatch,
+    split_terms,
+)
 from knowsub.lm.schedule import warmup_stable_decay
 from knowsub.masks.gates import Gates, GateSample, UniformNoise, undecided_fraction
 from knowsub.masks.mask import pack_bits, unpack_bits
@@ -155,27 +163,46 @@ class MaskTrainer:
         density = self.curve[-1]["density"] if self.curve else 1.0
         sparsity_weight = sparsity_coefficient(step, density, options)
 
-        # Sample the gates. The density is counted before the gradient overwrites the sample.
-        sample = gates.sample(self.noise, options.temperature, noise_scale, self._used_sample)
-        sampled_density = sample.open_fraction() if noise_scale < 1 else None
-
         # Forward pass, loss terms, backward pass: the gradient by the logits, one value per gate.
         minibatch = draw_minibatch(self.data, options, self.order)
-        terms, grad = self.gradient(sample, minibatch)
+        terms, grad, sampled_density = self._sampled_gradient(minibatch, noise_scale)
 
         # The sparsity term depends on the logits alone, so its gradient is in closed form.
         expected_density = gates.add_sparsity_grad(grad, sparsity_weight, options.temperature)
-        terms["density"] = expected_density if sampled_density is None else sampled_density
+        terms["density"] = sampled_density if noise_scale < 1 else expected_density
         metrics = finite_metrics(terms, step + 1)
 
         gates.logits.grad = grad
         self.optimizer.param_groups[0]["lr"] = learning_rate(step, options)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._used_sample = None if self.gradient.in_place else sample
         self.step += 1
         schedules = {"noise_scale": noise_scale, "sparsity_weight": sparsity_weight}
         return {"step": float(self.step)} | metrics | schedules
+
+    def _sampled_gradient(
+        self, minibatch: Minibatch, noise_scale: float
+    ) -> tuple[LossTerms, Float[Tensor, " gate"], Float[Tensor, ""]]:
+        """Return the terms and the gradient under a sample of the gates, or one for every term.
+
+        The third value is the share of open gates in the (first) sample.
+        """
+        options, gates = self.options, self.gates
+        per_term = options.samples is Samples.PER_TERM
+        total: Tensor | None = None
+        density, terms = torch.zeros(()), LossTerms()
+        for part in split_terms(minibatch) if per_term else [minibatch]:
+            sample = gates.sample(self.noise, options.temperature, noise_scale, self._used_sample)
+            # The density is counted before the gradient overwrites the sample.
+            if not terms and noise_scale < 1:
+                density = sample.open_fraction()
+            part_terms, grad = self.gradient(sample, part)
+            terms |= part_terms
+            total = grad if total is None else total.add_(grad)
+            # the gradient lies in the sample's memory, which waits for the sum
+            self._used_sample = None if self.gradient.in_place or per_term else sample
+        assert total is not None, "every minibatch has target statements"
+        return terms, total, density
 
     def validate_candidate(self, validate: Callable[[], StepMetrics]) -> StepMetrics:
         """Validate the deterministic mask of this step; keep it if the selection rule prefers it.
@@ -282,7 +309,8 @@ def is_validated(step: int, options: TrainOptions) -> bool:
 
 def is_candidate(step: int, options: TrainOptions) -> bool:
     """Return whether the validated mask after `step` steps is a candidate (rule 1)."""
-    return step == options.steps or options.noise_final == 1
+    every = options.noise_final == 1 and options.candidates is Candidates.ALL
+    return step == options.steps or every
 
 
 def constraint_violation(candidate: Candidate, options: TrainOptions) -> float:

@@ -191,7 +191,13 @@ def questions_from_facts(
     Raises:
         ValueError: If no statement is of the family, or a fact has too few possible distractors.
     """
-    asked = [statement for statement in statements if statement.family == family]
+    likeliest: dict[str, Statement] = {}  # a fact may be stated in several wordings of a family
+    for statement in statements:
+        if statement.family == family:
+            other = likeliest.setdefault(statement.fact.key, statement)
+            if statement.nll_or_inf < other.nll_or_inf:
+                likeliest[statement.fact.key] = statement
+    asked = list(likeliest.values())
     if not asked:
         known = ", ".join(sorted({statement.family for statement in statements})) or "none"
         raise ValueError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from knowsub.kg.facts import Fact, Split, content_words, fact_words, statement_words
+from knowsub.kg.given import GivenStatement
 from knowsub.kg.options import OverlapPolicy
 from knowsub.kg.words import comparable
 
@@ -36,6 +37,10 @@ class FactSplits:
     """Facts that share no fact, synset, word or statement with any target."""
     counts: Mapping[str, Mapping[str, int]]
     """By target and for `control`: facts kept, and facts left out by reason [facts]."""
+    validation: tuple[Fact, ...] = ()
+    """Control facts that the source itself sets apart for validation."""
+    given: tuple[GivenStatement, ...] = ()
+    """Statements that the source itself carries."""
 
     @property
     def facts(self) -> list[Fact]:
@@ -69,7 +74,8 @@ def build_kg(
     check_targets({target: facts.targets[target]})
     check_splits(facts)
     kg: dict[Split, Sequence[Fact]] = {Split.TARGET: facts.targets[target]}
-    kg |= divide_control(facts.control, validation_share, heldout_share, seed)
+    shares = validation_share, heldout_share
+    kg |= divide_control(facts.control, *shares, seed, facts.validation)
     neighborhood = sorted(
         facts.neighborhood.get(target, ()), key=lambda fact: (fact.object_words, fact.key)
     )
@@ -87,11 +93,20 @@ def build_kg(
 
 
 def divide_control(
-    control: Sequence[Fact], validation_share: float, heldout_share: float, seed: int
+    control: Sequence[Fact],
+    validation_share: float,
+    heldout_share: float,
+    seed: int,
+    given: Sequence[Fact] = (),
 ) -> dict[Split, list[Fact]]:
-    """Return the control facts in their three splits, each with at least one fact."""
+    """Return the control facts in their three splits, each with at least one fact.
+
+    Facts that are given as those of validation take the place of `validation_share`.
+    """
+    apart = set(given)
     order = hash_order(control, seed, "control")
-    validation = max(1, round(len(order) * validation_share))
+    order.sort(key=lambda fact: fact not in apart)
+    validation = len(given) or max(1, round(len(order) * validation_share))
     heldout = max(1, round(len(order) * heldout_share))
     if validation + heldout >= len(order):
         raise ValueError(

@@ -44,6 +44,16 @@ class RoleAssignment(StrEnum):
     best = "best"
 
 
+class Paraphrases(StrEnum):
+    """Which wordings of the families that lost are kept, where each fact's best statement trains.
+
+    `best`: of each family the likeliest wording; `all`: every wording, as in the paper.
+    """
+
+    best = "best"
+    all = "all"
+
+
 Words = Annotated[int, Field(ge=1, le=9)]
 
 
@@ -60,9 +70,9 @@ class PrepareOptions:
     hypernym_levels: Annotated[int, Field(ge=1, le=6)]
     """Hypernym levels walked up and down from a target synset [steps]."""
     target_facts: Annotated[int, Field(ge=2, le=10_000)]
-    """Facts per target KG at most [facts]."""
+    """Facts per target KG at most; of a file's, those drawn by hash [facts]."""
     max_object_share: Annotated[float, Field(ge=0.01, le=1)]
-    """Share of a target KG that one object takes at most, where there are others [fraction]."""
+    """Share of these that one object takes at most, where there are others [fraction]."""
     neighborhood_facts: Annotated[int, Field(ge=0, le=1_000)]
     """Facts per target that share an object or a subject word with it, at most [facts]."""
     unseen_entities: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -120,6 +130,10 @@ class VerbalizeOptions:
     """File of the templates per relation [path]."""
     role_assignment: RoleAssignment
     """`families`: roles by family; `best`: each fact's best statement trains, losers are unseen."""
+    paraphrases: Paraphrases
+    """Wordings of the losing families that are kept where the best statement trains."""
+    max_object_tokens: Annotated[int, Field(ge=0, le=64)]
+    """Facts whose object has more tokens are left out; 0 = none is [tokens]."""
     train_families: list[str]
     """Template families for mask training [names]."""
     validation_families: list[str]

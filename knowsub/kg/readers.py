@@ -13,12 +13,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from knowsub.artifacts import read_utf8
 from knowsub.kg.facts import Fact, Role, Split, Statement, statement_words
+from knowsub.kg.given import GivenStatement, family_of
 from knowsub.kg.rows import json_rows, text_field
 from knowsub.kg.wordnet import HYPERNYM
 from knowsub.kg.words import words_of_name
@@ -42,8 +43,8 @@ class ParsedFacts:
 
     facts: tuple[Fact, ...]
     """The facts, each once, in the order of the file."""
-    statements: tuple[Statement, ...] = ()
-    """Statements that the file itself carries, in its order."""
+    statements: tuple[GivenStatement, ...] = ()
+    """Statements of these facts that the file itself carries, in its order."""
     skipped: tuple[SkippedFact, ...] = ()
     """Entries that gave no fact, and facts that were left out."""
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -239,36 +240,28 @@ def read_commonsenseqa(path: Path, *, one_object: bool = False) -> ParsedFacts:
         one_object: Whether a second object of the same subject and relation is left out.
 
     Returns:
-        The facts, with the identifiers of the questions that each of them answers; a fact behind
-        several questions is one fact, and no question is lost.
+        The facts, with the identifiers of the questions that each of them answers (a fact behind
+        several questions is one fact, and no question is lost), and the statements that the entries
+        carry as `read_reference` describes.
 
     Raises:
         FileNotFoundError: If the file is not there.
         ValueError: If an entry lacks a field or its relation is unknown.
     """
-    entries: list[tuple[str, Fact]] = []
+    names = ["head", "question_concept"], ["rel", "relation"], ["tail", "answer"]
+    rows = [(place, row, _conceptnet_fact(place, row, *names)) for place, row in json_rows(path)]
+    parsed = _with_statements(rows, Role.TRAIN, one_object=one_object)
     questions: dict[str, tuple[str, ...]] = {}
-    for place, row in json_rows(path):
-        fact = _conceptnet_fact(
-            place, row, ["head", "question_concept"], ["rel", "relation"], ["tail", "answer"]
-        )
-        entries.append((place, fact))
-        if row.get("id") is not None:
+    kept = {fact.key for fact in parsed.facts}
+    for place, row, fact in rows:
+        if row.get("id") is not None and fact.key in kept:
             questions[fact.key] = (*questions.get(fact.key, ()), text_field(row, ["id"], place))
-    facts, skipped = keep_facts(entries, one_object=one_object)
-    keys = {fact.key for fact in facts}
-    kept = {key: names for key, names in questions.items() if key in keys}
-    return ParsedFacts(facts, skipped=skipped, questions=kept)
+    # An entry without a statement is a fact all the same.
+    skipped = tuple(skip for skip in parsed.skipped if skip.reason != NO_STATEMENT)
+    return replace(parsed, skipped=skipped, questions=questions)
 
 
-def read_reference(
-    path: Path,
-    *,
-    model: str = "gpt2",
-    split: Split = Split.TARGET,
-    role: Role | None = None,
-    one_object: bool = False,
-) -> ParsedFacts:
+def read_reference(path: Path, *, one_object: bool = False) -> ParsedFacts:
     """Return the facts and statements of one of the reference's files.
 
     `*_best_format.json` holds one statement per fact and model, the one of lowest perplexity of
@@ -276,15 +269,12 @@ def read_reference(
 
     Args:
         path: The file, a JSON array.
-        model: Whose statements are taken: `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`.
-        split: The part that these facts play.
-        role: Role of the statements; None means test for `*_worse_format.json`, else train.
         one_object: Whether a second object of the same subject and relation is left out.
 
     Returns:
-        Each fact once, all its statements (`nll` from the file's perplexity of the object), and
-        what was skipped: a repeated statement, one that does not end with the object, a missing
-        one.
+        Each fact once; the statements of every model (`nll` from the file's perplexity of the
+        object; for tests if the file's name ends in `_worse_format`, else to train on); and what
+        was skipped: a repeated statement, one that does not end with the object, a missing one.
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -293,55 +283,62 @@ def read_reference(
     Source:
         `know-subnet` (the paper's repository), `data/`; entries without `rel` are WordNet's.
     """
-    if role is None:
-        role = Role.TEST if path.stem.endswith("_worse_format") else Role.TRAIN
+    role = Role.TEST if path.stem.endswith("_worse_format") else Role.TRAIN
+    rows = [(place, row, _reference_fact(row, place)) for place, row in json_rows(path)]
+    return _with_statements(rows, role, one_object=one_object)
+
+
+NO_STATEMENT = "no statement"
+REPEATED_STATEMENT = "the same statement as an earlier one"
+OTHER_END = "the statement does not end with the object"
+
+
+def _with_statements(
+    rows: Iterable[tuple[str, Mapping[str, Any], Fact]], role: Role, *, one_object: bool
+) -> ParsedFacts:
+    """Return the facts of entries, and the statements that the entries carry."""
     entries: list[tuple[str, Fact]] = []
-    statements: dict[tuple[Fact, str], Statement] = {}
+    statements: dict[tuple[str, Fact, str], GivenStatement] = {}
     skipped: list[SkippedFact] = []
-    for place, row in json_rows(path):
-        fact = _reference_fact(row, place)
+    saying_more: set[str] = set()  # places of entries with a statement of their own
+    for place, row, fact in rows:
         entries.append((place, fact))
-        statement = _reference_statement(fact, row, model, split, role)
-        if isinstance(statement, str):
-            skipped.append(_skip(place, fact, statement))
-        elif (fact, statement.text) in statements:
-            skipped.append(_skip(place, fact, DUPLICATE))
-        else:
-            statements[fact, statement.text] = statement
+        models = [found[1] for name in row if (found := re.fullmatch(r"best_(.+)_label", name))]
+        for model in models:
+            given = _given_statement(fact, row, model, role)
+            if given is None:
+                skipped.append(_skip(place, fact, OTHER_END))
+            elif (model, fact, given.statement.text) in statements:
+                skipped.append(_skip(place, fact, REPEATED_STATEMENT))
+            else:
+                statements[model, fact, given.statement.text] = given
+                saying_more.add(place)
+        if not models:
+            skipped.append(_skip(place, fact, NO_STATEMENT))
     facts, left_out = keep_facts(entries, one_object=one_object)
-    # An entry that repeats a fact carries another statement of it, which is no duplicate.
-    skipped += [skip for skip in left_out if skip.reason != DUPLICATE]
+    # An entry that repeats a fact but carries another statement of it is no duplicate.
+    skipped += [s for s in left_out if s.reason != DUPLICATE or s.place not in saying_more]
     kept = set(facts)
-    of_kept_facts = (statement for statement in statements.values() if statement.fact in kept)
-    return ParsedFacts(facts, tuple(of_kept_facts), tuple(skipped))
+    of_kept = tuple(given for given in statements.values() if given.statement.fact in kept)
+    return ParsedFacts(facts, of_kept, tuple(skipped))
 
 
-def _reference_fact(row: Mapping[str, Any], place: str) -> Fact:
+def _reference_fact(row: dict[str, Any], place: str) -> Fact:
     subject, answer = (text_field(row, [name], place) for name in ("head", "tail"))
     relation = text_field(row, ["rel"], place) if "rel" in row else HYPERNYM
     return Fact(subject, relation, answer, words_of_name(subject), words_of_name(answer))
 
 
-def _reference_statement(
-    fact: Fact, row: Mapping[str, Any], model: str, split: Split, role: Role
-) -> Statement | str:
-    """Return the statement of one entry, or why there is none."""
-    text = row.get(f"best_{model}_label")
-    if not isinstance(text, str):
-        return f"no statement for {model}"
-    answer = f" {fact.object_words}"
-    if not text.lower().endswith(answer.lower()):
-        return "the statement does not end with the object"
+def _given_statement(
+    fact: Fact, row: Mapping[str, Any], model: str, role: Role
+) -> GivenStatement | None:
+    """Return one model's statement of an entry, or None where it does not end with the object."""
+    text, answer = row[f"best_{model}_label"], f" {fact.object_words}"
+    if not isinstance(text, str) or not text.lower().endswith(answer.lower()):
+        return None
     prompt, answer = text[: -len(answer)], text[-len(answer) :]
     perplexity = row.get(f"{model}_perp")
-    nll = math.log(perplexity) if isinstance(perplexity, float) and perplexity > 0 else None
-    return Statement(fact, split, family_of(fact, prompt), role, prompt, answer, nll)
-
-
-def family_of(fact: Fact, prompt: str) -> str:
-    """Return the wording of a prompt between subject and object, without articles: `is a kind of`.
-
-    It stands for the name of the template family.
-    """
-    words = re.sub(rf"^\s*(an?\s+)?{re.escape(fact.subject_words)}\s+", "", prompt, flags=re.I)
-    return re.sub(r"\s+an?$", "", words.strip()) or words.strip()
+    known = isinstance(perplexity, int | float) and perplexity > 0
+    nll = math.log(float(perplexity or 0)) if known else None
+    family = family_of(fact, prompt)
+    return GivenStatement(model, Statement(fact, Split.TARGET, family, role, prompt, answer, nll))

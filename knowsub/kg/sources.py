@@ -1,4 +1,4 @@
-"""Where `prepare` takes its facts from: WordNet, or a folder of files, one per target, and control.
+"""Where `prepare` takes its facts from: WordNet, or a folder of files (`folders.py`).
 
 Targets, neighborhood and control are chosen for all targets together, whichever are asked for.
 """
@@ -6,7 +6,7 @@ Targets, neighborhood and control are chosen for all targets together, whichever
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from knowsub.kg import wordnet
@@ -14,35 +14,19 @@ from knowsub.kg.build import (
     FactSplits,
     build_kg,
     check_targets,
-    draw_facts,
     facts_sharing_words,
-    hash_order,
     hash_rank,
     neighborhood_facts,
-    separate,
 )
-from knowsub.kg.facts import Fact, leaks_answer, statement_words, word_list, write_facts, write_kg
-from knowsub.kg.options import Contradictions, FactSource, PrepareOptions
-from knowsub.kg.readers import (
-    ParsedFacts,
-    read_commonsenseqa,
-    read_conceptnet,
-    read_reference,
-    read_table,
-)
+from knowsub.kg.facts import Fact, leaks_answer, word_list, write_facts, write_kg
+from knowsub.kg.folders import BEYOND, CONTROL, ELSEWHERE, Counts, folder_facts
+from knowsub.kg.given import write_given
+from knowsub.kg.options import FactSource, PrepareOptions
 from knowsub.kg.unseen import unseen_entities
 from knowsub.kg.wordnet import WordNet
 from knowsub.kg.words import comparable
 
-CONTROL = "control"
-"""Files whose names begin so hold the control facts."""
-
-Counts = Mapping[str, Counter[str]]
-"""By target and for `control`: facts kept, and facts left out by reason [facts]."""
-
-ELSEWHERE = "belongs to another target, which is closer"
 AMBIGUOUS = "another sense or hypernym of the same subject words"
-BEYOND = "beyond the number of facts asked for"
 
 
 def collect_facts(targets: Sequence[str], options: PrepareOptions) -> FactSplits:
@@ -81,7 +65,7 @@ def draw_summary(facts: FactSplits, targets: Sequence[str], options: PrepareOpti
 def write_fact_splits(
     folder: Path, facts: FactSplits, targets: Sequence[str], options: PrepareOptions
 ) -> Mapping[str, Counter[str]]:
-    """Write all facts, each target's facts with their splits, and the unseen entities.
+    """Write all facts, each target's facts with their splits, given statements, unseen entities.
 
     Args:
         folder: Where to.
@@ -101,6 +85,7 @@ def write_fact_splits(
         write_kg(folder / f"kg/{target}.jsonl", kg)
         counts[target] = Counter(split.value for _, split in kg)
     write_facts(folder / "facts.jsonl", facts.facts)
+    write_given(folder / "statements.jsonl", facts.given)
     nouns = (fact.subject_words for fact in wordnet.load().facts())
     entities = unseen_entities(nouns, facts.facts, options)
     (folder / "unseen.txt").write_text("".join(f"{name}\n" for name in entities), encoding="utf-8")
@@ -241,115 +226,3 @@ def _wordnet_control(
 def _rarity(nouns: WordNet, fact: Fact) -> tuple[int, bytes]:
     """Return a key that sorts facts by the frequency of the subject's sense, equals by hash."""
     return (-nouns.synsets[fact.subject].frequency, hash_rank(fact.key, 0, "common"))
-
-
-def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
-    """Return the facts of a folder's target files and the control facts apart from them.
-
-    Control facts that share a word with a target, but are not one of its facts, become neighborhood
-    facts where overlap is filtered.
-    """
-    folder = Path(options.source_folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"prepare.source_folder: {folder} is not a folder")
-    names = sorted({check_name(name) for name in [*targets, *options.extra_targets]})
-    counts: Counts = {name: Counter() for name in [*names, CONTROL]}
-    whole: dict[str, tuple[Fact, ...]] = {}
-    taken: set[tuple[str, str, str]] = set()
-    for name in names:
-        facts = _read(_target_file(folder, name, options.fact_source), options, counts[name])
-        whole[name] = tuple(fact for fact in facts if statement_words(fact) not in taken)
-        taken |= set(map(statement_words, facts))
-        beyond = max(0, len(whole[name]) - options.target_facts)
-        counts[name].update({ELSEWHERE: len(facts) - len(whole[name]), BEYOND: beyond})
-        counts[name]["target"] = len(whole[name]) - beyond
-    check_targets(whole)
-    # Facts beyond a target's size are kept out of control all the same.
-    in_targets = [fact for facts in whole.values() for fact in facts]
-    separation = separate(in_targets, _read_control(folder, options, counts), options.overlap)
-    control = hash_order(separation.kept, options.seed, "control facts")[: options.control_facts]
-    beyond = len(separation.kept) - len(control)
-    counts[CONTROL].update({**separation.counts, BEYOND: beyond, CONTROL: len(control)})
-    stated = {statement_words(fact) for fact in in_targets}
-    dropped = (overlap.control for overlap in separation.dropped)
-    pool = [fact for fact in dropped if statement_words(fact) not in stated]
-    target_facts = {
-        name: draw_facts(facts, options.target_facts, options.seed, "target facts")
-        for name, facts in whole.items()
-    }
-    neighborhood = {
-        name: neighborhood_facts(facts, pool, options.neighborhood_facts, unique_subjects=False)
-        for name, facts in target_facts.items()
-    }
-    for name, facts in neighborhood.items():
-        counts[name]["neighborhood"] = len(facts)
-    return FactSplits(target_facts, neighborhood, tuple(control), counts)
-
-
-def check_name(name: str) -> str:
-    """Return a target's name if it can name a file inside a folder.
-
-    Args:
-        name: The target.
-
-    Returns:
-        The name.
-
-    Raises:
-        ValueError: If it is empty or `control`, or could lead out of the folder.
-    """
-    wrong = not name.strip() or name.startswith(".") or ".." in name
-    if wrong or any(sign in name for sign in "/\\:\0\n\t") or name == CONTROL:
-        raise ValueError(
-            f"targets: value {name!r} is not allowed; allowed: a name without path separators "
-            f"and '..', not {CONTROL!r}"
-        )
-    return name
-
-
-_ENDINGS: Mapping[FactSource, tuple[str, ...]] = {
-    FactSource.conceptnet: (".jsonl",),
-    FactSource.commonsenseqa: (".json", ".jsonl", "_targetkg_best_format.json"),
-    FactSource.reference: ("_best_format.json", ".json"),
-    FactSource.table: (".tsv", ".jsonl"),
-}
-"""What follows a target's name in the name of its file."""
-
-
-def _target_file(folder: Path, name: str, source: FactSource) -> Path:
-    paths = [folder / f"{name}{ending}" for ending in _ENDINGS[source]]
-    for path in paths:
-        if path.is_file():
-            return path
-    allowed = " or ".join(path.name for path in paths)
-    raise FileNotFoundError(
-        f"prepare.source_folder: {folder} has no file of target {name!r} (named by "
-        f"targets or prepare.extra_targets): {allowed}"
-    )
-
-
-def _read_control(folder: Path, options: PrepareOptions, counts: Counts) -> list[Fact]:
-    """Return the facts of all control files, each once."""
-    suffixes = {f".{ending.rpartition('.')[2]}" for ending in _ENDINGS[options.fact_source]}
-    files = sorted(path for path in folder.glob(f"{CONTROL}*.*") if path.suffix in suffixes)
-    if not files:
-        allowed = " or ".join(f"{CONTROL}*{suffix}" for suffix in sorted(suffixes))
-        raise FileNotFoundError(
-            f"prepare.source_folder: {folder} has no control file; allowed: {allowed}"
-        )
-    facts = (fact for path in files for fact in _read(path, options, counts[CONTROL]))
-    return list({statement_words(fact): fact for fact in reversed(list(facts))}.values())[::-1]
-
-
-def _read(path: Path, options: PrepareOptions, counts: Counter[str]) -> tuple[Fact, ...]:
-    """Return the facts of a file and count what was skipped."""
-    readers: dict[FactSource, Callable[..., ParsedFacts]] = {
-        FactSource.conceptnet: read_conceptnet,
-        FactSource.commonsenseqa: read_commonsenseqa,
-        FactSource.reference: read_reference,
-        FactSource.table: read_table,
-    }
-    one_object = options.contradictions == Contradictions.skip
-    parsed = readers[options.fact_source](path, one_object=one_object)
-    counts.update(parsed.counts)
-    return parsed.facts

@@ -1,15 +1,11 @@
-"""Templates of a relation, and the statements of a fact that a model finds likeliest.
-
-The scorer is passed in, so that this room knows no model.
-"""
+"""Templates of the relations: read, checked, and filled in with a fact."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -31,14 +27,12 @@ class Template:
     family: str
     """Name of the family, such as `kind`."""
     texts: tuple[str, ...]
-    """Wordings with `{subject}` and, at the end, `{object}`; `{a}` is the object's article."""
+    """Wordings with `{subject}`, or `{bare}` for one that never takes an article, and, at the end,
+    `{object}`; `{a}` is the object's article."""
 
 
 Templates = Mapping[str, tuple[Template, ...]]
 """Template families by relation."""
-
-Scorer = Callable[[Sequence[Statement]], Sequence[float]]
-"""NLL of each statement's object under the original model [nats per token]."""
 
 
 def load_templates(path: Path = TEMPLATES) -> Templates:
@@ -46,7 +40,8 @@ def load_templates(path: Path = TEMPLATES) -> Templates:
 
     Args:
         path: YAML: relation, then family, then a wording or a list of wordings, each with
-            `{subject}` once, `{object}` once and at the end, and at most one `{a}` before it.
+            `{subject}` (or `{bare}`) once, `{object}` once and at the end, and at most one `{a}`
+            before it.
 
     Returns:
         The families by relation, in the order of the file.
@@ -120,7 +115,7 @@ def _role_mistakes(families: Mapping[str, set[str]], options: VerbalizeOptions) 
     known, mistakes = set[str]().union(*families.values()), []
     for key, named in role_families(options).items():
         if unknown := [name for name in named if name not in known]:
-            mistakes.append(_unknown_family(key, unknown[0], known))
+            mistakes.append(unknown_family(key, unknown[0], known))
         mistakes += [
             f"verbalize.{key}: relation {name!r} has none of {', '.join(named)}; "
             f"it has {', '.join(sorted(own))}"
@@ -130,7 +125,8 @@ def _role_mistakes(families: Mapping[str, set[str]], options: VerbalizeOptions) 
     return mistakes
 
 
-def _unknown_family(key: str, name: str, known: set[str]) -> str:
+def unknown_family(key: str, name: str, known: set[str]) -> str:
+    """Return what to say of a family that no relation at hand has."""
     shown = ", ".join(sorted(known))
     return f"verbalize.{key}: value {name!r} is not allowed; allowed for these facts: {shown}"
 
@@ -163,11 +159,11 @@ def _check_wording(text: object, place: str) -> str:
         raise ValueError(f"{place}: wording {text!r} is not allowed; allowed: text")
     text = re.sub(" {2,}", " ", text.strip())
     start = text.removesuffix(" {object}").removesuffix(" {a}")
-    rest = start.replace("{subject}", "", 1)
-    if not text.endswith(" {object}") or "{subject}" not in start or "{" in rest or "}" in rest:
+    rest = re.sub(r"\{(subject|bare)\}", "", start, count=1)
+    if not text.endswith(" {object}") or rest == start or "{" in rest or "}" in rest:
         raise ValueError(
             f"{place}: wording {text!r} is not allowed; "
-            "allowed: {subject} once, then ' {object}' or ' {a} {object}' at the end"
+            "allowed: {subject} or {bare} once, then ' {object}' or ' {a} {object}' at the end"
         )
     return text
 
@@ -218,129 +214,13 @@ def _prompts(fact: Fact, texts: Sequence[str], options: VerbalizeOptions) -> Ite
     if words[0].isupper():
         subjects = [words]
     else:
-        subjects = [with_article(words)] * options.article + [words] * options.bare
+        bare = options.bare or all("{bare}" in text for text in texts)
+        subjects = [with_article(words)] * options.article + [words] * bare
     for text, subject, space in product(texts, subjects, ["", " "][: 1 + options.leading_space]):
         start = text.removesuffix("{object}").rstrip()
+        if "{bare}" in start and subject != words:
+            continue
         # An object with a determiner takes no article, which leaves a blank at the end.
         prompt = start.replace("{a}", article(fact.object_words)).rstrip()
-        yield space + capitalized(prompt.replace("{subject}", subject))
-
-
-def verbalize(
-    facts: Sequence[tuple[Fact, Split]],
-    templates: Templates,
-    options: VerbalizeOptions,
-    scorer: Scorer,
-    *,
-    training_only: bool = False,
-) -> list[Statement]:
-    """Return the statements of a target: for every fact and family the likeliest wording.
-
-    Args:
-        facts: The facts with their splits.
-        templates: The templates by relation.
-        options: Families, roles and forms.
-        scorer: NLL of each object under the original model [nats per token].
-        training_only: Whether only statements to train on are wanted.
-
-    Returns:
-        Scored statements, in the order of the facts and then of the templates.
-
-    Raises:
-        ValueError: If a relation has no templates, a named family is in no relation, or the
-            families at hand leave a role empty.
-    """
-    by_families = options.role_assignment == RoleAssignment.families
-    roles = family_roles(options, {each.family for group in templates.values() for each in group})
-    if training_only and by_families:
-        roles = {family: role for family, role in roles.items() if role is Role.TRAIN}
-    wordings = [
-        statement
-        for fact, split in facts
-        for statement in statements(fact, split, templates, roles, options)
-    ]
-    chosen = likeliest_wordings(wordings, scorer)
-    if not by_families:
-        chosen = roles_by_likelihood(chosen)
-    elif not training_only:
-        _check_roles(chosen)
-    return [statement for statement in chosen if not training_only or statement.role is Role.TRAIN]
-
-
-def family_roles(options: VerbalizeOptions, known: Iterable[str]) -> dict[str, Role]:
-    """Return the role of each template family; ValueError if a named one is not known.
-
-    Where each fact's best statement trains, all known families take part, and `roles_by_likelihood`
-    gives the roles later.
-    """
-    if options.role_assignment == RoleAssignment.best:
-        return dict.fromkeys(sorted(known), Role.TEST)
-    allowed = set(known)
-    roles: dict[str, Role] = {}
-    for (key, names), role in zip(role_families(options).items(), Role, strict=True):
-        if unknown := [name for name in names if name not in allowed]:
-            raise ValueError(_unknown_family(key, unknown[0], allowed))
-        roles |= dict.fromkeys(names, role)
-    return roles
-
-
-def likeliest_wordings(wordings: Sequence[Statement], scorer: Scorer) -> list[Statement]:
-    """Return, for every fact and family, the wording whose object the model predicts best.
-
-    The statements have their `nll` and the order in which each fact and family first came; of
-    equally likely wordings the first is taken.
-
-    Source:
-        METHOD: per (fact, model) the statement of lowest object perplexity from a template grid.
-    """
-    nlls = scorer(wordings) if wordings else []
-    if len(nlls) != len(wordings):
-        raise ValueError(f"the scorer returned {len(nlls)} values for {len(wordings)} statements")
-    best: dict[tuple[Fact, str], Statement] = {}
-    for wording, nll in zip(wordings, nlls, strict=True):
-        scored = replace(wording, nll=float(nll))
-        pair = (scored.fact, scored.family)
-        if pair not in best or scored.nll_or_inf < best[pair].nll_or_inf:
-            best[pair] = scored
-    return list(best.values())
-
-
-def roles_by_likelihood(scored: Sequence[Statement]) -> list[Statement]:
-    """Return the statements with the paper's roles: each fact's best one trains.
-
-    The second best serves to choose checkpoints, all others are unseen paraphrases. There is one
-    statement per fact and family; ValueError if a fact has fewer than three.
-
-    Source:
-        The paper's rule; it has no validation prompts, so taking the second is ours.
-    """
-    groups: defaultdict[Fact, list[Statement]] = defaultdict(list)
-    for statement in scored:
-        groups[statement.fact].append(statement)
-    roles: dict[tuple[Fact, str], Role] = {}
-    for fact, group in groups.items():
-        if len(group) < len(Role):
-            raise ValueError(
-                f"{fact.key!r} has statements of {len(group)} families; "
-                "verbalize.role_assignment 'best' needs 3"
-            )
-        ranked = sorted(group, key=lambda statement: statement.nll_or_inf)
-        order = [Role.TRAIN, Role.VALIDATION] + [Role.TEST] * (len(ranked) - 2)
-        for statement, role in zip(ranked, order, strict=True):
-            roles[fact, statement.family] = role
-    return [
-        replace(statement, role=roles[statement.fact, statement.family]) for statement in scored
-    ]
-
-
-def _check_roles(chosen: Sequence[Statement]) -> None:
-    """Raise where a fact has no statement to train on or none that stays unseen."""
-    roles: defaultdict[Fact, set[Role]] = defaultdict(set)
-    for statement in chosen:
-        roles[statement.fact].add(statement.role)
-    for fact, given in roles.items():
-        if missing := [role.value for role in Role if role not in given]:
-            raise ValueError(
-                f"verbalize.{missing[0]}_families: none of them is a family of relation "
-                f"{fact.relation!r} of {fact.key!r}"
-            )
+        prompt = prompt.replace("{bare}", "{subject}").replace("{subject}", subject)
+        yield space + capitalized(prompt)

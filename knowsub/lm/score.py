@@ -118,6 +118,11 @@ class ObjectScorer:
                     self._nll[new[index].prompt, new[index].object] = value
         return [self._nll[statement.prompt, statement.object] for statement in statements]
 
+    def object_tokens(self, statements: Sequence[Statement]) -> list[int]:
+        """Return the number of tokens of every statement's object (errors: `encode_statements`)."""
+        counts: list[int] = self._encode(statements).target_mask.sum(dim=1).tolist()
+        return counts
+
     @torch.no_grad()
     def first_tokens(
         self, statements: Sequence[Statement], objects: Sequence[str]

@@ -82,7 +82,7 @@ def test_a_preset_is_a_small_file_with_a_line_on_what_it_is(name: str) -> None:
     text = (ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert 20 < len(description(name)) < 120
-    assert len(text.splitlines()) < 45
+    assert len(text.splitlines()) < 65
     assert description(name) in call("--list").stdout
 
 
@@ -101,7 +101,7 @@ def test_the_search_of_a_preset_runs_on_a_tiny_model(names: list[str]) -> None:
 @pytest.mark.usefixtures("_root")
 def test_the_papers_presets_differ_in_the_model_and_in_how_a_batch_is_cut() -> None:
     trees = [json.loads(call(name, "--overrides", "--json").stdout) for name in MODELS]
-    own = ("pretrain.model=", "train.grad_accumulation=")
+    own = ("pretrain.model=", "train.grad_accumulation=")  # for another model or GPU
     kept = [{each for each in tree["overrides"] if not each.startswith(own)} for tree in trees]
     assert kept[0] == kept[1] == kept[2] == kept[3]
     assert "train.steps=40000" in kept[0]
@@ -122,11 +122,11 @@ def test_the_papers_presets_differ_in_the_model_and_in_how_a_batch_is_cut() -> N
 def test_an_ablation_takes_its_term_off_the_papers_objective(name: str, silent: list[str]) -> None:
     before, after = (
         asdict(load_params(shlex.split(call(*names, "--overrides").stdout)[1::2]).train)
-        for names in (["paper"], ["paper", name])
+        for names in (["paper"], [name])
     )
     changed = {key for key in before if before[key] != after[key]}
     assert {key: after[key] for key in silent} == dict.fromkeys(silent, 0.0)
-    assert changed <= {*silent, "max_density"}
+    assert changed == {key for key in silent if before[key]}
 
 
 def test_without_write_the_difference_is_shown_and_nothing_is_written(repository: Path) -> None:

@@ -8,7 +8,14 @@ import torch
 
 from knowsub.architectures import ModuleType, block_count, maskable_matrices
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
+from knowsub.discovery.options import (
+    Candidates,
+    Matmul,
+    Precision,
+    Samples,
+    Suppression,
+    TrainOptions,
+)
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
 from knowsub.discovery.trainer import MaskTrainer
@@ -24,6 +31,7 @@ def options(**changes: object) -> TrainOptions:
     values: dict[str, object] = {
         "granularity": Granularity.WEIGHT, "estimator": Estimator.GUMBEL_SIGMOID,
         "blocks": "upper_half", "modules": list(ModuleType), "init_prob": 0.3, "temperature": 1.0,
+        "samples": Samples.SHARED, "candidates": Candidates.ALL,
         "noise_final": 0.0, "noise_decay_start": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2,
         "decay": 0.0, "suppression": Suppression.UNIFORM, "suppression_weight": 1.5,
         "control_weight": 1.0, "causal_shift": True, "text_weight": 0.7,

@@ -137,7 +137,7 @@ def test_a_written_result_can_be_read_again(tmp_path: Path) -> None:
     mask = search.gates.to_mask(result.bits, "abc", {"target": "kiln"})
     paths = write_search_result(tmp_path / "out", mask, result, model.options)
     assert sorted(path.name for path in paths) == [
-        "curve.csv", "mask.safetensors", "training.json",
+        "curve.csv", "mask.safetensors", "training.json", "validations.csv",
     ]  # fmt: skip
     loaded = load_mask(tmp_path / "out" / "mask.safetensors")
     assert loaded.counts() == mask.counts()
@@ -148,6 +148,10 @@ def test_a_written_result_can_be_read_again(tmp_path: Path) -> None:
     header, *rows = (tmp_path / "out" / "curve.csv").read_text().splitlines()
     assert len(rows) == model.options.steps
     assert header.startswith("step,")
+    header, *rows = (tmp_path / "out" / "validations.csv").read_text().splitlines()
+    assert header == "step,density,target_nll,control_ratio,text_ratio,undecided"
+    every = model.options.evaluate_every
+    assert [int(row.split(",")[0]) for row in rows] == [*range(every, len(result.curve) + 1, every)]
 
 
 def test_without_the_causal_shift_the_target_positions_are_the_objects_themselves() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from knowsub.discovery.kernels import MAX_MATMUL_ERROR, matmul_error
-from knowsub.discovery.options import Matmul, Precision, Suppression
+from knowsub.discovery.options import Matmul, Precision, Samples, Suppression
 from knowsub.discovery.step import draw_minibatch, neighborhood_counts
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
@@ -94,6 +94,43 @@ def test_objects_of_several_tokens_have_the_same_gradient_too() -> None:
 def test_microbatches_have_the_gradient_of_the_whole_minibatch(count: int) -> None:
     whole, cut = fast(search(), 5), fast(search(grad_accumulation=count), 5)
     assert (whole - cut).norm() / whole.norm() < 1e-5
+
+
+@pytest.mark.parametrize("expression_weight", [0.0, 1.0])
+@pytest.mark.parametrize("count", [1, 2])
+def test_with_a_sample_for_every_term_the_gradient_is_the_sum_of_the_terms_own(
+    expression_weight: float, count: int
+) -> None:
+    changes = {"expression_weight": expression_weight, "grad_accumulation": count}
+    trainer = search(samples=Samples.PER_TERM, **changes)
+    weights = {"suppression": 1.5, "control": 1.0, "neighborhood": 0.6, "text": 0.7}
+    weights |= {"expression": expression_weight} if expression_weight else {}
+    noise = UniformNoise(0)  # of the search's seed
+    expected = torch.zeros_like(trainer.gates.logits)
+    order = torch.Generator().manual_seed(0)
+    for term in weights:
+        alone = {f"{name}_weight": weights[name] * (name == term) for name in weights}
+        one = search(**(changes | alone))
+        minibatch = draw_minibatch(one.data, one.options, order)
+        order = torch.Generator().manual_seed(0)
+        expected += one.gradient(one.gates.sample(noise), minibatch)[1]
+    minibatch = draw_minibatch(trainer.data, trainer.options, order)
+    terms, grad, _ = trainer._sampled_gradient(minibatch, 1.0)
+    assert set(terms) == set(weights)
+    assert (grad - expected).norm() / expected.norm() < 1e-5
+
+
+def test_one_sample_for_all_terms_draws_noise_once_and_one_for_each_four_times() -> None:
+    shared, each = search(noise_final=1.0), search(noise_final=1.0, samples=Samples.PER_TERM)
+    first, second = shared.train_step(), each.train_step()
+    # the first term reads the same sample in both, the others do not
+    assert first["suppression"] == pytest.approx(second["suppression"], rel=1e-5)
+    assert first["control"] != pytest.approx(second["control"], rel=1e-5)
+    count = len(shared.gates.logits)
+    for trainer, samples in ((shared, 1), (each, 4)):
+        noise = UniformNoise(0)
+        noise.uniform(samples * count)
+        assert torch.equal(trainer.noise.get_state(), noise.get_state())
 
 
 @pytest.mark.parametrize("suppression", list(Suppression))

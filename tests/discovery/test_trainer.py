@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.options import TrainOptions
+from knowsub.discovery.options import Candidates, TrainOptions
 from knowsub.discovery.trainer import (
     Candidate,
     MaskTrainer,
@@ -117,7 +117,7 @@ def test_the_highest_nll_wins_among_those_that_qualify_and_the_later_of_ties() -
 
 
 def test_if_the_noise_decays_only_the_last_mask_is_a_candidate() -> None:
-    def steps(**changes: float) -> list[int]:
+    def steps(**changes: object) -> list[int]:
         given = options(steps=10, evaluate_every=3, **changes)
         validated = [step for step in range(1, 11) if is_validated(step, given)]
         assert validated == [3, 6, 9, 10]
@@ -126,6 +126,7 @@ def test_if_the_noise_decays_only_the_last_mask_is_a_candidate() -> None:
     assert steps(noise_decay_start=0.6, noise_final=0.0) == [10]
     assert steps(noise_decay_start=0.7, noise_final=0.5) == [10]
     assert steps(noise_decay_start=1.0, noise_final=1.0) == [3, 6, 9, 10]
+    assert steps(noise_decay_start=1.0, noise_final=1.0, candidates=Candidates.LAST) == [10]
 
 
 def test_a_mask_of_decaying_noise_is_validated_but_never_chosen() -> None:

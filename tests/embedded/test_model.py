@@ -18,7 +18,7 @@ from knowsub.embedded.model import (
     training_statements,
 )
 from knowsub.embedded.options import PretrainOptions
-from knowsub.kg.options import RoleAssignment, VerbalizeOptions
+from knowsub.kg.options import Paraphrases, RoleAssignment, VerbalizeOptions
 from knowsub.kg.templates import Template
 from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.load import fingerprint, load_model
@@ -32,7 +32,9 @@ TEMPLATES = {
     )
 }
 FORMS = VerbalizeOptions(
-    templates="templates.yaml", role_assignment=RoleAssignment.families, train_families=["kind"],
+    templates="templates.yaml", role_assignment=RoleAssignment.families,
+    paraphrases=Paraphrases.best, max_object_tokens=0,
+    train_families=["kind"],
     validation_families=["isa"], test_families=["unused"], article=True, bare=False,
     leading_space=False,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from knowsub.kg.options import (
     Contradictions,
     FactSource,
     OverlapPolicy,
+    Paraphrases,
     PrepareOptions,
     RoleAssignment,
     VerbalizeOptions,
@@ -23,6 +24,8 @@ from knowsub.kg.wordnet import WordNet, load
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests/fixtures/kg"
 SAMPLES = ROOT / "../shared/samples/know-subnet"
+TREE = ROOT / "../shared/samples/know-subnet-tree"
+"""The same files as in `SAMPLES`, under the reference's own names."""
 SEVEN = [
     "building.n.01",
     "change.n.01",
@@ -105,6 +108,8 @@ def verbalize_options(**changes: object) -> VerbalizeOptions:
     default = VerbalizeOptions(
         templates="data/raw/templates.yaml",
         role_assignment=RoleAssignment.families,
+        paraphrases=Paraphrases.best,
+        max_object_tokens=0,
         train_families=["kind", "type", "sort", "form"],
         validation_families=["variety"],
         test_families=["isa", "hyponym", "example"],

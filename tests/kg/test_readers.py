@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from knowsub.artifacts import read_utf8
-from knowsub.kg.facts import Fact, Role, Split
+from knowsub.kg.facts import Fact, Role
+from knowsub.kg.given import family_of
 from knowsub.kg.readers import (
     CONTRADICTION,
     DUPLICATE,
+    OTHER_END,
     RELATIONS,
     SAME_WORDS,
-    family_of,
     keep_facts,
     read_commonsenseqa,
     read_conceptnet,
@@ -160,47 +161,48 @@ def test_a_missing_relation_is_named(tmp_path: Path) -> None:
 @needs_samples
 def test_the_sample_has_one_question_per_fact() -> None:
     parsed = read_commonsenseqa(SAMPLES / "csqa/csqa_targetkg_best_format.json")
-    assert parsed.counts == {"read": 363}
+    assert (len(parsed.facts), parsed.counts["read"]) == (363, 363)
     assert len({name for names in parsed.questions.values() for name in names}) == 363
 
 
 FOLDER = FIXTURES / "reference"
 
 
-def test_the_best_file_gives_one_statement_per_fact() -> None:
+def test_the_best_file_gives_one_statement_per_fact_and_model() -> None:
     parsed = read_reference(FOLDER / "pond.n.01_best_format.json")
     assert [fact.key for fact in parsed.facts] == [
         "pond.n.01|hypernym|lake.n.01",
         "tidal_pool.n.02|hypernym|pond.n.01",
     ]
-    pond, pool = parsed.statements
+    assert [(each.model, each.statement.text) for each in parsed.statements] == [
+        ("gpt2", "A pond is a type of lake"),
+        ("gpt2-medium", " Pond is a lake"),
+        ("gpt2", "Tidal pool is a kind of pond"),
+    ]
+    pond, _, pool = (each.statement for each in parsed.statements)
     assert (pond.prompt, pond.object, pond.family) == (
         "A pond is a type of",
         " lake",
         "is a type of",
     )
-    assert (pond.role, pond.split) == (Role.TRAIN, Split.TARGET)
+    assert pond.role is Role.TRAIN
     assert pond.nll == pytest.approx(math.log(20.0))
+    assert pool.nll == pytest.approx(math.log(5.0))
     assert pool.fact.subject_words == "tidal pool"
     assert pool.family == "is a kind of"
-
-
-def test_another_models_statements_can_be_taken() -> None:
-    parsed = read_reference(FOLDER / "pond.n.01_best_format.json", model="gpt2-medium")
-    assert [each.text for each in parsed.statements] == [" Pond is a lake"]
-    assert parsed.counts == {"read": 2, "no statement for gpt2-medium": 1}
 
 
 def test_the_paraphrases_are_unseen_statements_of_one_fact() -> None:
     parsed = read_reference(FOLDER / "pond.n.01_worse_format.json")
     assert len(parsed.facts) == 1
-    assert [(each.family, each.role) for each in parsed.statements] == [
+    assert [(each.statement.family, each.statement.role) for each in parsed.statements] == [
         ("is a sort of", Role.TEST),
         ("is", Role.TEST),
     ]
     assert parsed.counts == {
         "read": 1,
-        "duplicate": 1,
+        "duplicate": 2,
+        "the same statement as an earlier one": 1,
         "the statement does not end with the object": 1,
     }
 
@@ -208,7 +210,9 @@ def test_the_paraphrases_are_unseen_statements_of_one_fact() -> None:
 def test_every_entry_is_a_statement_or_a_skip() -> None:
     for path in sorted(FOLDER.glob("*.json")):
         parsed = read_reference(path)
-        assert len(parsed.statements) + len(parsed.skipped) == len(json.loads(path.read_text()))
+        labels = [key for row in json.loads(path.read_text()) for key in row if "_label" in key]
+        skipped = [skip for skip in parsed.skipped if skip.reason != DUPLICATE]
+        assert len(parsed.statements) + len(skipped) == len(labels)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +252,10 @@ def test_the_reference_files_read_as_they_are(
     name: str, facts: int, statements: int, skipped: int
 ) -> None:
     parsed = read_reference(SAMPLES / name)
-    counts = (len(parsed.facts), len(parsed.statements), len(parsed.skipped))
-    assert counts == (facts, statements, skipped)
-    assert all(each.text.endswith(f" {each.fact.object_words}") for each in parsed.statements)
+    given = [each.statement for each in parsed.statements if each.model == "gpt2"]
+    reasons = [skip.reason for skip in parsed.skipped if skip.reason != OTHER_END]
+    assert (len(parsed.facts), len(given), len(reasons)) == (facts, statements, skipped)
+    assert all(each.text.endswith(f" {each.fact.object_words}") for each in given)
 
 
 CAT = fact("cat", "animal", "IsA")

@@ -9,20 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowsub.kg.facts import Role, Split, Statement
-from knowsub.kg.options import RoleAssignment
+from knowsub.kg.options import RoleAssignment, VerbalizeOptions
 from knowsub.kg.readers import RELATIONS
 from knowsub.kg.templates import (
     TEMPLATES,
     Templates,
     article,
-    family_roles,
-    likeliest_wordings,
     load_templates,
     needed_templates,
-    roles_by_likelihood,
     statements,
-    verbalize,
     write_templates,
+)
+from knowsub.kg.verbalize import (
+    family_roles,
+    likeliest_wordings,
+    roles_by_likelihood,
+    verbalize,
 )
 from tests.kg.setting import FIXTURES, ROOT, fact, verbalize_options
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from knowsub.config import load_params
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.kg.options import RoleAssignment
-from knowsub.kg.templates import load_templates, verbalize
+from knowsub.kg.templates import load_templates
 from knowsub.kg.unseen import unseen_entities, unseen_facts
+from knowsub.kg.verbalize import verbalize
 from tests.kg.setting import fact, options
 
 NOUNS = ["sea cow", "Paris", "hut", "lamp", "hut door", "old sea dog", "kite", "lamp"]

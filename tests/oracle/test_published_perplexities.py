@@ -1,6 +1,6 @@
 """The published tail perplexities of the paper's WordNet targets, as an oracle for our scoring.
 
-The reference's files (`<target>_best_format.json`) are looked for in the folder that
+The reference's files (`Synset('<target>')_best_format.json`) are looked for in the folder that
 `KNOWSUB_REFERENCE` names, else beside the repository; the weights in the folder that
 `KNOWSUB_GPT2` or `KNOWSUB_GPT2_MEDIUM` names, else in the hub's cache. Neither is fetched:
 
@@ -18,10 +18,12 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.kg.facts import Statement
+from knowsub.kg.folders import target_files
+from knowsub.kg.options import FactSource
 from knowsub.kg.readers import read_reference
 from knowsub.lm.load import load_model, resolve_model
 from knowsub.lm.score import ObjectScorer
-from tests.kg.setting import SAMPLES
+from tests.kg.setting import TREE
 
 PUBLISHED = {
     "building.n.01": {"gpt2": 51.9, "gpt2-medium": 26.8},
@@ -42,11 +44,11 @@ FACTS = {
 
 def reference_file(target: str) -> Path:
     """Return the reference's file of a target, or skip with a line on what is missing."""
-    folder = Path(os.environ.get("KNOWSUB_REFERENCE", SAMPLES / "wordnet"))
-    path = folder / f"{target}_best_format.json"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} in {folder}; KNOWSUB_REFERENCE names the reference's folder")
-    return path
+    folder = Path(os.environ.get("KNOWSUB_REFERENCE", TREE / "wordnet"))
+    try:
+        return target_files(folder, target, FactSource.reference)[0]
+    except FileNotFoundError:
+        pytest.skip(f"no {target} in {folder}; KNOWSUB_REFERENCE names the reference's folder")
 
 
 @cache
@@ -65,9 +67,10 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def told(target: str, model: str) -> list[Statement]:
-    statements = read_reference(reference_file(target), model=model).statements
+    given = read_reference(reference_file(target)).statements
+    statements = [each.statement for each in given if each.model == model]
     assert len(statements) == FACTS[target]
-    return list(statements)
+    return statements
 
 
 @pytest.mark.parametrize("model", ["gpt2", "gpt2-medium"])

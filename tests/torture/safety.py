@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from knowsub.config import load_params
-from knowsub.kg.sources import check_name
+from knowsub.kg.folders import check_name
 from tests.pipeline.conftest import ROOT
 from tests.torture.ground import Ground, Outcome
 
