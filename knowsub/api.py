@@ -146,7 +146,9 @@ def find_subnetwork(
         ValueError: If there are too few pairs or too little text, one is longer than the context,
             or a loss is not finite.
     """
-    held_out = sorted(range(len(control)), key=lambda i: hash_rank(str(control[i]), seed, "held out"))
+    held_out = sorted(
+        range(len(control)), key=lambda i: hash_rank(str(control[i]), seed, "held out")
+    )
     held_out = held_out[: max(1, len(control) // 5)]
     splits = [
         Split.CONTROL_VALIDATION if index in held_out else Split.CONTROL_TRAIN

@@ -33,7 +33,7 @@ from knowsub.analysis.options import AnalyzeOptions
 from knowsub.baselines.options import BaselineOptions
 from knowsub.discovery.options import TrainOptions
 from knowsub.downstream.options import FinetuneOptions
-from knowsub.embedded.options import PretrainOptions
+from knowsub.embedded.options import PretrainOptions, RetainOptions
 from knowsub.evaluation.options import TestOptions
 from knowsub.kg.options import NOUNS, PrepareOptions, VerbalizeOptions
 from knowsub.ranges import Distinct, Seed, Text, require
@@ -106,6 +106,7 @@ class Params:
     prepare: PrepareOptions
     pretrain: PretrainOptions
     verbalize: VerbalizeOptions
+    retain: RetainOptions
     train: TrainOptions
     baseline: BaselineOptions
     test: TestOptions
@@ -119,9 +120,8 @@ class Params:
         """Refuse sections that do not fit together (ValueError naming the key)."""
         if self.pretrain.model == "embedded":
             self.train.block_range(self.pretrain.blocks)
-            tokens, context = self.train.block_tokens, self.pretrain.context
-            allowed = f"at most pretrain.context, {context}"
-            require(tokens <= context, "train.block_tokens", tokens, allowed)
+            size, most = self.train.block_tokens, self.pretrain.context
+            require(size <= most, "train.block_tokens", size, f"at most pretrain.context, {most}")
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,43 @@ def hierarchical_bootstrap(
     return ConfidenceInterval(mean, float(low), float(high))
 
 
+def ratio_interval(
+    above: Values, below: Values, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return a percentile bootstrap interval of the ratio of two means over the same facts.
+
+    Facts are resampled, both of their values together. No null hypothesis. Sampled. One interval,
+    no correction. Resamples whose lower mean is not positive are left out; if all are, both ends
+    are the ratio itself.
+
+    Args:
+        above: One value per fact, in any unit.
+        below: Another one, of the same facts; their mean is positive.
+        level: Confidence level [fraction].
+        resamples: Number of resamples.
+        seed: Of the resampling.
+
+    Returns:
+        Lower and upper end.
+    """
+    x, y = np.asarray(above, float), np.asarray(below, float)
+    chosen = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    top, bottom = x[chosen].mean(axis=1), y[chosen].mean(axis=1)
+    ratios = top[bottom > 0] / bottom[bottom > 0] if (bottom > 0).any() else x.mean() / y.mean()
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def two_sample_ks(first: Values, second: Values) -> tuple[float, float]:
+    """Return statistic and p-value of the two-sided two-sample Kolmogorov-Smirnov test.
+
+    Null hypothesis: both samples come from the same distribution. Alternative: they do not. Exact
+    where that is feasible. One test, no correction. ValueError if a sample is empty.
+    """
+    result = stats.ks_2samp(np.asarray(first, float), np.asarray(second, float))
+    return float(result.statistic), float(result.pvalue)
+
+
 def interval(
     values: Float[np.ndarray, " question"], resamples: int, seed: int = 0
 ) -> tuple[float, float]:

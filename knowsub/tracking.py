@@ -39,7 +39,7 @@ PARENT = "mlflow.parentRunId"
 KEY, KIND, STAGE, ITEM = "knowsub.key", "knowsub.kind", "knowsub.stage", "knowsub.item"
 SOURCE, SPOOL, CACHED = "knowsub.source", "knowsub.spool", "dvc-cache"
 """Tags; the source of a run whose stage did not run for this experiment is CACHED."""
-ONCE = ("prepare", "pretrain", "verbalize", "analyze", "report")
+ONCE = ("prepare", "pretrain", "verbalize", "retain", "analyze", "report")
 PER_MASK = ("train", "baseline", "test", "finetune")
 """Stages that run once, and for every target and seed."""
 PARAM_COLUMNS = ("targets", "seeds", "train.suppression", "train.steps", "train.lr")

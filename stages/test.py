@@ -1,6 +1,6 @@
 """The evidence for one mask: what is gone, that only it is gone, and that the mask is why.
 
-Reads: data/pretrain/model.json, data/verbalize/<every target>.jsonl,
+Reads: data/{pretrain,retain}/model.json, data/verbalize/<every target>.jsonl,
     data/prepare/text/{test,other}.txt, data/train/<target>-<seed>/mask.safetensors,
     data/baseline/<target>-<seed>/
 Writes: data/test/<target>-<seed>/figures.json and facts.jsonl
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from knowsub.config import load_params, stage_main, torch_device
 
-DATA = Path("data")
+DATA, RETAIN = Path("data"), Path("data/retain/model.json")
 
 
 def main(target: str, seed: int) -> str:
@@ -37,8 +37,9 @@ def main(target: str, seed: int) -> str:
             name: (DATA / f"prepare/text/{file}.txt").read_text("utf-8")
             for name, file in (("text", "test"), ("other", "other"))
         }
+        retain = open_model(RETAIN, device)[0] if RETAIN.is_file() else None
         evaluation = MaskEvaluation(
-            *open_model(manifest, device), mask, target, statements, texts, options
+            *open_model(manifest, device), mask, target, statements, texts, options, retain
         )
         randoms = random_masks(mask, options.random_masks, evaluation.generator)
         evidence = evaluation.evaluate(mask, randoms)

@@ -9,6 +9,8 @@ from knowsub.hypotheses import (
     paired_p,
     paired_wilcoxon,
     permutation_p,
+    ratio_interval,
+    two_sample_ks,
 )
 
 # Darwin's maize, cross- minus self-fertilised heights [1/8 inch], as in Fisher (1935): W+ = 96
@@ -126,3 +128,21 @@ def test_the_interval_is_that_of_the_normal_law_for_many_questions() -> None:
 def test_questions_that_are_all_right_have_no_interval_to_speak_of() -> None:
     assert interval(np.ones(5), 100) == (1.0, 1.0)
     assert interval(np.array([0.5]), 100) == (0.5, 0.5)
+
+
+def test_the_interval_of_a_ratio_resamples_both_values_of_a_fact_together() -> None:
+    below = np.arange(1.0, 21.0)
+    assert ratio_interval(0.3 * below, below, resamples=200) == pytest.approx((0.3, 0.3))
+    above = np.random.default_rng(0).normal(2.0, 1.0, 400)
+    low, high = ratio_interval(above, np.full(400, 4.0), resamples=4000)
+    half = 1.96 * above.std() / 20 / 4  # of the normal interval of a mean, over 4
+    assert (low, high) == pytest.approx(
+        (above.mean() / 4 - half, above.mean() / 4 + half), abs=5e-3
+    )
+
+
+def test_ks_of_samples_apart_is_one_ordering_in_all_of_them() -> None:
+    distance, p = two_sample_ks([1, 2, 3], [4, 5, 6])
+    assert distance == 1.0
+    assert p == pytest.approx(2 / 20)  # two of the 6! / (3! 3!) orders separate them
+    assert two_sample_ks([1, 2], [1, 2]) == (0.0, 1.0)

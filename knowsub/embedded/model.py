@@ -197,6 +197,7 @@ def train_embedded(
     folder: Path,
     options: PretrainOptions,
     log: Log,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[PreTrainedModel, dict[str, float]]:
     """Train the embedded model with its tokenizer and write its folder.
 
@@ -206,6 +207,7 @@ def train_embedded(
         folder: Folder to write; it may exist.
         options: Size and recipe.
         log: Called after every step.
+        tokenizer: The tokenizer of another model, to share its tokens; None trains one.
 
     Returns:
         The model and its metrics (see `embedded_metrics`).
@@ -215,7 +217,8 @@ def train_embedded(
         ValueError: If the statements are known less well than `options.max_object_perplexity` asks.
     """
     text, unseen_text = (read_utf8(texts / f"{split}.txt") for split in ("train", "validation"))
-    tokenizer = train_tokenizer(statements, text, options.vocabulary, options.context)
+    if tokenizer is None:
+        tokenizer = train_tokenizer(statements, text, options.vocabulary, options.context)
     model = fit(tokenizer, statements, text, options, log)
     metrics = embedded_metrics(model, tokenizer, statements, unseen_text, options.block_tokens)
     if not metrics["object_perplexity"] <= options.max_object_perplexity:

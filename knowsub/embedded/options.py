@@ -1,4 +1,4 @@
-"""Options of the stage `pretrain`."""
+"""Options of the stages `pretrain` and `retain`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -73,3 +73,11 @@ class PretrainOptions:
         require(divides, "heads", self.heads, f"a divisor of width, {self.width}")
         total = self.warmup + self.decay
         require(total <= 1, "warmup + decay", total, "at most 1 together")
+
+
+@dataclass
+class RetainOptions:
+    """Whether there is a model that never knew the targets, to hold removals against."""
+
+    enabled: bool
+    """Whether the embedded model is trained a second time, without any target's facts."""

@@ -237,6 +237,23 @@ def prepare_multiple_choice(
     )
 
 
+def ask_model(
+    other: EvalContext, context: EvalContext, questions: MultipleChoice
+) -> MultipleChoice:
+    """Return the same questions for another model, which gets its own cached states."""
+    choices = questions.choices
+    prompts = choices.facts.statements
+    pairs = _encode_options(other.encoder, prompts, choices.objects, choices.options)
+    return replace(
+        questions,
+        choices=replace(choices, pairs=pairs),
+        swapped=other.encoder.encode(questions.swapped.statements),
+        grid=subject_grid(
+            replace(context, encoder=other.encoder), relation_objects(context.statements)
+        ),
+    )
+
+
 def multiple_choice(context: EvalContext, questions: MultipleChoice) -> Metrics:
     """Return which objects the model, as it is now, still prefers.
 

@@ -41,6 +41,14 @@ from knowsub.evaluation.metrics import (
 )
 from knowsub.evaluation.options import TestOptions
 from knowsub.evaluation.records import Evidence, top_answers
+from knowsub.evaluation.relearning import relearning_curves, without
+from knowsub.evaluation.retain import (
+    RetainReference,
+    beside_retain,
+    connectivity,
+    forget_quality,
+    open_retain,
+)
 from knowsub.evaluation.robustness import (
     full_ablation,
     logit_lens,
@@ -76,6 +84,8 @@ class References:
     """Logit-lens hits per target fact [fraction]."""
     other_targets: OtherTargets = field(default_factory=dict)
     """The facts of other targets."""
+    retain: RetainReference | None = None
+    """What the retain model answers."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Group -> why it cannot be computed."""
 
@@ -85,10 +95,12 @@ def compute_references(
     options: TestOptions,
     other_statements: Mapping[str, Sequence[Statement]],
     generator: torch.Generator,
+    retain: PreTrainedModel | None = None,
 ) -> References:
     """Return the original model's answers on one target KG; its weights must be in place.
 
-    `other_statements` maps the name of each other target to its statements.
+    `other_statements` maps the name of each other target to its statements; `retain` is the model
+    that was trained without the target's facts.
     """
     references, facts = References(), context.sets["target"]
     if options.multiple_choice or options.logit_lens:
@@ -111,7 +123,22 @@ def compute_references(
         references.logit_lens = facts.per_fact(hits)
     if options.cross_target:
         references.other_targets = encode_other_targets(context, other_statements)
+    if options.forget_quality:
+        _ask_retain(context, references, options, retain)
     return references
+
+
+def _ask_retain(
+    context: EvalContext,
+    references: References,
+    options: TestOptions,
+    model: PreTrainedModel | None,
+) -> None:
+    questions = references.multiple_choice if options.multiple_choice else None
+    try:
+        references.retain = open_retain(context, model, options, questions)
+    except ValueError as error:
+        references.skipped["forget_quality"] = str(error)
 
 
 def _known_facts(
@@ -151,6 +178,8 @@ def compute_metrics(
         metrics |= paraphrase(context, now)
     if options.specificity:
         metrics |= specificity(context, references.distributions, now)
+    if references.retain is not None:
+        metrics.values |= forget_quality(context, references.retain, now)
     return metrics, now
 
 
@@ -183,15 +212,37 @@ def evaluate_mask(
             metrics |= logit_lens(context, swapped, references.logit_lens, budget)
     evidence.metrics |= metrics | Metrics(skipped=references.skipped)
 
-    random_mask = _score_random_masks(
-        context, evidence, islice(random_masks, options.random_masks), options.random_text_masks
-    )
-
+    drawn = islice(random_masks, options.random_masks)
+    random_mask = _score_random_masks(context, evidence, drawn, options.random_text_masks)
     if options.quantization:
         known = references.known["target"]
         evidence.metrics |= quantization(context, mask, known, options.quantization_bits)
     evidence.metrics |= _other_weights(context, mask, random_mask, options, generator)
+    if references.retain is not None:
+        scores = evidence.scores["random"]
+        evidence.metrics |= beside_retain(context, references.retain, random_mask, scores)
+    if options.relearning_curves or options.connectivity:
+        _compare_models(context, evidence, (mask, random_mask), options, references.retain)
     return evidence
+
+
+def _compare_models(
+    context: EvalContext,
+    evidence: Evidence,
+    masks: tuple[Mask, Mask],
+    options: TestOptions,
+    retain: RetainReference | None,
+) -> None:
+    """Add relearning curves and connectivity; the masks are the subnetwork and a random one."""
+    models = {"original": context.encoder.model, "remaining": without(context, masks[0])}
+    if retain is not None:
+        models["retain"] = retain.model
+    if options.connectivity:
+        evidence.metrics |= connectivity(context, models)
+    if options.relearning_curves:
+        models["random"] = without(context, masks[1])
+        metrics, evidence.curves = relearning_curves(context, models, options)
+        evidence.metrics |= metrics
 
 
 def _other_weights(
@@ -277,9 +328,11 @@ class MaskEvaluation:
         statements: Name of every target -> statements of its knowledge graph.
         texts: Name -> running text.
         options: The groups wanted.
+        retain: The model that was trained without the target's facts, where there is one.
 
     Raises:
-        ValueError: If a set that is needed is empty, or a text or a statement does not fit.
+        ValueError: If a set that is needed is empty, a text or a statement does not fit, or the
+            retain model is of another shape.
     """
 
     def __init__(
@@ -291,6 +344,7 @@ class MaskEvaluation:
         statements: Mapping[str, Sequence[Statement]],
         texts: Mapping[str, str],
         options: TestOptions,
+        retain: PreTrainedModel | None = None,
     ) -> None:
         self.options = options
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -303,7 +357,7 @@ class MaskEvaluation:
             model, tokenizer, matrices, statements[target], blocks, options.control_prompts
         )
         others = {name: rows for name, rows in statements.items() if name != target}
-        self.references = compute_references(self.context, options, others, self.generator)
+        self.references = compute_references(self.context, options, others, self.generator, retain)
 
     def evaluate(self, mask: Mask, random_masks: Iterable[Mask]) -> Evidence:
         """Return the evidence for the mask; see `evaluate_mask`."""

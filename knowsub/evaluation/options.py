@@ -1,11 +1,37 @@
 """Options of the stage `test`: which metrics are computed, and how much of each."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from knowsub.ranges import Count, Limit, OpenFraction, PositiveFraction, Seed, Tokens, require
+from knowsub.ranges import (
+    Count,
+    Distinct,
+    Limit,
+    OpenFraction,
+    PositiveFraction,
+    Seed,
+    Tokens,
+    require,
+)
+
+
+class RelearningData(StrEnum):
+    """What is finetuned on while target facts that are not in it are tested."""
+
+    TARGET = "target"
+    CONTROL = "control"
+    NEIGHBORHOOD = "neighborhood"
+    TEXT = "text"
+
+
+class RelearningMethod(StrEnum):
+    """What finetuning changes."""
+
+    FULL = "full"
+    LORA = "lora"
 
 
 @dataclass
@@ -40,6 +66,12 @@ class TestOptions:
     """Projection of every block's last state."""
     relearning: bool
     """Finetuning on other target facts, in folds by subject."""
+    relearning_curves: bool
+    """Accuracy and NLL along longer finetuning, also on other data."""
+    forget_quality: bool
+    """The retain model, never taught the target: its answers, and its relearning beside others'."""
+    connectivity: bool
+    """Distances and loss barriers between original, remaining and retain model."""
     quantization: bool
     """Efficacy after rounding to few bits."""
     minimality: bool
@@ -64,6 +96,14 @@ class TestOptions:
     """AdamW steps per fold [steps]."""
     relearning_lr: OpenFraction
     """Learning rate of those steps."""
+    relearning_checkpoints: Annotated[list[Count], Field(min_length=1), Distinct]
+    """Steps after which the curves are read, in ascending order; step 0 is always read."""
+    relearning_data: Annotated[list[RelearningData], Field(min_length=1), Distinct]
+    """What the curves finetune on."""
+    relearning_methods: Annotated[list[RelearningMethod], Field(min_length=1), Distinct]
+    """What finetuning changes in the curves; the first one behind `excess_recovery`."""
+    relearning_rates: Annotated[list[OpenFraction], Field(min_length=1), Distinct]
+    """Learning rates of the curves; the first one behind `excess_recovery`."""
     quantization_bits: list[Annotated[int, Field(ge=2, le=16)]]
     """Word lengths of the rounding [bits]."""
     size_perturbations: list[PositiveFraction]
@@ -78,3 +118,5 @@ class TestOptions:
         count = self.random_text_masks
         fits = count <= self.random_masks
         require(fits, "random_text_masks", count, f"at most random_masks, {self.random_masks}")
+        steps = self.relearning_checkpoints
+        require(steps == sorted(steps), "relearning_checkpoints", steps, "ascending steps")

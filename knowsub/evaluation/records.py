@@ -12,7 +12,13 @@ import torch
 
 from knowsub.evaluation.context import BUCKET, EncodedFacts, EvalContext, ScoreSet
 from knowsub.evaluation.metrics import Metrics
-from knowsub.hypotheses import hierarchical_bootstrap, paired_wilcoxon, permutation_p
+from knowsub.evaluation.relearning import Curves, PerFactRatio, curves_to_json
+from knowsub.hypotheses import (
+    hierarchical_bootstrap,
+    paired_wilcoxon,
+    permutation_p,
+    ratio_interval,
+)
 from knowsub.lm.score import Scores, target_logits
 
 TopAnswers = dict[str, list[list[str | float]]]
@@ -31,6 +37,8 @@ class Evidence:
     """Its row of the cross matrix, without the diagonal [nats per object token]."""
     scores: dict[str, ScoreSet] = field(default_factory=dict)
     """`original`, `remaining`, `random` (the first random mask) -> scores of that model."""
+    curves: Curves = field(default_factory=dict)
+    """Relearning curves by condition and model."""
     answers: dict[str, TopAnswers] = field(default_factory=dict)
     """`original`, `remaining` -> top answers per target fact."""
 
@@ -114,13 +122,16 @@ COMPARED_METRIC = "target_dnll"
 
 
 def intervals(metrics: Metrics, level: float, resamples: int) -> dict[str, list[float]]:
-    """Return a bootstrap interval over facts for every metric that is a mean over facts.
+    """Return a bootstrap interval over facts for every metric that is a mean or ratio of means.
 
     Percentile bootstrap, sampled; no null hypothesis, no correction. Metric -> [lower end, upper
     end] in its unit.
     """
     ends = {}
     for name, per_fact in metrics.per_fact.items():
+        if isinstance(per_fact, PerFactRatio):
+            ends[name] = list(ratio_interval(per_fact.values, per_fact.over, level, resamples))
+            continue
         interval = hierarchical_bootstrap([per_fact.values], level, resamples)
         ends[name] = [per_fact.scaled(interval.low), per_fact.scaled(interval.high)]
     return ends
@@ -162,7 +173,8 @@ def to_json(
 
     Returns:
         `figures`, `intervals`, `methods`, `method_intervals`, `against_methods`, `cross` (dNLL on
-        other targets), `random_target_dnll` (one per random mask) and `skipped`.
+        other targets), `random_target_dnll` (one per random mask), `relearning` (see
+        `curves_to_json`) and `skipped`.
     """
     metrics = evidence.metrics
     p = permutation_p(metrics.values[COMPARED_METRIC], evidence.random)
@@ -176,5 +188,6 @@ def to_json(
         "against_methods": against_methods(metrics, methods),
         "cross": evidence.cross,
         "random_target_dnll": evidence.random,
+        "relearning": curves_to_json(evidence.curves),
         "skipped": metrics.skipped,
     }

@@ -7,7 +7,6 @@ finetuning on some target facts brings the others back.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,72 +17,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
-from knowsub.evaluation.context import EncodedFacts, EvalContext, best_prompts, score_facts
+from knowsub.evaluation.context import EncodedFacts, EvalContext, score_facts
 from knowsub.evaluation.metrics import KnownFacts, Metrics, forgetting, median, ppl_ratio
 from knowsub.evaluation.options import TestOptions
-from knowsub.kg.facts import Statement
-from knowsub.kg.words import comparable
-from knowsub.lm.batch import Batch, encode_statements
+from knowsub.evaluation.relearning import (
+    MIN_LOST_ACCURACY,
+    Finetuning,
+    Fold,
+    encode_batch,
+    finetune,
+    split_folds,
+    without,
+)
+from knowsub.lm.batch import Batch
 from knowsub.lm.head import final_modules, lm_head
-from knowsub.lm.load import context_length
-from knowsub.lm.score import target_logits
-from knowsub.masks.ablation import ablate_, applied, only_subnetwork, remaining_weights
+from knowsub.masks.ablation import applied, only_subnetwork, remaining_weights
 from knowsub.masks.mask import Mask, grow, shrink
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One part of the target facts, by subject, and the others."""
-
-    train: tuple[Statement, ...]
-    """The best prompt of each fact that is finetuned on."""
-    test: tuple[Statement, ...]
-    """All trained prompts of the facts that are tested."""
-
-
-def split_folds(
-    statements: Sequence[Statement], n_folds: int, generator: torch.Generator
-) -> list[Fold]:
-    """Return folds such that every statement is tested once and no subject is in two parts.
-
-    Fewer folds if there are fewer subjects. Raises ValueError if there is only one.
-    """
-    subjects = list(dict.fromkeys(comparable(s.fact.subject_words) for s in statements))
-    if len(subjects) < 2:
-        raise ValueError("relearning needs target facts of at least two subjects")
-    order = torch.randperm(len(subjects), generator=generator).tolist()
-    part = {subjects[index]: position % n_folds for position, index in enumerate(order)}
-    best = best_prompts(statements, 1)
-    return [
-        Fold(
-            train=tuple(s for s in best if part[comparable(s.fact.subject_words)] != fold),
-            test=tuple(s for s in statements if part[comparable(s.fact.subject_words)] == fold),
-        )
-        for fold in range(min(n_folds, len(subjects)))
-    ]
-
-
-BATCH = 64
-"""Statements per finetuning step at most."""
-
-
-def finetune_copy(
-    model: PreTrainedModel, batch: Batch, steps: int, lr: float, generator: torch.Generator
-) -> PreTrainedModel:
-    """Return a copy of a model after AdamW steps on the objects of a batch, in random order.
-
-    Every parameter is free to move, removed ones too; dropout stays off, as in the original.
-    """
-    tuned: PreTrainedModel = copy.deepcopy(model)
-    tuned.requires_grad_(True)
-    optimizer = torch.optim.AdamW(tuned.parameters(), lr=lr, weight_decay=0.0)
-    for _ in range(steps):
-        chosen = torch.randperm(len(batch), generator=generator)[:BATCH]
-        _, logits, labels = next(target_logits(tuned, batch[chosen]))
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-    return tuned
 
 
 @dataclass(frozen=True)
@@ -104,22 +53,17 @@ def relearn(
     The mask is removed before finetuning; None is the original model. Accuracy is the share of
     prompts, over all folds, whose object is the top answer.
     """
-    encoder = context.encoder
-    start = copy.deepcopy(encoder.model)
-    if mask is not None:
-        ablate_(start, context.matrices, mask)
-    correct_before, correct_after, n_prompts = 0, 0, 0
+    start = without(context, mask)
+    settings = Finetuning(options.relearning_lr, options.seed)
+    n_correct, n_prompts = torch.zeros(2, dtype=torch.long), 0
     for fold in folds:
-        # Every fold and model gets the same order of statements.
-        generator = torch.Generator().manual_seed(options.seed)
-        batch = encode_statements(encoder.tokenizer, fold.train, context_length(start))
-        steps, lr = options.relearning_steps, options.relearning_lr
-        tuned = finetune_copy(start, batch.to(start.device), steps, lr, generator)
-        test = encoder.encode(fold.test).without_lower_states()
-        correct_before += int(score_facts(start, test).correct.sum())
-        correct_after += int(score_facts(tuned, test).correct.sum())
+        batch = encode_batch(context.encoder, fold.train)
+        test = context.encoder.encode(fold.test).without_lower_states()
+        states = finetune(start, batch, settings, (0, options.relearning_steps))
+        n_correct += torch.stack([score_facts(tuned, test).correct.sum() for tuned in states])
         n_prompts += len(test)
-    return RelearnedAccuracy(correct_before / n_prompts, correct_after / n_prompts)
+    before, after = n_correct.tolist()
+    return RelearnedAccuracy(before / n_prompts, after / n_prompts)
 
 
 def relearning(
@@ -138,10 +82,6 @@ def relearning(
     metrics = recovery(original, remaining, random)
     metrics.values["relearning_majority_baseline"] = majority_baseline(folds)
     return metrics
-
-
-MIN_LOST_ACCURACY = 0.05
-"""Recovery is defined only if removal cost at least this much accuracy [fraction]."""
 
 
 def recovery(

@@ -195,6 +195,14 @@ def read_kg(path: Path) -> list[tuple[Fact, Split]]:
     return kg
 
 
+def without_targets(
+    facts: Iterable[Fact], graphs: Iterable[Iterable[tuple[Fact, Split]]]
+) -> list[Fact]:
+    """Return the facts that are no target's, in their order; graphs are as `read_kg` returns."""
+    targets = {fact for graph in graphs for fact, split in graph if split is Split.TARGET}
+    return [fact for fact in facts if fact not in targets]
+
+
 def write_statements(path: Path, statements: Iterable[Statement]) -> None:
     """Write statements, one per line, the fields of each fact nested under `fact`."""
     _write_rows(path, map(asdict, statements))

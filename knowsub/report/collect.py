@@ -34,6 +34,8 @@ class MaskResult:
     """Baseline method -> `pvalue` and `effect` [nats per token] of the trained mask's lead."""
     cross: Mapping[str, float]
     """Other target -> dNLL of its facts after removing this mask [nats per token]."""
+    relearning: Mapping[str, Mapping[str, Sequence[Row]]]
+    """Condition -> model -> points of its relearning curve."""
     skipped: Mapping[str, str]
     """Metric or group -> why it is missing."""
     facts: Sequence[Row]
@@ -86,6 +88,7 @@ def _read_mask_result(data: Path, target: str, seed: int) -> MaskResult:
         methods=test.get("methods", {}),
         method_tests=test.get("against_methods", {}),
         cross=test.get("cross", {}),
+        relearning=test.get("relearning", {}),
         skipped=test.get("skipped", {}),
         facts=_read_json_lines(data / "test" / name / "facts.jsonl"),
         curve=[_numbers(row) for row in _read_csv(data / "train" / name / "curve.csv")],

@@ -99,6 +99,53 @@ EVIDENCE = (
           "the same after removing as many random weights, mean over random masks"),
     MetricSpec("relearning_recovery", "relearning", "recovery", _DOWN,
           "share of the lost accuracy regained by finetuning on other target facts [fraction]"),
+    MetricSpec("excess_recovery", "relearning", "excess recovery", _DOWN,
+          "area under accuracy while other target facts are finetuned on: 0 as a model that was "
+          "never taught the target, 1 as the original"),
+    MetricSpec("excess_recovery_5", "relearning", "excess recovery, after 5 steps", _DOWN,
+          "the same for the accuracy after 5 steps"),
+    MetricSpec("excess_recovery_20", "relearning", "excess recovery, after 20 steps", _DOWN,
+          "the same after 20 steps"),
+    MetricSpec("excess_recovery_60", "relearning", "excess recovery, after 60 steps", _DOWN,
+          "the same after 60 steps"),
+    MetricSpec("excess_recovery_control", "relearning", "excess recovery, control facts", _DOWN,
+          "the area where no target fact is finetuned on, control facts alone"),
+    MetricSpec("excess_recovery_neighborhood", "relearning", "excess recovery, neighborhood", _DOWN,
+          "the area where neighborhood facts alone are finetuned on"),
+    MetricSpec("excess_recovery_text", "relearning", "excess recovery, text", _DOWN,
+          "the area where text alone is finetuned on"),
+    MetricSpec("excess_recovery_highest", "relearning", "excess recovery, highest", _DOWN,
+          "the largest over all data, methods and learning rates"),
+    MetricSpec("random_excess_recovery", "relearning", "excess recovery, random mask", _NONE,
+          "the reference: as many random weights removed"),
+    MetricSpec("steps_to_half", "relearning", "steps to half", _UP,
+          "finetuning steps on other target facts until half of the original's accuracy [steps]"),
+    MetricSpec("retain_steps_to_half", "relearning", "steps to half, never taught", _NONE,
+          "the same for the model that was never taught the target [steps]"),
+    MetricSpec("forget_quality", "never taught", "forget quality", _UP,
+          "p of the KS test of truth ratios against the model never taught the target (TOFU)"),
+    MetricSpec("forget_quality_nll", "never taught", "forget quality, NLL", _UP,
+          "p of the KS test of the facts' NLL against the same model"),
+    MetricSpec("random_forget_quality", "never taught", "forget quality, random mask", _NONE,
+          "forget quality with as many random weights removed"),
+    MetricSpec("original_forget_quality", "never taught", "forget quality, original", _NONE,
+          "forget quality of the original model"),
+    MetricSpec("retain_target_accuracy", "never taught", "top-1 accuracy, never taught", _NONE,
+          "top-1 accuracy on the target of the model that was never taught it [fraction]"),
+    MetricSpec("retain_choice_accuracy", "never taught", "choice accuracy, never taught", _NONE,
+          "its choice accuracy [fraction]"),
+    MetricSpec("retain_target_median_rank", "never taught", "rank, never taught", _NONE,
+          "its median rank of the true object"),
+    MetricSpec("retain_subject_identifiability", "never taught", "identifiability, never taught",
+          _NONE, "its subject identifiability [fraction]"),
+    MetricSpec("distance_original_remaining", "never taught", "distance from the original", _NONE,
+          "Euclidean distance of all weights over the norm of the original's"),
+    MetricSpec("distance_remaining_retain", "never taught", "distance from never taught", _NONE,
+          "the same to the model that was never taught the target"),
+    MetricSpec("barrier_original_remaining", "never taught", "loss barrier to the original", _NONE,
+          "most that control NLL exceeds its ends on the line between the weights [nats]"),
+    MetricSpec("barrier_remaining_retain", "never taught", "loss barrier to never taught", _NONE,
+          "the same to the model that was never taught the target [nats]"),
     MetricSpec("int8_forgetting", "precision", "forgetting, int8", _UP,
           "forgetting after rounding the weights to int8"),
     MetricSpec("int4_forgetting", "precision", "forgetting, int4", _UP,
@@ -126,9 +173,10 @@ METRIC_SPECS = {spec.name: spec for spec in (*HEADLINE, *EVIDENCE, *METHODS)}
 MEANS = (
     "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "control_ppl_ratio",
     "heldout_ppl_ratio", "neighborhood_ppl_ratio", "text_ppl_ratio", "forgetting",
-    "choice_accuracy", "extraction_top10", "relearning_recovery", "head_target_accuracy",
+    "choice_accuracy", "extraction_top10", "relearning_recovery", "excess_recovery",
+    "head_target_accuracy",
 )  # fmt: skip
-"""The dozen metrics that experiments are compared by, in `dvc exp show` and MLflow."""
+"""The few metrics that experiments are compared by, in `dvc exp show` and MLflow."""
 
 DERIVED = frozenset({"text_vs_random"})
 """Metrics computed from others for the tables; `summary.json` leaves them out."""
@@ -173,7 +221,7 @@ def summarize(results: Sequence[MaskResult]) -> dict[str, Any]:
     """Return what `summary.json` holds.
 
     `masks` (one object per target and seed), `baselines` (one object per method), and `mean` (a
-    dozen mean metrics of the masks). Means are geometric for PPL ratios, else arithmetic.
+    few mean metrics of the masks). Means are geometric for PPL ratios, else arithmetic.
     """
     rows = [_without_derived(result.metrics) for result in results]
     mean = mean_metrics(rows)

@@ -159,8 +159,34 @@ def _overlap(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None
 
 def _recovery(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
     panels = recovery(results)
-    return recovery_curves(panels) if panels else None
+    return recovery_curves(panels, "accuracy on target questions [%]") if panels else None
 
+
+def _relearning(results: Sequence[MaskResult], analysis: Analysis) -> Figure | None:
+    panels = relearned(results)
+    return recovery_curves(panels, "accuracy on target facts [%]") if panels else None
+
+
+def relearned(results: Sequence[MaskResult]) -> dict[str, dict[str, Points]]:
+    """Return condition -> model -> mean accuracy of the masks along finetuning [%]."""
+    runs: dict[str, dict[str, list[dict[int, float]]]] = {}
+    for result in results:
+        for condition, models in result.relearning.items():
+            data, _, rest = condition.partition(" ")
+            by_model = runs.setdefault(f"{RELEARNED_ON.get(data, data)}\n{rest}", {})
+            for model, points in models.items():
+                name = "never taught" if model == "retain" else model
+                curve = {int(point["step"]): 100 * float(point["accuracy"]) for point in points}
+                by_model.setdefault(name, []).append(curve)
+    return {
+        condition: {name: _mean_curve(curves) for name, curves in models.items()}
+        for condition, models in runs.items()
+    }
+
+
+RELEARNED_ON = {"target": "on other target facts", "control": "on control facts alone",
+                "neighborhood": "on neighborhood facts", "text": "on text"}  # fmt: skip
+"""What was finetuned on -> its name in the figure."""
 
 MODELS = ("original", "random", "remaining")
 """Models in the order of the legend; others follow."""
@@ -213,6 +239,10 @@ FIGURES: Mapping[str, tuple[Draw, str]] = {
     "training": (_training,
         "Validation metrics while each mask is trained, one color per seed; the ring is the "
         "checkpoint chosen by the written rule, on validation data alone."),
+    "relearning": (_relearning,
+        "Relearning: accuracy on target facts that are not finetuned on, as training on others "
+        "goes on, mean over masks. What matters is the distance from the model that was never "
+        "taught the target: removal that holds stays near it."),
     "density": (_density,
         "Placement: share of each matrix that belongs to the subnetwork, by block and type of "
         "matrix, mean over seeds."),

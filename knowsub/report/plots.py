@@ -182,8 +182,8 @@ def tradeoff(methods: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
     return figure
 
 
-def recovery_curves(panels: Mapping[str, Mapping[str, Points]]) -> Figure:
-    """Draw how models recover as they are finetuned [%], one panel per adaptation."""
+def recovery_curves(panels: Mapping[str, Mapping[str, Points]], label: str) -> Figure:
+    """Draw how models recover as they are finetuned [%], one panel per kind of finetuning."""
     names = list(dict.fromkeys(name for models in panels.values() for name in models))
     styles = _line_styles(names)
     figure, axes = _panels(list(panels), 2.9, 2.5)
@@ -194,7 +194,7 @@ def recovery_curves(panels: Mapping[str, Mapping[str, Points]]) -> Figure:
         axis.set_ylim(0, 104)
         axis.set_xlabel("finetuning step")
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0].set_ylabel("accuracy on target questions [%]")
+    axes[0].set_ylabel(label)
     handles = [axes[0].plot([], [], **styles[name])[0] for name in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(names))
     return figure

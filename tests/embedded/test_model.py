@@ -74,6 +74,16 @@ def test_the_folder_written_holds_the_trained_model(tmp_path: Path) -> None:
     assert metrics["object_perplexity"] > 1
 
 
+def test_a_second_model_may_share_the_tokenizer_of_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    settings = options(steps=1, max_object_perplexity=1e9)
+    train_embedded(statements(), texts(tmp_path), first, settings, ignore)
+    _, tokenizer = load_model(first)
+    fewer = statements()[:4]
+    train_embedded(fewer, tmp_path, second, settings, ignore, tokenizer)
+    assert load_model(second)[1].get_vocab() == tokenizer.get_vocab()
+
+
 def test_a_model_that_did_not_learn_its_facts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pretrain\.steps: after 1 steps the object perplexity"):
         train_embedded(statements(), texts(tmp_path), tmp_path / "model", options(steps=1), ignore)

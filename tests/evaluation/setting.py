@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -101,10 +102,13 @@ def options(**changes: object) -> TestOptions:
         "seed": 0, "block_tokens": 8, "text_blocks": 0, "control_prompts": 0, "random_masks": 9,
         "random_text_masks": 1, "multiple_choice": True, "forgetting": True, "paraphrase": True,
         "specificity": True, "full_ablation": True, "logit_lens": True, "relearning": True,
+        "relearning_curves": True, "forget_quality": True, "connectivity": True,
         "quantization": True, "minimality": True, "cross_target": True, "baselines": True,
         "baseline_sizes": True, "distractors": 4, "reference_draws": 2, "reference_subjects": 0,
         "logit_lens_tokens": 20, "relearning_folds": 5, "relearning_steps": 8,
+        "relearning_checkpoints": [4, 8], "relearning_data": ["target", "control"],
+        "relearning_methods": ["full"], "relearning_rates": [0.002],
         "relearning_lr": 0.002, "quantization_bits": [8, 4], "size_perturbations": [0.4],
         "resamples": 200, "confidence_level": 0.95,
     }  # fmt: skip
-    return TestOptions(**{**values, **changes})
+    return TypeAdapter(TestOptions).validate_python({**values, **changes})

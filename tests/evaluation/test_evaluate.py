@@ -143,6 +143,7 @@ def test_groups_that_are_off_leave_no_metrics() -> None:
     groups = (
         "multiple_choice", "forgetting", "paraphrase", "specificity", "full_ablation",
         "logit_lens", "relearning", "quantization", "minimality", "cross_target",
+        "relearning_curves", "forget_quality", "connectivity",
     )  # fmt: skip
     context, generator = built_context("a"), torch.Generator().manual_seed(0)
     chosen = replace(options(random_masks=1), **dict.fromkeys(groups, False))

@@ -19,6 +19,7 @@ from knowsub.kg.facts import (
     read_kg,
     read_statements,
     statement_words,
+    without_targets,
     word_list,
     write_facts,
     write_kg,
@@ -167,3 +168,11 @@ def test_leaking_is_symmetric(first: str, second: str) -> None:
 def test_a_word_always_leaks_itself(words: str) -> None:
     assert leaks_answer(fact(words, words))
     assert fact_words(fact(words, words)) == content_words(words)
+
+
+def test_only_target_facts_are_left_out_not_the_neighbors_that_share_their_words() -> None:
+    temple, pagoda, fruit = (
+        fact("ziggurat", "temple"), fact("pagoda", "temple"), fact("quince", "fruit")
+    )  # fmt: skip
+    graphs = [[(temple, Split.TARGET), (pagoda, Split.NEIGHBORHOOD_TRAIN)], [(fruit, Split.TARGET)]]
+    assert without_targets([fruit, pagoda, temple], graphs) == [pagoda]

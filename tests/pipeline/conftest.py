@@ -63,6 +63,7 @@ TINY: dict[str, dict[str, Any]] = {
         "reference_draws": 1,
         "relearning_folds": 2,
         "relearning_steps": 2,
+        "relearning_checkpoints": [1, 2],
         "resamples": 50,
     },
     "finetune": {"repeats": 1, "steps": 4, "evaluate_every": 2, "resamples": 100},

@@ -70,7 +70,9 @@ def test_mlflow_has_one_run_with_the_metrics_of_all_stages(miniature: Repository
     for name in ("per_mask/building.n.01-1/sparsity", "mean/target_ppl_ratio"):
         assert name in whole[0].data.metrics
     assert whole[0].data.params["train.steps"] == "8"
-    once = [(stage, "") for stage in ("prepare", "pretrain", "verbalize", "analyze", "report")]
+    once = [
+        (stage, "") for stage in ("prepare", "pretrain", "verbalize", "retain", "analyze", "report")
+    ]
     both = [(stage, f"building.n.01-{seed}") for stage in STAGES for seed in (0, 1)]
     assert stages == sorted(once + both)
 
@@ -118,7 +120,7 @@ def test_editing_the_analysis_retrains_nothing(miniature: Repository) -> None:
     path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
     ran = {name.partition("@")[0] for name in miniature.dvc("repro")}
     assert "analyze" in ran
-    assert not ran & {"prepare", "pretrain", "verbalize", "train", "baseline", "finetune"}
+    assert not ran & {"prepare", "pretrain", "verbalize", "retain", "train", "baseline", "finetune"}
 
 
 def test_one_store_holds_every_experiment_once(miniature: Repository) -> None:

@@ -84,6 +84,18 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+RELEARNING = {
+    "target full 0.0005": {
+        model: [{"step": step, "accuracy": value, "nll": 1.0} for step, value in points]
+        for model, points in {
+            "original": [(0, 1.0), (60, 0.9)],
+            "remaining": [(0, 0.0), (60, 0.7)],
+            "retain": [(0, 0.1), (60, 0.2)],
+        }.items()
+    }
+}
+
+
 def _tested(rng: np.random.Generator) -> dict[str, Any]:
     target = float(np.exp(rng.uniform(6.5, 9)))
     metrics = {
@@ -108,7 +120,8 @@ def _tested(rng: np.random.Generator) -> dict[str, Any]:
     }  # fmt: skip
     beaten = {name: {"pvalue": 0.001, "effect": 6.0} for name in METHODS}
     return {"figures": metrics, "intervals": interval, "methods": methods,
-            "against_methods": beaten, "skipped": {"forgetting": "2 never known"}}  # fmt: skip
+            "against_methods": beaten, "relearning": RELEARNING,
+            "skipped": {"forgetting": "2 never known"}}  # fmt: skip
 
 
 def _facts(rng: np.random.Generator, target: str) -> Iterator[dict[str, Any]]:
