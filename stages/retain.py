@@ -1,7 +1,7 @@
 """The embedded model once more, trained without any target's facts: what ignorance looks like.
 
-Reads: data/pretrain/model.json and model, data/prepare/facts.jsonl, data/prepare/kg/<target>.jsonl,
-    data/prepare/text/{train,validation}.txt, the templates
+Reads: data/pretrain/model.json and model, data/prepare/{facts.jsonl, templates.json}, data/prepare/kg/<target>.jsonl,
+    data/prepare/text/{train,validation}.txt
 Writes: data/retain/model.json and data/retain/model/; nothing where there is no such model
 """
 
@@ -33,7 +33,7 @@ def main() -> str:
         return "no model without the targets' facts: the model is pretrained, or none is asked for"
     graphs = [read_kg(PREPARED / f"kg/{target}.jsonl") for target in params.targets]
     facts = without_targets(read_facts(PREPARED / "facts.jsonl"), graphs)
-    statements = training_statements(facts, load_templates(Path(forms.templates)), forms)
+    statements = training_statements(facts, load_templates(PREPARED / "templates.json"), forms)
     _, tokenizer = open_model(MODEL)
     with stage_run("retain", params) as run:
         with progress_bar(options.steps, "retain", run.metrics) as show:
