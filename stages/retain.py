@@ -1,7 +1,7 @@
 """The embedded model once more, trained without any target's facts: what ignorance looks like.
 
-Reads: data/pretrain/model.json and model, data/prepare/{facts.jsonl, templates.json}, data/prepare/kg/<target>.jsonl,
-    data/prepare/text/{train,validation}.txt
+Reads: data/pretrain/model.json and model, data/prepare/{facts.jsonl, templates.json},
+    data/prepare/kg/<target>.jsonl, data/prepare/text/{train,validation}.txt
 Writes: data/retain/model.json and data/retain/model/; nothing where there is no such model
 """
 
