@@ -1,0 +1,114 @@
+"""What each term of the objective, and how gates are sampled, contributes on the embedded default.
+
+    python -m benchmarks.terms [--variants NAME ...] [--targets NAME ...] [--seeds N ...]
+
+Searches the model of `data/pretrain` once per variant, target and seed with `params.yaml` changed
+in nothing but what `VARIANTS` says, scores the mask on the facts and the text that no search reads,
+and adds a row to `data/compared/ablations.json`. Rows that are there already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from knowsub.artifacts import atomic_write
+from knowsub.config import load_params
+from knowsub.discovery.setup import SearchModel, build_search
+from knowsub.discovery.trainer import find_subnetwork
+from knowsub.evaluation.evaluate import MaskEvaluation, compare_masks
+from knowsub.evaluation.options import TestOptions
+from knowsub.evaluation.robustness import sufficiency
+from knowsub.kg.facts import Statement, read_statements
+from knowsub.lm.load import open_model, read_manifest
+from knowsub.masks.mask import Mask, load_mask
+
+DATA, FOUND = Path("data"), Path("data/compared/ablations.json")
+VARIANTS: dict[str, list[str]] = {
+    "all terms": [],
+    "no suppression": ["train.suppression_weight=0.0"],
+    "no control facts": ["train.control_weight=0.0"],
+    "no neighborhood": ["train.neighborhood_weight=0.0"],
+    "no control text": ["train.text_weight=0.0"],
+    "no sparsity": [
+        "train.sparsity_weight_start=0.0", "train.sparsity_weight_end=0.0",
+        "train.target_density=0.0", "train.max_density=1.0",
+    ],
+    "expression on": ["train.expression_weight=1.0"],
+    "expression only": [
+        "train.suppression_weight=0.0", "train.control_weight=0.0",
+        "train.neighborhood_weight=0.0", "train.text_weight=0.0", "train.expression_weight=1.0",
+    ],
+    "a sample per term": ["train.samples=per_term"],
+}  # fmt: skip
+"""Name -> what is changed of `params.yaml`."""
+SHOWN = (
+    "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio",
+    "neighborhood_ppl_ratio", "text_ppl_ratio", "forgetting",
+)  # fmt: skip
+"""Metrics of the row, all but one of the remaining model; `alone_target_ppl` is of the mask."""
+
+
+def searched(target: str, seed: int, overrides: list[str], statements: list[Statement]) -> Mask:
+    """Return the mask of one search; that of the pipeline where it has made the same one."""
+    done, options = DATA / f"train/{target}-{seed}/mask.safetensors", load_params(overrides).train
+    if not overrides and done.is_file():
+        return load_mask(done)
+    manifest = DATA / "pretrain/model.json"
+    unseen = read_statements(DATA / f"verbalize/unseen/{target}.jsonl")
+    texts = [(DATA / f"prepare/text/{name}.txt").read_text("utf-8") for name in TEXTS]
+    model = SearchModel(*open_model(manifest, "cpu"), options)
+    trainer, validate = build_search(model, [*statements, *unseen], *texts, seed)
+    result = find_subnetwork(trainer, validate)
+    return trainer.gates.to_mask(result.bits, read_manifest(manifest)["fingerprint"], {})
+
+
+TEXTS = ("train", "validation")
+
+
+def scored(target: str, mask: Mask, statements: list[Statement], given: TestOptions) -> Any:
+    """Return the metrics of the model without a mask's weights, and of the mask alone."""
+    off = dict.fromkeys(("multiple_choice", "logit_lens", "cross_target", "quantization"), False)
+    options = replace(given, **off)
+    model, tokenizer = open_model(DATA / "pretrain/model.json", "cpu")
+    texts = {"text": (DATA / "prepare/text/test.txt").read_text("utf-8")}
+    evaluation = MaskEvaluation(
+        model, tokenizer, mask, target, {target: statements}, texts, options
+    )
+    context = evaluation.context
+    with torch.no_grad():
+        of_mask = compare_masks(context, {"mask": mask}, options, evaluation.references)["mask"]
+        alone = sufficiency(context, mask).values
+    return {name: of_mask.values[name] for name in SHOWN if name in of_mask.values} | alone
+
+
+def main() -> None:
+    """Search what is missing, one row after the other."""
+    params = load_params()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--targets", nargs="*", default=params.targets)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    rows: list[dict[str, Any]] = json.loads(FOUND.read_text())["rows"] if FOUND.is_file() else []
+    done = {(row["variant"], row["target"], row["seed"]) for row in rows}
+    wanted = [(v, t, s) for s in given.seeds for t in given.targets for v in given.variants]
+    for variant, target, seed in wanted:
+        if (variant, target, seed) not in done:
+            statements = read_statements(DATA / f"verbalize/{target}.jsonl")
+            mask = searched(target, seed, VARIANTS[variant], statements)
+            row = scored(target, mask, statements, params.test)
+            rows.append({"variant": variant, "target": target, "seed": seed, **row})
+            atomic_write(FOUND, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+            print(rows[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
