@@ -23,32 +23,31 @@ def main(target: str, seed: int) -> str:
     from knowsub.evaluation.records import fact_rows, to_json, write_evidence
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
-    from knowsub.masks.mask import check_model, load_mask, random_masks
+    from knowsub.masks.mask import check_model, load_mask
+    from knowsub.masks.units import matched_random_masks
     from knowsub.tracking import stage_run
 
     options, manifest, item = params.test, DATA / "pretrain/model.json", f"{target}-{seed}"
     with stage_run("test", params, item={"target": target, "seed": seed}) as run:
         mask = load_mask(DATA / f"train/{item}/mask.safetensors")
         check_model(mask, read_manifest(manifest)["fingerprint"])
-        statements = {
-            name: read_statements(DATA / f"verbalize/{name}.jsonl") for name in params.targets
-        }
-        texts = {
-            name: (DATA / f"prepare/text/{file}.txt").read_text("utf-8")
-            for name, file in (("text", "test"), ("other", "other"))
-        }
+        paths = {name: DATA / f"verbalize/{name}.jsonl" for name in params.targets}
+        statements = {name: read_statements(path) for name, path in paths.items()}
+        paths = {"text": DATA / "prepare/text/test.txt", "other": DATA / "prepare/text/other.txt"}
+        texts = {name: path.read_text("utf-8") for name, path in paths.items()}
         retain = open_model(RETAIN, device)[0] if RETAIN.is_file() else None
         evaluation = MaskEvaluation(
             *open_model(manifest, device), mask, target, statements, texts, options, retain
         )
-        randoms = random_masks(mask, options.random_masks, evaluation.generator)
+        context, number = evaluation.context, options.random_masks
+        randoms = matched_random_masks(mask, context.matrices, number, evaluation.generator)
         evidence = evaluation.evaluate(mask, randoms)
         names, sizes = params.baseline.methods, params.baseline.size_multipliers
         methods = evaluation.compare_methods(
             DATA / f"baseline/{item}", names, sizes, evidence.metrics
         )
         record = to_json(evidence, methods, options.confidence_level, options.resamples)
-        metrics, rows = record["figures"], fact_rows(evaluation.context, evidence)
+        metrics, rows = record["figures"], fact_rows(context, evidence)
         run.metrics(metrics)
         for path in write_evidence(DATA / f"test/{item}", record, rows):
             run.artifact(path)

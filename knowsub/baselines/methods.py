@@ -24,6 +24,8 @@ from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
 from knowsub.masks.ablation import masked_matrices
 from knowsub.masks.mask import Mask, random_scores
+from knowsub.masks.options import Granularity
+from knowsub.masks.units import mask_granularity, matched_random_masks
 
 
 def wanda_scores(
@@ -275,9 +277,11 @@ def baseline_masks(
 
     Yields:
         Method, multiple of the trained mask's size, mask; a method's smaller masks lie within its
-        larger ones.
+        larger ones. The random mask of the trained mask's size has as many whole units of its
+        granularity.
     """
     sizes = {name: bits.numel() for name, bits in mask.bits.items()}
+    units = mask_granularity(mask) is not Granularity.WEIGHT
     for method in options.methods:
         scores = method_scores(method, mask, data, options)
         counts = mask.counts()
@@ -285,8 +289,13 @@ def baseline_masks(
             counts = neuron_counts(data.matrices, counts)
         for factor in (1.0, *options.size_multipliers):
             meta = {"method": str(method), "factor": str(factor)}
-            scaled = scale_counts(counts, factor, sizes)
-            yield method, factor, select(scores, scaled, mask.model, meta)
+            if factor == 1 and method == Method.RANDOM and units:  # as many neurons, heads, ...
+                generator = torch.Generator().manual_seed(options.seed)
+                drawn = next(matched_random_masks(mask, data.matrices, 1, generator))
+                yield method, factor, Mask(drawn.bits, mask.model, meta)
+            else:
+                scaled = scale_counts(counts, factor, sizes)
+                yield method, factor, select(scores, scaled, mask.model, meta)
 
 
 NEURON_ROWS = 128

@@ -49,7 +49,7 @@ class TestOptions:
     control_prompts: Limit
     """Prompts per control fact at most, lowest NLL first; 0 = all of the training families."""
     random_masks: Count
-    """Random masks with the same number of weights per matrix, behind `random_p` [masks]."""
+    """Random masks of as many weights, neurons, heads or matrices, behind `random_p` [masks]."""
     random_text_masks: Limit
     """How many of the random masks are also scored on text [masks]."""
     multiple_choice: bool

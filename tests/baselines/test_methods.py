@@ -66,6 +66,25 @@ def test_every_method_takes_as_many_weights_per_matrix_at_every_size(data: Calib
         assert all(bool((small.bits[name] <= large.bits[name]).all()) for name in mask.bits)
 
 
+def test_the_random_mask_of_a_mask_of_neurons_has_as_many_whole_neurons(
+    data: CalibrationData,
+) -> None:
+    rows = {matrix.name: matrix for matrix in data.matrices}
+    inputs = {name: [a in each.input_axes for a in each.axes] for name, each in rows.items()}
+    bits = {}
+    for name, each in rows.items():
+        sizes = [n if kept else 1 for n, kept in zip(each.shape, inputs[name], strict=True)]
+        chosen = torch.arange(torch.tensor(sizes).prod()) < 2
+        bits[name] = chosen.view(sizes).expand(each.shape).contiguous()
+    mask = Mask(bits, "built", {"options": '{"granularity": "input"}'})
+    given = options(methods=[Method.RANDOM], size_multipliers=[])
+    ((_, _, drawn),) = baseline_masks(mask, data, given)
+    assert drawn.counts() == mask.counts()
+    for name, each in drawn.bits.items():
+        shared = [axis for axis, kept in enumerate(inputs[name]) if not kept]
+        assert torch.equal(each.amin(dim=shared), each.amax(dim=shared))
+
+
 A_SUBJECTS = [subject for subject in SUBJECTS if subject[0] == "a"]
 
 
