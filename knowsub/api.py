@@ -25,7 +25,7 @@ from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions
 from knowsub.kg.build import hash_rank
 from knowsub.kg.facts import Fact, Role, Split, Statement
-from knowsub.lm.load import fingerprint, load_model, open_model, resolve_model
+from knowsub.lm.load import fingerprint, fingerprints, load_model, open_model, resolve_model
 from knowsub.masks.ablation import ablate_, applied, remaining_weights
 from knowsub.masks.mask import Mask, check_model
 
@@ -174,5 +174,6 @@ def _statement(pair: Pair, split: Split, role: Role) -> Statement:
 
 
 def _matrices(model: Any, mask: Mask) -> tuple[MaskableMatrix, ...]:
-    check_model(mask, fingerprint(model))
+    if mask.model not in fingerprints(model):
+        check_model(mask, fingerprint(model))
     return maskable_matrices(model, range(block_count(model)))

@@ -168,7 +168,8 @@ def features(
 ) -> Float[Tensor, "question choice hidden"]:
     """Return what the multiple-choice head reads of every choice, zero for those that do not exist.
 
-    `model` may be its upper part alone, where the batch carries the states that enter it.
+    `model` may be its upper part alone, where the batch carries the states that enter it. A bias,
+    scale or cap of the LM head is no part of `match`: the multiple-choice head is learned.
     """
     if encoded.features is not None:
         return encoded.features

@@ -50,7 +50,7 @@ def test_uniform_masks_give_uniform_p_values():
         assert stats.kstest(values, "uniform").pvalue > 0.005, name
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "opt"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "opt", "phi3"])
 def test_a_mask_within_one_head_is_named_first(kind):
     matrices = tiny_matrices(kind)
     mask = empty_mask(matrices)

@@ -8,7 +8,7 @@ from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from tests.architectures import VOCAB, tiny
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "phi3"])
 def test_attributions_add_up_to_what_the_activations_change(kind: str) -> None:
     """Completeness of integrated gradients: P with all of a block's neurons minus P with none."""
     model = tiny(kind)
@@ -35,7 +35,7 @@ def test_attributions_add_up_to_what_the_activations_change(kind: str) -> None:
         assert total == pytest.approx(float(before - after), abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "phi3"])
 def test_a_weight_has_the_score_of_its_neuron(kind: str) -> None:
     model = tiny(kind)
     width = {

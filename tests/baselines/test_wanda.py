@@ -16,7 +16,7 @@ def record_input(
     inputs_of[name] = inputs[0]
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "phi3"])
 def test_scores_are_weights_times_the_norm_of_their_input(kind: str) -> None:
     model = tiny(kind)
     tokens = torch.randint(1, VOCAB, (4, 6), generator=torch.Generator().manual_seed(0))

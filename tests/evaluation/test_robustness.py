@@ -32,7 +32,7 @@ def n_channels(matrix: MaskableMatrix) -> int:
     return math.prod(size for axis, size in sizes if axis not in matrix.input_axes)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "phi3"])
 def test_every_output_channel_has_few_levels_and_no_large_error(kind: str) -> None:
     model = tiny(kind)
     matrices = maskable_matrices(model, range(4))
@@ -74,7 +74,7 @@ def test_an_object_seen_in_any_block_is_a_hit() -> None:
     assert hit.tolist() == [[True, False, True], [True, True, False]]
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "opt"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "opt", "gemma2", "granite"])
 def test_the_last_block_says_what_the_model_says(kind: str) -> None:
     model = tiny(kind)
     tokens = torch.randint(1, VOCAB, (3, 6), generator=torch.Generator().manual_seed(0))
