@@ -324,11 +324,14 @@ def manifest(model: PreTrainedModel, path: str, revision: str) -> dict[str, Any]
 
 
 def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """Return the SHA-256 over all parameters by sorted name, tied ones once [64 hex digits].
+    """Return the SHA-256 over all parameters by sorted name, tied ones once.
 
     Args:
         model: The model.
         dtype: The parameters are cast to it first; None for their own.
+
+    Returns:
+        64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
