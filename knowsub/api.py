@@ -25,7 +25,8 @@ from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions
 from knowsub.kg.build import hash_rank
 from knowsub.kg.facts import Fact, Role, Split, Statement
-from knowsub.lm.load import fingerprint, fingerprints, load_model, open_model, resolve_model
+from knowsub.lm.identity import identity, identity_for
+from knowsub.lm.load import load_model, open_model, resolve_model
 from knowsub.masks.ablation import ablate_, applied, remaining_weights
 from knowsub.masks.mask import Mask, check_model
 
@@ -161,7 +162,7 @@ def find_subnetwork(
     search = setup.build_trainer(searched, statements, text[:cut], seed)
     validate = setup.build_validation(searched, statements, text[cut:])
     found = trainer.find_subnetwork(search, validate, log)
-    return search.gates.to_mask(found.bits, fingerprint(model), {"method": "learned"})
+    return search.gates.to_mask(found.bits, identity(model, tokenizer), {"method": "learned"})
 
 
 _SEARCHED = (Role.TRAIN, Role.VALIDATION)
@@ -174,6 +175,5 @@ def _statement(pair: Pair, split: Split, role: Role) -> Statement:
 
 
 def _matrices(model: Any, mask: Mask) -> tuple[MaskableMatrix, ...]:
-    if mask.model not in fingerprints(model):
-        check_model(mask, fingerprint(model))
+    check_model(mask, identity_for(mask.model, model, None))
     return maskable_matrices(model, range(block_count(model)))

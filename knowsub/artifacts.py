@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -66,6 +67,44 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def json_text(
+    content: Any, place: object, *, indent: int | None = None, sort_keys: bool = False
+) -> str:
+    """Return content as JSON, which has no NaN and no infinity.
+
+    Args:
+        content: Anything JSON can hold.
+        place: What it is written to, for the message.
+        indent: Blanks per level; None writes one line.
+        sort_keys: Whether keys are sorted.
+
+    Returns:
+        The text, without a line break at the end.
+
+    Raises:
+        ValueError: If a number is not finite; its key is named.
+    """
+    try:
+        return json.dumps(
+            content, ensure_ascii=False, allow_nan=False, indent=indent, sort_keys=sort_keys
+        )
+    except ValueError:
+        key, value = next(_not_finite(content, ""), ("a number", "not finite"))
+        raise ValueError(f"{place}: {key} is {value}; nothing is written") from None
+
+
+def _not_finite(content: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers that are not finite, each with the keys that lead to it."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _not_finite(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            yield from _not_finite(value, f"{key}[{index}]")
+    elif isinstance(content, float) and not math.isfinite(content):
+        yield key, content
 
 
 def remove_stale_partials(folder: Path) -> None:
@@ -131,3 +170,18 @@ def read_utf8(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def differing_parts(fingerprint: str, other: str) -> str:
+    """Return in words which parts of two models' fingerprints differ.
+
+    Args:
+        fingerprint: Hashes of a model's weights, configuration and tokenizer, joined by hyphens.
+        other: Another one.
+
+    Returns:
+        Names of the parts, such as `configuration and tokenizer`.
+    """
+    names = ("weights", "configuration", "tokenizer")
+    pairs = zip(names, fingerprint.split("-"), other.split("-"), strict=False)
+    return " and ".join(name for name, one, now in pairs if one != now)

@@ -24,7 +24,7 @@ def main() -> str:
     from knowsub.embedded.model import train_embedded, training_statements
     from knowsub.kg.facts import read_facts
     from knowsub.kg.templates import load_templates
-    from knowsub.lm.load import load_model, manifest, resolve_model
+    from knowsub.lm.load import ModelFiles, load_model, manifest, resolve_model
     from knowsub.tracking import stage_run
 
     options, forms = params.pretrain, params.verbalize
@@ -43,14 +43,16 @@ def main() -> str:
             statements = training_statements(
                 read_facts(DATA / "facts.jsonl"), load_templates(DATA / "templates.json"), forms
             )
-            model, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
-            pinned = manifest(model, "model", "") | {"metrics": metrics}
+            _, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
             run.metrics(metrics)
+            source, taught = ModelFiles(OUT / "model", "model", ""), {"metrics": metrics}
         else:
-            source = resolve_model(options.model, options.revision)
-            model, _ = load_model(source.folder, device, options.dtype)
-            pinned = manifest(model, source.path, source.revision)
-        (OUT / "model.json").write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
+            source, taught = resolve_model(options.model, options.revision), {}
+        opened = load_model(source.folder, device, options.dtype)
+        pinned = manifest(*opened, source.path, source.revision) | taught
+        (OUT / "model.json").write_text(
+            json.dumps(pinned, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        )
         run.artifact(OUT / "model.json")
     return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"
 

@@ -13,7 +13,7 @@ import torch
 import knowsub
 from knowsub.config import load_params
 from knowsub.discovery.options import Suppression
-from knowsub.lm.load import fingerprint
+from knowsub.lm.identity import fingerprint, identity
 from knowsub.masks.mask import Mask
 from tests.evaluation.setting import N_OBJECTS, SUBJECTS, built_model, fact_mask, tokenizer
 
@@ -25,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
     bits = fact_mask(model, ["a0"]).bits
-    Mask(bits, fingerprint(model), {"target": "a0"}).save(folder / "mask.safetensors")
+    made_for = identity(model, tokenizer())
+    Mask(bits, made_for, {"target": "a0"}).save(folder / "mask.safetensors")
     return folder
 
 

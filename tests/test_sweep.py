@@ -25,7 +25,8 @@ from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, cut_error, last_hidden, upper_blocks
 from knowsub.lm.export import save_model
 from knowsub.lm.head import lm_head
-from knowsub.lm.load import fingerprint, load_model
+from knowsub.lm.identity import fingerprint
+from knowsub.lm.load import load_model
 from knowsub.lm.score import score
 from knowsub.masks.ablation import ablate_, ablated
 from knowsub.masks.mask import Mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from knowsub.analysis.options import AnalyzeOptions
 from knowsub.analysis.overlap import MaskSummary, summarize_mask
 from knowsub.analysis.structure import magnitude_quantiles, magnitude_test, structure
 from knowsub.architectures import MaskableMatrix
+from knowsub.artifacts import json_text
 from knowsub.masks.mask import Mask, check_model, load_mask, save_mask
 
 Rows = list[dict[str, Any]]
@@ -183,6 +183,6 @@ def write_analysis(folder: Path, results: Mapping[str, object]) -> list[Path]:
     written = []
     for name, content in results.items():
         written.append(folder / f"{name}.json")
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+        text = json_text(content, written[-1], indent=1, sort_keys=True)
         written[-1].write_text(text + "\n", encoding="utf-8", newline="\n")
     return written

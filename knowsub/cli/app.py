@@ -6,7 +6,6 @@ subcommand imports what it needs when it runs, so that `--help` does not load to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -25,15 +24,15 @@ def run(
 
     Invalid input (ValueError, OSError) ends with one line on standard error and exit code 1.
     """
+    from knowsub.artifacts import json_text
+
     try:
         result = command()
+        shown = json_text(result, "--json", indent=1) if as_json else "\n".join(lines(result))
     except (ValueError, OSError) as error:
         typer.echo(f"knowsub: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from None
-    if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        typer.echo("\n".join(lines(result)))
+    typer.echo(shown)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

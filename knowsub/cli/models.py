@@ -20,10 +20,9 @@ from knowsub.cli.masks import refuse_existing
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.export import ModelCard, export_model
+from knowsub.lm.identity import identity, identity_for
 from knowsub.lm.load import (
     context_length,
-    fingerprint,
-    fingerprints,
     load_model,
     open_model,
     read_manifest,
@@ -47,7 +46,7 @@ class OpenModel:
     revision: str
     """Commit of a hub model; empty for a folder."""
     fingerprint: str
-    """Fingerprint of its weights."""
+    """Fingerprint of its weights, configuration and tokenizer."""
 
     @property
     def matrices(self) -> tuple[MaskableMatrix, ...]:
@@ -57,8 +56,7 @@ class OpenModel:
     def mask(self, path: Path) -> Mask:
         """Return a mask of this model, in any dtype (ValueError if it is of another one)."""
         mask = load_mask(path)
-        if mask.model not in fingerprints(self.model):
-            check_model(mask, self.fingerprint)
+        check_model(mask, identity_for(mask.model, self.model, self.tokenizer))
         return mask
 
     @contextmanager
@@ -89,7 +87,7 @@ def open_named(name: str, dtype: str = "float32") -> OpenModel:
         return OpenModel(*opened, base, revision, manifest["fingerprint"])
     source = resolve_model(name)
     model, tokenizer = load_model(source.folder, dtype=dtype)
-    return OpenModel(model, tokenizer, name, source.revision, fingerprint(model))
+    return OpenModel(model, tokenizer, name, source.revision, identity(model, tokenizer))
 
 
 def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
@@ -107,7 +105,7 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
     card = ModelCard(
         base=opened.name,
         revision=opened.revision,
-        base_fingerprint=opened.fingerprint,
+        base_fingerprint=opened.fingerprint.partition("-")[0],
         knowledge=mask.meta.get("target", mask_file.stem),
         removed=mask.size,
         maskable=mask.maskable,
@@ -119,7 +117,7 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
         shutil.rmtree(out)
         folder.rename(out)
     result = {"written": str(out), "weights": mask.size, "sparsity": mask.sparsity}
-    return result | {"fingerprint": fingerprint(opened.model)}
+    return result | {"fingerprint": identity(opened.model, opened.tokenizer)}
 
 
 def predictions(name: str, prompt: str, without: Path | None, top: int) -> Result:

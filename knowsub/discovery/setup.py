@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count, maskable_matrices
+from knowsub.artifacts import json_text
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
@@ -296,7 +297,8 @@ def write_search_result(
         "qualified": result.qualified,
         "options": asdict(options),
     }
-    paths[1].write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = json_text(summary, paths[1], indent=1, sort_keys=True)
+    paths[1].write_text(text + "\n", encoding="utf-8")
     _write_csv(paths[2], result.curve)
     # The reference keeps the metrics of every checkpoint; here they are of the validation data.
     prefix = "validation_"

@@ -143,6 +143,8 @@ class MaskTrainer:
         self.order = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options, processes)
+        weights = str(upper.dtype).removeprefix("torch.")
+        self._number_format = f"{weights} (pretrain.dtype; train.precision: {options.precision})"
         self.step = 0
         self.best: Candidate | None = None
         self.best_bits = pack_bits(torch.zeros(gates.logits.shape, dtype=torch.bool))
@@ -170,7 +172,7 @@ class MaskTrainer:
         # The sparsity term depends on the logits alone, so its gradient is in closed form.
         expected_density = gates.add_sparsity_grad(grad, sparsity_weight, options.temperature)
         terms["density"] = sampled_density if noise_scale < 1 else expected_density
-        metrics = finite_metrics(terms, step + 1)
+        metrics = finite_metrics(terms, step + 1, self._number_format)
 
         gates.logits.grad = grad
         self.optimizer.param_groups[0]["lr"] = learning_rate(step, options)
@@ -256,11 +258,14 @@ class MaskTrainer:
         self.curve = list(state["curve"])  # type: ignore[call-overload]
 
 
-def finite_metrics(terms: LossTerms, step: int) -> StepMetrics:
+def finite_metrics(terms: LossTerms, step: int, number_format: str) -> StepMetrics:
     """Return the values of float64 terms, in a single read; not finite ones are a ValueError."""
     metrics = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise ValueError(f"step {step}: a term of the objective is not finite: {metrics}")
+    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise ValueError(
+            f"step {step}: {', '.join(wrong)} of the objective is not finite in {number_format}: "
+            f"{metrics}"
+        )
     return metrics
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from knowsub.artifacts import atomic_write
+from knowsub.artifacts import atomic_write, json_text
 from knowsub.downstream.encode import EncodedQuestions, with_features
 from knowsub.downstream.finetune import VALIDATION, EvalPoint, Outcome, Schedule, finetune
 from knowsub.downstream.model import FinetuneContext
@@ -128,7 +128,7 @@ def run_all(
             on_points(run, outcome.points)
         except FileNotFoundError:
             outcome = _finetune(context, run, train, splits, options, folder, on_points)
-            atomic_write(finished, json.dumps(asdict(outcome)).encode())
+            atomic_write(finished, json_text(asdict(outcome), finished).encode())
         outcomes[run] = outcome
     return Results(outcomes, {name: context.answers(name, unadapted_splits) for name in models})
 
@@ -284,7 +284,7 @@ def write_results(
     """
     folder.mkdir(parents=True, exist_ok=True)
     summary = {**item, **summarize(results, task, options), "options": asdict(options)}
-    text = json.dumps(summary, indent=1)
+    text = json_text(summary, folder / "results.json", indent=1)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     with (folder / "curves.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

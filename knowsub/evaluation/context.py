@@ -20,7 +20,7 @@ from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from knowsub.lm.load import context_length
-from knowsub.lm.score import Scores, score
+from knowsub.lm.score import NotFiniteError, Scores, score
 from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask
 
@@ -103,7 +103,12 @@ def score_facts(model: PreTrainedModel, facts: EncodedFacts) -> Scores:
 
     Where the facts carry no lower states, the model is the whole one.
     """
-    parts = [score(model, batch, rows=BUCKET) for batch in facts.batches]
+    parts = []
+    for rows, batch in zip(facts.bucket_rows, facts.batches, strict=True):
+        try:
+            parts.append(score(model, batch, rows=BUCKET))
+        except NotFiniteError as error:
+            raise error.of(facts.statements[int(rows[error.row])]) from None
     return Scores(
         nll=facts.in_order([part.nll for part in parts]),
         tokens=facts.in_order([part.tokens for part in parts]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from knowsub.artifacts import json_text
 from knowsub.evaluation.context import BUCKET, EncodedFacts, EvalContext, ScoreSet
 from knowsub.evaluation.metrics import Metrics
 from knowsub.evaluation.relearning import Curves, PerFactRatio, curves_to_json
@@ -111,9 +111,8 @@ def write_evidence(
     """
     folder.mkdir(parents=True, exist_ok=True)
     metrics, facts = folder / "figures.json", folder / "facts.jsonl"
-    metrics.write_text(json.dumps(evidence, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    facts.write_text("".join(lines), encoding="utf-8")
+    metrics.write_text(json_text(evidence, metrics, indent=1) + "\n", encoding="utf-8")
+    facts.write_text("".join(json_text(row, facts) + "\n" for row in rows), encoding="utf-8")
     return [metrics, facts]
 
 

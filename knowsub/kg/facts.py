@@ -5,7 +5,6 @@ Every reader of this room returns `Fact`s; every later stage works on `Statement
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
@@ -14,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from knowsub.artifacts import json_text
 from knowsub.kg.rows import json_rows
 from knowsub.kg.words import comparable
 
@@ -254,5 +254,5 @@ def _check_texts(*values: object) -> None:
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON objects, one per line; equal rows give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json_text(row, path) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8", newline="\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowsub.lm.load import fingerprint
+from knowsub.lm.identity import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ Only safetensors are read, and no code that comes with a model is run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,10 @@ from transformers import (
 from transformers.utils import logging
 
 from knowsub.architectures import architecture
+from knowsub.artifacts import differing_parts
 from knowsub.lm.blocks import cut_error
+from knowsub.lm.checks import file_error, pointer_error, vocabulary_error
+from knowsub.lm.identity import config_values, differing_values, identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ def resolve_model(name: str, revision: str = "") -> ModelFiles:
     local = Path(name)
     if local.is_dir():
         files = ModelFiles(local.resolve(), str(local.resolve()), "")
+    elif error := file_error(local):
+        raise ValueError(f"model {name!r}: {error}")
     elif name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"model {name!r}: no such folder")
     else:
@@ -135,6 +139,8 @@ def check_model_folder(folder: Path, name: str) -> None:
             f"model {name!r}: no safetensors in {folder} ({others[0]}); pickled weights are "
             "refused, save the model again with save_pretrained"
         )
+    if error := pointer_error(folder):
+        raise ValueError(f"model {name!r}: {error}")
 
 
 def first_line(error: BaseException) -> str:
@@ -188,6 +194,8 @@ def load_model(
     for name, values in model.named_parameters():
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"model {str(folder)!r}: weights of {name} are not finite")
+    if error := vocabulary_error(model, tokenizer):
+        raise ValueError(f"model {str(folder)!r}: {error}")
     ready: PreTrainedModel = model.requires_grad_(False).to(device).eval()
     _require_exact_cut(ready, str(folder))
     return ready, tokenizer
@@ -239,14 +247,14 @@ def _require_device(name: str) -> None:
         raise ValueError(f"device {name!r} is not there ({first_line(error)})") from None
 
 
-SCHEME = 1
+SCHEME = 2
 """Version of the manifest; another one is refused."""
 
 
 def open_model(
     path: Path, device: str = "cpu", dtype: str = ""
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model of a manifest, its weights checked against the fingerprint.
+    """Return the model of a manifest; weights, configuration and tokenizer are those pinned there.
 
     Args:
         path: The manifest, `model.json`, that the stage `pretrain` wrote.
@@ -258,20 +266,27 @@ def open_model(
 
     Raises:
         FileNotFoundError: If the manifest or the model is missing.
-        ValueError: If the manifest is invalid or the weights are not those that it names.
+        ValueError: If the manifest is invalid or the model is not the one that it names; the
+            message says what differs.
     """
     entry = read_manifest(path)
     local = path.parent / entry["path"]
     folder = local if local.is_dir() else resolve_model(entry["path"], entry["revision"]).folder
     model, tokenizer = load_model(folder, device, dtype or entry["dtype"])
     # Weights in another dtype have this fingerprint once they are cast to the manifest's.
-    actual = fingerprint(model, getattr(torch, entry["dtype"]))
+    actual = identity(model, tokenizer, getattr(torch, entry["dtype"]))
     if actual != entry["fingerprint"]:
+        parts = differing_parts(entry["fingerprint"], actual)
+        values = ", ".join(differing_values(entry["config"], config_values(model.config)))
         raise ValueError(
-            f"{path}: names weights {entry['fingerprint'][:12]}, but those in {folder} are "
-            f"{actual[:12]}; run the stage pretrain again"
+            f"{path}: the {parts} in {folder} changed since it was written"
+            f"{values and f' ({values})'}; run `{REPIN}`, then `dvc repro`"
         )
     return model, tokenizer
+
+
+REPIN = "dvc repro --force --single-item pretrain"
+"""Command that pins the model that is there now."""
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -292,19 +307,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["scheme"] != SCHEME:
-            raise ValueError(f"version {entry['scheme']}, this program reads {SCHEME}")
-        if missing := {"path", "revision", "dtype", "fingerprint"} - set(entry):
+            found = f"version {entry['scheme']}, this program reads {SCHEME}"
+            raise ValueError(f"{found}; run `{REPIN}`")
+        if missing := {"path", "revision", "dtype", "fingerprint", "config"} - set(entry):
             raise ValueError(f"no {sorted(missing)[0]!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not the manifest of a model ({first_line(error)})") from None
     return cast("dict[str, Any]", entry)
 
 
-def manifest(model: PreTrainedModel, path: str, revision: str) -> dict[str, Any]:
-    """Return what `open_model` needs to find the same weights again, and what they are.
+def manifest(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, revision: str
+) -> dict[str, Any]:
+    """Return what `open_model` needs to find the same model again, and what it is.
 
     Args:
         model: The model as loaded.
+        tokenizer: Its tokenizer as loaded.
         path: Hub id, absolute folder, or a folder relative to that of `model.json`.
         revision: Commit of a hub model; empty for a folder.
 
@@ -316,40 +335,12 @@ def manifest(model: PreTrainedModel, path: str, revision: str) -> dict[str, Any]
         "path": path,
         "revision": revision,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "fingerprint": fingerprint(model),
+        "fingerprint": identity(model, tokenizer),
+        "config": config_values(model.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "architecture": str(model.config.model_type),
         "context": context_length(model),
     }
-
-
-def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """Return the SHA-256 over all parameters by sorted name, tied ones once.
-
-    Args:
-        model: The model.
-        dtype: The parameters are cast to it first; None for their own.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        stored = parameter.detach().to(dtype or parameter.dtype).cpu().contiguous()
-        digest.update(f"{name} {stored.dtype} {tuple(stored.shape)}\n".encode())
-        digest.update(stored.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def fingerprints(model: nn.Module) -> Iterator[str]:
-    """Yield the fingerprints that a model's weights can have, its own first.
-
-    A mask is of weights, in whatever dtype they were loaded: bfloat16 weights are the same ones in
-    float32, and float32 weights are rounded in the same way by everyone.
-    """
-    yield fingerprint(model)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        yield fingerprint(model, dtype)
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -43,6 +43,43 @@ class Scores:
         return float(torch.exp(self.nll.double().sum() / self.tokens.sum()))
 
 
+class NotFiniteError(ValueError):
+    """A figure that is no number; a comparison with it would count as right.
+
+    Args:
+        row: Index of the sequence.
+        dtype: Number format of the model's weights.
+        what: What is not finite, and of what.
+    """
+
+    def __init__(self, row: int, dtype: torch.dtype, what: str) -> None:
+        self.row, self.dtype = row, dtype
+        name = str(dtype).removeprefix("torch.")
+        advice = "" if dtype == torch.float32 else "; open the model in float32 (pretrain.dtype)"
+        super().__init__(f"{what} is not finite: the model overflows in {name}{advice}")
+
+    def of(self, statement: Statement) -> NotFiniteError:
+        """Return the same error, naming a statement."""
+        return NotFiniteError(self.row, self.dtype, f"the NLL of {statement.text!r}")
+
+
+def require_finite(values: Float[Tensor, " row"], dtype: torch.dtype, what: str) -> None:
+    """Raise NotFiniteError with the first row whose value is no number, or is infinite.
+
+    Args:
+        values: One value per sequence.
+        dtype: Number format of the model's weights.
+        what: What the values are, for the message.
+
+    Raises:
+        NotFiniteError: If there is such a row.
+    """
+    bad = ~values.isfinite()
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        raise NotFiniteError(row, dtype, f"the {what} of sequence {row + 1}")
+
+
 def target_logits(
     model: PreTrainedModel, batch: Batch, rows: int = 64
 ) -> Iterator[tuple[slice, Float[Tensor, "target vocab"], Int[Tensor, " target"]]]:
@@ -55,13 +92,18 @@ def target_logits(
 
     Yields:
         The sequences covered, their logits at target positions (row-major), the target tokens.
+
+    Raises:
+        NotFiniteError: If a logit is NaN or infinite.
     """
     head = lm_head(model)
     for start in range(0, len(batch), rows):
         covered = slice(start, start + rows)
         part = batch[covered]
         states = last_hidden(model, part)[part.target_mask]
-        yield covered, head(states), to_device_of(part.labels[part.target_mask], states)
+        logits = head(states)
+        require_finite(logits.detach().sum(dim=1, dtype=torch.float64), model.dtype, "logits")
+        yield covered, logits, to_device_of(part.labels[part.target_mask], states)
 
 
 @torch.no_grad()
@@ -75,6 +117,9 @@ def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
 
     Returns:
         The scores, on the CPU.
+
+    Raises:
+        NotFiniteError: If an NLL is NaN or infinite, as where float16 overflows.
     """
     head = lm_head(model)
     max_targets = max(1, MAX_LOGITS // head.weight.shape[0])
@@ -91,6 +136,7 @@ def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
     tokens = batch.target_mask.sum(dim=1).cpu()
     sequence = torch.repeat_interleave(torch.arange(len(batch)), tokens)  # of each target
     nll = torch.zeros(len(batch)).index_add_(0, sequence, torch.cat(losses))
+    require_finite(nll, model.dtype, "NLL")
     rank = torch.zeros(len(batch), dtype=torch.long)
     rank.scatter_reduce_(0, sequence, torch.cat(ranks), "amax")
     return Scores(nll=nll, tokens=tokens, rank=rank, correct=rank == 0)
@@ -107,13 +153,19 @@ class ObjectScorer:
         self._last: tuple[tuple[str, ...], Tensor] | None = None  # prompts, their final states
 
     def __call__(self, statements: Sequence[Statement]) -> list[float]:
-        """Return the NLL of every statement's object [nats per token of the object]."""
+        """Return the NLL of every statement's object [nats per token of the object].
+
+        Raises NotFiniteError, naming the statement, if one is no number.
+        """
         pairs = {(statement.prompt, statement.object): statement for statement in statements}
         new = [statement for pair, statement in pairs.items() if pair not in self._nll]
         if new:
             batch = self._encode(new)
             for rows in self._by_length(batch):
-                scores = score(self._model, batch[rows].trimmed(), rows=self.ROWS)
+                try:
+                    scores = score(self._model, batch[rows].trimmed(), rows=self.ROWS)
+                except NotFiniteError as error:
+                    raise error.of(new[int(rows[error.row])]) from None
                 for index, value in zip(rows.tolist(), scores.mean_nll.tolist(), strict=True):
                     self._nll[new[index].prompt, new[index].object] = value
         return [self._nll[statement.prompt, statement.object] for statement in statements]
@@ -137,7 +189,7 @@ class ObjectScorer:
             One row per statement, one probability per object.
 
         Raises:
-            ValueError: As in `encode_statements`.
+            ValueError: As in `encode_statements`, or if a probability is not finite.
         """
         batch = self._encode([replace(statements[0], object=text) for text in objects])
         tokens = batch.labels[batch.first_targets]  # (object,)
@@ -146,6 +198,7 @@ class ObjectScorer:
             head(states).float().softmax(dim=-1)[:, tokens]
             for states in self._prompt_states(statements).split(self.ROWS)
         ]
+        require_finite(torch.cat(probabilities).sum(dim=1), self._model.dtype, "prediction")
         rows: list[list[float]] = torch.cat(probabilities).tolist()
         return rows
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from knowsub.artifacts import read_checksummed, write_checksummed
+from knowsub.artifacts import differing_parts, read_checksummed, write_checksummed
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,19 @@ def _unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Te
 
 
 def check_model(mask: Mask, fingerprint: str) -> None:
-    """Raise ValueError if a mask belongs to a model with another fingerprint."""
-    if mask.model != fingerprint:
+    """Raise ValueError if a mask belongs to a model with another fingerprint; say what differs.
+
+    A fingerprint without its last parts is compared by those that it has.
+    """
+    if f"{mask.model}-".startswith(f"{fingerprint}-"):
+        return
+    models = f"the mask belongs to model {mask.model[:12]}, this is model {fingerprint[:12]}"
+    if fingerprint.startswith(f"{mask.model}-"):
         raise ValueError(
-            f"the mask belongs to model {mask.model[:12]}, this is model {fingerprint[:12]}"
+            f"{models} of the same weights; the mask is of an earlier version, which knew "
+            "nothing of configuration and tokenizer: search it again"
         )
+    raise ValueError(f"{models}: another {differing_parts(mask.model, fingerprint)}")
 
 
 def union(*masks: Mask) -> Mask:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from knowsub.architectures import maskable_matrices
 from knowsub.cli import app
-from knowsub.lm.load import fingerprint
+from knowsub.lm.identity import identity
 from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask, load_mask, save_mask
 from tests.evaluation.setting import built_model, fact_mask, tokenizer
@@ -26,11 +26,11 @@ def folder(tmp_path_factory):
     model = built_model()
     model.save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
-    identity = fingerprint(model)
+    made_for = identity(model, AutoTokenizer.from_pretrained(folder / "model"))
     for name, subjects in {"a": A, "half": A[:3], "other": ["b0", "a0"]}.items():
         mask = fact_mask(model, subjects)
         meta = {"target": f"group {name}", "seed": "0"}
-        save_mask(Mask(mask.bits, identity, meta), folder / f"{name}.safetensors")
+        save_mask(Mask(mask.bits, made_for, meta), folder / f"{name}.safetensors")
     return folder
 
 
@@ -117,8 +117,9 @@ def test_the_model_written_by_remove_is_the_one_in_memory(folder, tmp_path):
         ablated(model, maskable_matrices(model), load_mask(folder / "a.safetensors")),
     ):
         assert torch.equal(reloaded(tokens).logits, model(tokens).logits)
-    assert fingerprint(reloaded) == found["fingerprint"]
-    assert AutoTokenizer.from_pretrained(out)("kind a0")["input_ids"]
+    written = AutoTokenizer.from_pretrained(out)
+    assert identity(reloaded, written) == found["fingerprint"]
+    assert written("kind a0")["input_ids"]
     assert "group a" in (out / "README.md").read_text()
 
 

@@ -21,7 +21,8 @@ from knowsub.embedded.options import PretrainOptions
 from knowsub.kg.options import Paraphrases, RoleAssignment, VerbalizeOptions
 from knowsub.kg.templates import Template
 from knowsub.lm.batch import Batch, encode_statements
-from knowsub.lm.load import fingerprint, load_model
+from knowsub.lm.identity import fingerprint
+from knowsub.lm.load import load_model
 from knowsub.lm.score import score
 from tests.lm.setting import TEXT, options, statements, toy_tokenizer, wide
 

@@ -20,7 +20,7 @@ from knowsub.evaluation.records import fact_rows, to_json, write_evidence
 from knowsub.hypotheses import permutation_p
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
-from knowsub.lm.load import fingerprint
+from knowsub.lm.identity import fingerprint
 from knowsub.lm.score import score
 from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask, random_masks, save_mask

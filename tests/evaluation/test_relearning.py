@@ -19,7 +19,7 @@ from knowsub.evaluation.relearning import (
 from knowsub.evaluation.robustness import RelearnedAccuracy, majority_baseline, recovery
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.lm.batch import encode_statements
-from knowsub.lm.load import fingerprint
+from knowsub.lm.identity import fingerprint
 from knowsub.lm.score import score
 from tests.evaluation.setting import (
     built_context,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from knowsub.embedded.model import train_tokenizer
@@ -47,6 +48,16 @@ def toy_tokenizer(context: int = 24) -> PreTrainedTokenizerFast:
     return train_tokenizer(statements(), TEXT, 360, context)
 
 
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words, no more than the tiny models have."""
+    words = dict.fromkeys(["<|endoftext|>", *" ".join(WORDINGS.values()).split(), *PAIRS])
+    table = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(table, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end)
+
+
 def options(**changes: Any) -> PretrainOptions:
     """Return a recipe that learns the toy facts in a second or two."""
     values: dict[str, Any] = {
@@ -64,7 +75,7 @@ def folder_of(kind: str, folder: Path) -> Path:
     from tests.architectures import tiny
 
     tiny(kind).save_pretrained(folder)
-    toy_tokenizer().save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     return folder
 
 

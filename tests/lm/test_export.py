@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from knowsub.architectures import maskable_matrices
 from knowsub.lm.export import ModelCard, export_model
-from knowsub.lm.load import fingerprint, load_model
+from knowsub.lm.identity import fingerprint
+from knowsub.lm.load import load_model
 from tests.architectures import CONFIGS, tiny
 from tests.lm.setting import toy_tokenizer
 

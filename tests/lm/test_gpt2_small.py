@@ -12,7 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.lm.batch import encode_statements
-from knowsub.lm.load import context_length, fingerprint, load_model, manifest
+from knowsub.lm.identity import fingerprint
+from knowsub.lm.load import context_length, load_model, manifest
 from knowsub.lm.score import score
 from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_model_of_gpt2_smalls_size_is_loaded_masked_and_scored(folder: Path) -> None:
     model, tokenizer = load_model(folder)
-    assert manifest(model, "model", "")["parameters"] == SMALL
+    assert manifest(model, tokenizer, "model", "")["parameters"] == SMALL
     matrices = maskable_matrices(model, range(block_count(model) // 2, block_count(model)))
     assert sum(matrix.size for matrix in matrices) == MASKABLE
     generator = torch.Generator().manual_seed(0)

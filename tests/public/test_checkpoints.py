@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from knowsub.architectures import maskable_matrices
 from knowsub.cli.models import predictions, remove_mask
-from knowsub.lm.load import fingerprint, load_model, manifest, resolve_model
+from knowsub.lm.identity import fingerprint, identity
+from knowsub.lm.load import load_model, manifest, resolve_model
 from knowsub.masks.mask import Mask, load_mask, save_mask
 from tests.lm.setting import toy_tokenizer, wide
 
@@ -94,11 +95,11 @@ def test_a_mask_fits_the_folder_it_was_found_on_and_removing_it_keeps_the_dtype(
     folder, out, dtype = tmp_path / "model", tmp_path / "out", getattr(torch, stored)
     wide("gpt2").to(dtype).save_pretrained(folder)
     toy_tokenizer().save_pretrained(folder)
-    model, _ = load_model(folder, dtype=searched)
+    model, tokenizer = load_model(folder, dtype=searched)
     bits = {m.name: torch.zeros(m.shape, dtype=torch.bool) for m in maskable_matrices(model)}
     bits["blocks.2.mlp_in"][3] = True
-    save_mask(Mask(bits, fingerprint(model)), tmp_path / "mask.safetensors")
-    (tmp_path / "model.json").write_text(json.dumps(manifest(model, "model", "")))
+    save_mask(Mask(bits, identity(model, tokenizer)), tmp_path / "mask.safetensors")
+    (tmp_path / "model.json").write_text(json.dumps(manifest(model, tokenizer, "model", "")))
     name = str(tmp_path / "model.json" if by_manifest else folder)
 
     remove_mask(name, tmp_path / "mask.safetensors", out, force=False)
@@ -116,7 +117,7 @@ def test_a_mask_of_another_model_is_still_refused(folder: Path, tmp_path: Path) 
     other = wide("gpt2")
     other.get_parameter("transformer.h.2.mlp.c_fc.weight")[0, 0] += 1.0
     bits = {m.name: torch.zeros(m.shape, dtype=torch.bool) for m in maskable_matrices(other)}
-    save_mask(Mask(bits, fingerprint(other)), tmp_path / "mask.safetensors")
+    save_mask(Mask(bits, identity(other, toy_tokenizer())), tmp_path / "mask.safetensors")
     assert load_mask(tmp_path / "mask.safetensors").size == 0
     with pytest.raises(ValueError, match="the mask belongs to model"):
         remove_mask(str(folder), tmp_path / "mask.safetensors", tmp_path / "out", force=False)
