@@ -91,7 +91,7 @@ def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change() -
     trainer = search()
     trainer.data.target.lower_states[:] = float("nan")
     before = trainer.gates.logits.clone()
-    with pytest.raises(ValueError, match="step 1: .* of the objective is not finite in float32"):
+    with pytest.raises(ValueError, match=r"step 1: .* of the objective is not finite in float32"):
         trainer.train_step()
     assert torch.equal(before, trainer.gates.logits)
 
