@@ -15,19 +15,14 @@ import gzip
 import inspect
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from knowsub.analysis.options import AnalyzeOptions
 from knowsub.baselines.options import BaselineOptions
@@ -35,7 +30,9 @@ from knowsub.discovery.options import TrainOptions
 from knowsub.downstream.options import FinetuneOptions
 from knowsub.embedded.options import PretrainOptions, RetainOptions
 from knowsub.evaluation.options import TestOptions
+from knowsub.inputs import link_inputs
 from knowsub.kg.options import NOUNS, PrepareOptions, VerbalizeOptions
+from knowsub.params_file import Source, fail, read_yaml, shorten
 from knowsub.ranges import Distinct, Seed, Text, require
 from knowsub.report.options import ReportOptions
 from knowsub.runner import run_stage
@@ -124,90 +121,20 @@ class Params:
             require(size <= most, "train.block_tokens", size, f"at most pretrain.context, {most}")
 
 
-@dataclass(frozen=True)
-class Source:
-    """The values of a YAML file, and where they stand."""
-
-    name: str
-    """Name of the file, for messages."""
-    values: Mapping[Any, Any]
-    """Key -> value or section."""
-    places: Mapping[str, tuple[int, str]]
-    """Dotted key -> its line and its end-of-line comment."""
-
-    def mistake(self, key: str, reason: str, line: int = 0) -> str:
-        """Return one line with the file, the line, the key, what is wrong and the key's comment."""
-        known, comment = self.places.get(key, (line, ""))
-        where = f"{self.name} line {known}" if known else self.name
-        shown = f": {key if key.isprintable() else ascii(key)}" if key else ""
-        colon = "" if key and reason.startswith("is ") else ":"
-        return _shorten(f"{where}{shown}{colon} {reason}{comment and f' ({comment})'}", 1000)
+def text_keys(section: Any = None, prefix: str = "") -> frozenset[str]:
+    """Return the dotted keys whose values are text, or lists or maps of text."""
+    found = set[str]()
+    for name, kind in get_type_hints(section or Params).items():
+        if is_dataclass(kind):
+            found |= text_keys(kind, f"{prefix}{name}.")
+        elif kind is str or (get_origin(kind) in (list, dict) and get_args(kind)[-1] is str):
+            found.add(f"{prefix}{name}")
+    return frozenset(found)
 
 
-def _shorten(text: str, length: int = 100) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-def _fail(mistakes: Sequence[str], shown: int = 20) -> None:
-    """Raise ValueError with one line per mistake, if there is any."""
-    more = [f"... and {len(mistakes) - shown} more mistakes"] if len(mistakes) > shown else []
-    if mistakes:
-        raise ValueError("\n".join([*mistakes[:shown], *more]))
-
-
-KEY = re.compile(r"( *)([\w.-]+):(?:.*?\s#+\s*(.*))?")
-"""A line with a key: its indentation, the key and the comment."""
-AMBIGUOUS = re.compile(
-    r"on|off|yes|no|y|n|<<|=|[-+]?(0\d+|0[oxb]\w+|[\d.]*_[\d_.]*|\d+(:[\d.]+)+|\.(inf|nan))"
-    r"|\d{4}-\d\d?-\d\d?.*|[-+]?\d{401,}",
-    re.IGNORECASE | re.ASCII,
-)
-"""Plain scalars that readers of YAML take for different values, and endless whole numbers."""
-
-
-def read_yaml(text: str, name: str) -> Source:
-    """Return the values of a YAML text that every reader understands alike, and their places.
-
-    Raises ValueError if it is no YAML mapping, has a duplicate key, or holds values that refer to
-    others or are read differently by readers of YAML: one line for each.
-    """
-    places, path = {}, list[str]()
-    for number, line in enumerate(re.split("\r\n|[\n\r\x85\u2028\u2029]", text), start=1):
-        if found := KEY.match(line):
-            path = [*path[: len(found[1]) // 2], found[2]]
-            places[".".join(path)] = number, " ".join((found[3] or "").split())
-    try:
-        _require_plain(text, Source(name, {}, places))
-        values = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f"{name} line {mark.line + 1}" if mark else name
-        kind = "" if isinstance(error, DuplicateKeyError) else "is not YAML: "
-        raise ValueError(f"{where}: {kind}{' '.join(str(problem or error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{name}: is not a mapping of keys to values")
-    return Source(name, values, places)
-
-
-def _require_plain(text: str, source: Source) -> None:
-    """Refuse what readers of YAML could read differently, or crash on (ValueError)."""
-    keys = {line: key for key, (line, _) in source.places.items()}
-    mistakes, depth = [], 0
-    for event in YAML(typ="safe").parse(text):
-        line, scalar, reason = event.start_mark.line + 1, isinstance(event, ScalarEvent), ""
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > 50:  # far beyond it, libyaml's composer overflows the stack
-            raise ValueError(f"{source.name}: is nested too deeply")
-        if getattr(event, "anchor", None) or getattr(event, "tag", None):
-            reason = "anchors, aliases and tags (& * !) are not allowed; write the value itself"
-        elif scalar and "${" in event.value:
-            reason = f"value {event.value!r} refers to another value; write the value itself"
-        elif scalar and not event.style and AMBIGUOUS.fullmatch(event.value):
-            allowed = "write a plain number, true or false, or text in quotes"
-            reason = f"value {_shorten(event.value)} is read differently by some; {allowed}"
-        if reason:
-            mistakes.append(source.mistake(keys.get(line, ""), _shorten(reason, 300), line))
-    _fail(list(dict.fromkeys(mistakes)))
+def read_params(text: str, name: str) -> Source:
+    """Return the values of a text of `params.yaml`; see `params_file.read_yaml`."""
+    return read_yaml(text, name, text_keys())
 
 
 def compose_values(
@@ -236,7 +163,7 @@ def compose_values(
         raise ValueError(f"{named}: a preset extends itself") from None
     except Exception as error:  # Hydra's, OmegaConf's, PyYAML's
         first = " ".join(str(error).strip().partition("\n\n")[0].split())
-        raise ValueError(f"{named}: {_shorten(first, 400)}") from error
+        raise ValueError(f"{named}: {shorten(first, 400)}") from error
     assert isinstance(composed, dict)
     return {str(key): value for key, value in composed.items()}
 
@@ -262,12 +189,12 @@ def load_params(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run from the root of the repository")
     try:
-        source = read_yaml(path.read_text(encoding="utf-8-sig"), path.name)
+        source = read_params(path.read_text(encoding="utf-8-sig"), path.name)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: is not UTF-8 text: {error.reason}") from None
     if presets or overrides:
         values = compose_values(source.values, presets, overrides)
-        name = f"{path.name} with {_shorten(' '.join([*presets, *overrides]))}"
+        name = f"{path.name} with {shorten(' '.join([*presets, *overrides]))}"
         # a value may come from elsewhere: no lines
         places = {key: (0, comment) for key, (_, comment) in source.places.items()}
         source = Source(name, values, places)
@@ -275,13 +202,13 @@ def load_params(
         # from JSON, whose strict mode takes text for an enum but no text for a number
         params = TypeAdapter(Params).validate_json(json.dumps(source.values))
     except ValidationError as error:
-        _fail(_mistakes(error, source))
+        fail(_mistakes(error, source))
         raise
     except TypeError:
         raise ValueError(f"{source.name}: a key is not text") from None
     if params.prepare.fact_source == "wordnet" and NOUNS.is_file():
         extra = params.prepare.extra_targets
-        _fail(_unknown_synsets(source, {"targets": params.targets, "prepare.extra_targets": extra}))
+        fail(_unknown_synsets(source, {"targets": params.targets, "prepare.extra_targets": extra}))
     return params
 
 
@@ -315,7 +242,7 @@ def _mistakes(error: ValidationError, source: Source) -> list[str]:
             prefix = f"{key}." if key and not text.startswith(f"{key}.") else ""
             key, _, reason = f"{prefix}{text}".partition(": ")
         elif each["type"] != "missing":
-            shown = "null" if each["input"] is None else _shorten(repr(each["input"]))
+            shown = "null" if each["input"] is None else shorten(repr(each["input"]))
             reason = f"value {shown} {reason.removeprefix('Value error, ')}"
         if each["type"] != "missing" or key not in misspelled:
             found.append((source.places.get(key, (0, ""))[0], source.mistake(key, reason)))
@@ -381,14 +308,29 @@ def torch_device(machine: Machine) -> str:
     return "cuda" if cuda else "cpu"
 
 
+INPUTS = (
+    "prepare.source_folder", "prepare.text", "prepare.other_text", "pretrain.model",
+    "verbalize.templates", "finetune.question_folder", "finetune.target_questions",
+)  # fmt: skip
+"""Parameters that may name a file or a folder; `dvc.yaml` lists a link for each."""
+
+
+def _value(params: Params, key: str) -> str:
+    section, _, name = key.partition(".")
+    return str(getattr(getattr(params, section), name))
+
+
 def _check() -> None:
     parser = argparse.ArgumentParser(prog="python -m knowsub.config", description=__doc__)
     parser.add_argument("--check", action="store_true", help="the default, and all there is")
     parser.add_argument("--mark", type=Path, help="file to write where all is well")
+    parser.add_argument("--inputs", type=Path, help="folder to link files of parameters into")
     parser.add_argument("overrides", nargs="*", help="changes such as train.lr=0.1")
     given = parser.parse_args()
     try:
-        load_params(given.overrides)
+        params = load_params(given.overrides)
+        if given.inputs:
+            link_inputs(given.inputs, {key: _value(params, key) for key in INPUTS})
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
     if given.mark:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from knowsub.config import Params, load_params, read_yaml
+from knowsub.config import Params, load_params, read_params
 
 ROOT = Path(__file__).parents[1]
 
@@ -299,7 +299,7 @@ def same_range(declared: dict[str, Any], said: dict[str, Any]) -> bool:
     kind = {"integer": "number"}.get(declared["type"], declared["type"])
     pattern = declared.get("pattern")
     if pattern and "enum" in said:  # a form, with examples of it
-        examples = [each.replace("first:end", "2:4").replace("x", "0.98") for each in said["enum"]]
+        examples = [each.replace("first-end", "2-4").replace("x", "0.98") for each in said["enum"]]
         return all(re.search(pattern, each) for each in examples) and not re.search(pattern, "x y")
     names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "enum", "minItems")
     inner = "items" if kind == "array" else "additionalProperties" if kind == "object" else ""
@@ -321,7 +321,7 @@ def test_every_field_stands_in_params_yaml_and_every_key_is_a_field(text: str) -
 
 
 def test_the_comment_of_a_key_states_the_range_that_the_schema_has(text: str) -> None:
-    places = read_yaml(text, "params.yaml").places
+    places = read_params(text, "params.yaml").places
     wrong = [key for key, part in schema().items() if not same_range(part, stated(places[key][1]))]
     assert not wrong
 

@@ -21,7 +21,16 @@ from knowsub.config import Params
 
 ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
-RIM = ("config", "provenance", "ranges", "repro", "runner", "tracking")
+RIM = (
+    "config",
+    "inputs",
+    "params_file",
+    "provenance",
+    "ranges",
+    "repro",
+    "runner",
+    "tracking",
+)
 """Files that bring no result about: how values are read, and where metrics are logged."""
 MACHINE = ("machine", "track")
 """Sections that no result depends on."""
@@ -94,7 +103,8 @@ def test_the_last_stage_depends_on_all_code_because_runs_are_keyed_on_it() -> No
 
 def test_the_check_depends_on_everything_that_can_refuse_a_value() -> None:
     named = {str(path.relative_to(ROOT)) for path in (ROOT / "knowsub").glob("*/options.py")}
-    named |= {"knowsub/config.py", "knowsub/ranges.py"}
+    rim = ("config", "inputs", "params_file", "ranges")
+    named |= {f"knowsub/{name}.py" for name in rim}
     assert named == {dep for dep in pipeline()["check"]["deps"] if dep.startswith("knowsub/")}
     assert pipeline()["check"]["params"] == [field.name for field in fields(Params)]
 

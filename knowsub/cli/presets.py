@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from knowsub.cli.app import Result
-from knowsub.config import PRESETS, compose_values, load_params, read_yaml
+from knowsub.config import PRESETS, compose_values, load_params, read_params
 
 PARAMS = Path("params.yaml")
 """The file that presets change."""
@@ -82,10 +82,10 @@ def apply_presets(names: Sequence[str], write: bool, force: bool) -> Result:
     raises ValueError if a preset is wrong, or edits that are not committed would be lost.
     """
     values, old = preset_values(names), PARAMS.read_text(encoding="utf-8")
-    before = _flat(read_yaml(old, PARAMS.name).values)
+    before = _flat(read_params(old, PARAMS.name).values)
     changes = {key: value for key, value in values.items() if before.get(key) != value}
     new = edited(old, changes) if changes else old
-    if _flat(read_yaml(new, PARAMS.name).values) != before | changes:
+    if _flat(read_params(new, PARAMS.name).values) != before | changes:
         raise ValueError(f"{PARAMS}: could not be edited; use --overrides")
     diff = difflib.unified_diff(
         old.splitlines(), new.splitlines(), f"a/{PARAMS}", f"b/{PARAMS}", lineterm=""

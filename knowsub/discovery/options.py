@@ -70,8 +70,9 @@ class TrainOptions:
     """What one gate covers."""
     estimator: Estimator
     """How gates are sampled and differentiated."""
-    blocks: Annotated[str, Field(pattern=r"^(upper_half|\d{1,6}:\d{1,6})$")]
-    """Blocks that are masked: `upper_half`, or `first:end` with 0-based `first` and open `end`."""
+    blocks: Annotated[str, Field(pattern=r"^(upper_half|\d{1,6}[:-]\d{1,6})$")]
+    """Blocks that are masked: `upper_half`, or `first:end` with 0-based `first` and open `end`;
+    `first-end` is the same and needs no quotes in YAML."""
     modules: Annotated[list[ModuleType], Field(min_length=1)]
     """Kinds of matrices that are masked."""
     init_prob: OpenFraction
@@ -158,7 +159,7 @@ class TrainOptions:
         plain = uniform and not (self.neighborhood_weight or self.expression_weight)
         allowed = "true, or suppression: uniform without neighborhood and expression"
         require(self.causal_shift or plain, "train.causal_shift", False, allowed)
-        first, _, end = self.blocks.partition(":")
+        first, _, end = self.blocks.replace("-", ":").partition(":")
         ordered = not end or int(first) < int(end)
         require(ordered, "train.blocks", self.blocks, "upper_half, or first:end such as 2:4")
 
@@ -176,7 +177,7 @@ class TrainOptions:
         """
         if self.blocks == "upper_half":
             return range(total // 2, total)
-        first, end = (int(number) for number in self.blocks.split(":"))
+        first, end = (int(number) for number in self.blocks.replace("-", ":").split(":"))
         if end > total:
             raise ValueError(f"train.blocks: {self.blocks} reaches beyond the model's {total}")
         return range(first, end)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from knowsub.architectures import ModuleType
 from knowsub.cli import app
 from knowsub.cli.presets import description, hydra_text
-from knowsub.config import load_params, read_yaml
+from knowsub.config import load_params, read_params
 from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
 
@@ -142,7 +142,7 @@ def test_writing_changes_values_and_keeps_comments_order_and_columns(repository:
     old = repository.read_text(encoding="utf-8")
     assert "values written" in call("paper-gpt2", "--write").stdout
     new = repository.read_text(encoding="utf-8")
-    before, after = read_yaml(old, "params.yaml"), read_yaml(new, "params.yaml")
+    before, after = read_params(old, "params.yaml"), read_params(new, "params.yaml")
     assert after.places == before.places
     assert list(after.values["train"]) == list(before.values["train"])
     lines, now = old.splitlines(), new.splitlines()
@@ -155,13 +155,13 @@ def test_writing_changes_values_and_keeps_comments_order_and_columns(repository:
 def test_a_file_that_dvc_has_rewritten_in_block_style_is_written_too(repository: Path) -> None:
     apply_overrides(repository, ["targets=[location.n.01]", "seeds=[7]", "train.modules=[q]"])
     assert "\n- location.n.01\n" in repository.read_text(encoding="utf-8")
-    before = read_yaml(repository.read_text(encoding="utf-8"), "params.yaml")
+    before = read_params(repository.read_text(encoding="utf-8"), "params.yaml")
     call("paper-gpt2", "--write", "--force")
     params = load_params()
     assert params.seeds == [84, 1318, 735]
     assert len(params.targets) == 7
     assert params.train.modules == list(ModuleType)
-    after = read_yaml(repository.read_text(encoding="utf-8"), "params.yaml")
+    after = read_params(repository.read_text(encoding="utf-8"), "params.yaml")
     assert [comment for _, comment in after.places.values()] == [
         comment for _, comment in before.places.values()
     ]
