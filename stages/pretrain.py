@@ -44,15 +44,13 @@ def main() -> str:
                 read_facts(DATA / "facts.jsonl"), load_templates(DATA / "templates.json"), forms
             )
             _, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
-            run.metrics(metrics)
             source, taught = ModelFiles(OUT / "model", "model", ""), {"metrics": metrics}
         else:
             source, taught = resolve_model(options.model, options.revision), {}
         opened = load_model(source.folder, device, options.dtype)
         pinned = manifest(*opened, source.path, source.revision) | taught
-        (OUT / "model.json").write_text(
-            json.dumps(pinned, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        )
+        run.metrics(pinned.get("metrics", {}))
+        (OUT / "model.json").write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
         run.artifact(OUT / "model.json")
     return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"
 

@@ -42,7 +42,8 @@ def vocabulary_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """
     rows = model.get_input_embeddings().weight.shape[0]
     ends = {tokenizer.bos_token, tokenizer.eos_token}
-    unused = set(tokenizer.all_special_tokens) - ends
+    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    unused = special - ends
     beyond = {
         token: index
         for token, index in tokenizer.get_vocab().items()

@@ -12,7 +12,7 @@ from knowsub.lm.export import ModelCard, export_model
 from knowsub.lm.identity import fingerprint
 from knowsub.lm.load import load_model
 from tests.architectures import CONFIGS, tiny
-from tests.lm.setting import toy_tokenizer
+from tests.lm.setting import small_tokenizer
 
 CARD = ModelCard(
     base="someone/small", revision="0123abc", base_fingerprint="f" * 64,
@@ -25,7 +25,7 @@ def test_the_exported_folder_holds_the_remaining_model(kind: str, tmp_path: Path
     model = tiny(kind)
     site = maskable_matrices(model)[0]
     site.view(model.get_parameter(site.parameter))[0] = 0
-    export_model(model, toy_tokenizer(), tmp_path / "out", CARD)
+    export_model(model, small_tokenizer(), tmp_path / "out", CARD)
     again, _ = load_model(tmp_path / "out")
     assert fingerprint(again) == fingerprint(model) != fingerprint(tiny(kind))
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == kind
@@ -34,7 +34,7 @@ def test_the_exported_folder_holds_the_remaining_model(kind: str, tmp_path: Path
 
 def test_the_card_says_what_was_removed_from_what_and_how(tmp_path: Path) -> None:
     model = tiny("gpt2")
-    export_model(model, toy_tokenizer(), tmp_path / "out", CARD)
+    export_model(model, small_tokenizer(), tmp_path / "out", CARD)
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     _, header, body = text.split("---\n", 2)
     assert yaml.safe_load(header)["base_model"] == "someone/small"
@@ -48,11 +48,11 @@ def test_the_card_says_what_was_removed_from_what_and_how(tmp_path: Path) -> Non
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="exists already"):
-        export_model(tiny("gpt2"), toy_tokenizer(), tmp_path / "out", CARD)
+        export_model(tiny("gpt2"), small_tokenizer(), tmp_path / "out", CARD)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        export_model(tiny("gpt2"), toy_tokenizer(), tmp_path / "out", replace(CARD, maskable=0))
+        export_model(tiny("gpt2"), small_tokenizer(), tmp_path / "out", replace(CARD, maskable=0))
     assert list(tmp_path.iterdir()) == []

@@ -29,8 +29,8 @@ def overflowing(tmp_path: Path) -> Path:
     """A model whose weights are finite in float16 and whose states are not."""
     model = wide("gpt2")
     with torch.no_grad():
-        model.get_parameter("transformer.h.3.mlp.c_fc.weight").mul_(1e5)
-        model.get_parameter("transformer.h.3.mlp.c_proj.weight").mul_(1e5)
+        model.get_parameter("transformer.h.3.mlp.c_fc.weight").mul_(1e4)
+        model.get_parameter("transformer.h.3.mlp.c_proj.weight").mul_(1e4)
     model.half().save_pretrained(tmp_path / "model")
     toy_tokenizer().save_pretrained(tmp_path / "model")
     return tmp_path / "model"

@@ -1,7 +1,7 @@
 """What `dvc exp run -S` writes into params.yaml is read as it was meant, and can be edited on.
 
-Reported as: treeverse/dvc #8067 and #4883 (values of -S pass through Hydra's grammar and are written
-by ruamel.yaml, which rewrites lists and drops quotes that YAML 1.2 does not need).
+Reported as: treeverse/dvc #8067 and #4883 (values of -S pass through Hydra's grammar and are
+written by ruamel.yaml, which rewrites lists and drops quotes that YAML 1.2 does not need).
 """
 
 from __future__ import annotations
