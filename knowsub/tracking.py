@@ -18,6 +18,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import threading
 import time
@@ -27,6 +28,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from knowsub.config import Params
 from knowsub.provenance import flatten, main_root, origin, run_key
@@ -53,6 +55,8 @@ DELAY, INTERVAL = float(os.environ.get("KNOWSUB_SEND_AFTER", "10")), 5.0
 MLflow takes 2 s of a core, which a short stage is spared."""
 PATIENCE = 10.0
 """Longest that a stage which has ended waits for its last sending [s]."""
+HTTP = {"MAX_RETRIES": "2", "TIMEOUT": "30"}
+"""Requests to a tracking server unless MLflow's variables say otherwise: repeated, and [s] each."""
 Point = tuple[str, float, int, int]
 """Name, value, time [ms since 1970] and step of a metric."""
 
@@ -331,7 +335,8 @@ def _client(current: Experiment) -> MlflowClient:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = "false"
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # `track` ends soon without it
+    for name, value in HTTP.items():  # a server that is down: `track` ends soon
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     from mlflow import MlflowClient
 
     for name, level in (("alembic", 30), ("mlflow", 30), ("mlflow.transformers", 40)):
@@ -418,6 +423,7 @@ def fill_experiment(
     report, current = data / "report", experiment(params)
     summary = read_summary(report / "summary.json")
     current.spool.mkdir(parents=True, exist_ok=True)
+    _await_server(current)
     send_all(current)
     with _store_lock(current):
         store = Store(current)
@@ -433,6 +439,28 @@ def fill_experiment(
             _log_model(store, name, parts, params.track.register)
         store.client.set_terminated(run_id, "FINISHED")
     return current.key, view_path(store.group)
+
+
+def _await_server(current: Experiment) -> None:
+    """Say at once that a tracking server does not answer, and wait for it as MLflow does.
+
+    Raises ValueError if it does not answer in that time.
+    """
+    place = urlsplit(current.uri)
+    if place.scheme not in ("http", "https"):
+        return
+    client = _client(current)
+    try:
+        port = place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection((place.hostname or "", port), timeout=2.0).close()
+    except OSError as error:  # perhaps a proxy reaches it, which MLflow knows of
+        retries, timeout = (int(os.environ[f"MLFLOW_HTTP_REQUEST_{name}"]) for name in HTTP)
+        logging.getLogger("knowsub").warning(
+            "track: %s does not answer (%s); waiting for up to %d s; what was logged is kept in %s",
+            current.uri, error, (retries + 1) * timeout + 2**retries, current.spool,
+        )  # fmt: skip
+    with _store_lock(current):
+        client.search_experiments(max_results=1)
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -356,8 +356,12 @@ def test_a_store_out_of_reach_fails_no_stage_and_ends_track_in_one_line(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:8")
     outputs(params, tmp_path)
     shutil.rmtree(tmp_path / "mlflow")
+    begin = time.monotonic()
     with pytest.raises(ValueError, match=r"^http://127.0.0.1:8: cannot be written to: .*"):
         fill_experiment(params, tmp_path)
+    assert "http://127.0.0.1:8 does not answer" in caplog.text
+    assert "waiting for up to 31 s" in caplog.text, "one attempt of 30 s, and a second between"
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.slow
