@@ -32,7 +32,7 @@ from knowsub.embedded.options import PretrainOptions, RetainOptions
 from knowsub.evaluation.options import TestOptions
 from knowsub.inputs import link_inputs
 from knowsub.kg.options import NOUNS, PrepareOptions, VerbalizeOptions
-from knowsub.params_file import Source, fail, read_yaml, shorten
+from knowsub.params_file import Source, as_text, fail, read_yaml, shorten
 from knowsub.ranges import Distinct, Seed, Text, require
 from knowsub.report.options import ReportOptions
 from knowsub.runner import run_stage
@@ -193,7 +193,7 @@ def load_params(
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: is not UTF-8 text: {error.reason}") from None
     if presets or overrides:
-        values = compose_values(source.values, presets, overrides)
+        values = as_text(compose_values(source.values, presets, overrides), text_keys())
         name = f"{path.name} with {shorten(' '.join([*presets, *overrides]))}"
         # a value may come from elsewhere: no lines
         places = {key: (0, comment) for key, (_, comment) in source.places.items()}

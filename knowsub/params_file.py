@@ -91,17 +91,17 @@ def read_yaml(text: str, name: str, texts: Collection[str] = ()) -> Source:
         raise ValueError(f"{where}: {kind}{' '.join(str(problem or error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{name}: is not a mapping of keys to values")
-    return Source(name, _as_text(values, texts), places)
+    return Source(name, as_text(values, texts), places)
 
 
-def _as_text(values: dict[Any, Any], texts: Collection[str], prefix: str = "") -> dict[Any, Any]:
+def as_text(values: dict[Any, Any], texts: Collection[str], prefix: str = "") -> dict[Any, Any]:
     """Return values in which whole numbers under keys of text are text, as they are written."""
     return {key: _one_as_text(value, texts, f"{prefix}{key}") for key, value in values.items()}
 
 
 def _one_as_text(value: Any, texts: Collection[str], key: str) -> Any:
     if isinstance(value, dict):
-        return _as_text(value, texts, f"{key}.")
+        return as_text(value, texts, f"{key}.")
     if isinstance(value, list):
         return [_one_as_text(entry, texts, key) for entry in value]
     is_number = isinstance(value, int) and not isinstance(value, bool)

@@ -154,7 +154,7 @@ def test_a_tokenizer_beyond_the_embedding_is_refused_at_opening(tmp_path: Path) 
     added.add_special_tokens({"additional_special_tokens": [f"<image{i}>" for i in range(90)]})
     added.save_pretrained(folder)
     load_model(folder)  # no text contains them
-    added.add_tokens(["ziggurat"])
+    added.add_tokens(["pagoda"])
     added.save_pretrained(folder)
-    with pytest.raises(ValueError, match="token 'ziggurat' at"):
+    with pytest.raises(ValueError, match="token 'pagoda' at"):
         load_model(folder)
