@@ -22,7 +22,7 @@ def main() -> str:
     from knowsub.embedded.model import train_embedded, training_statements
     from knowsub.kg.facts import read_facts, read_kg, without_targets
     from knowsub.kg.templates import load_templates
-    from knowsub.lm.load import manifest, open_model
+    from knowsub.lm.load import load_model, manifest, open_model
     from knowsub.runner import progress_bar
     from knowsub.tracking import stage_run
 
@@ -41,10 +41,10 @@ def main() -> str:
             def log(step: int, losses: Mapping[str, float]) -> None:
                 show({"step": float(step), **losses})
 
-            model, metrics = train_embedded(
+            _, metrics = train_embedded(
                 statements, PREPARED / "text", OUT / "model", options, log, tokenizer
             )
-        pinned = manifest(model, "model", "") | {"metrics": metrics}
+        pinned = manifest(*load_model(OUT / "model"), "model", "") | {"metrics": metrics}
         run.metrics(metrics)
         (OUT / "model.json").write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
         run.artifact(OUT / "model.json")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -40,7 +42,7 @@ def vocabulary_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     Special tokens beyond it are let pass, as published models have some that no text contains
     (image placeholders of a text model), unless each text begins or ends with them.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(cast("Tensor", model.get_input_embeddings().weight))
     ends = {tokenizer.bos_token, tokenizer.eos_token}
     special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
     unused = special - ends

@@ -139,8 +139,8 @@ def check_model_folder(folder: Path, name: str) -> None:
             f"model {name!r}: no safetensors in {folder} ({others[0]}); pickled weights are "
             "refused, save the model again with save_pretrained"
         )
-    if error := pointer_error(folder):
-        raise ValueError(f"model {name!r}: {error}")
+    if fault := pointer_error(folder):
+        raise ValueError(f"model {name!r}: {fault}")
 
 
 def first_line(error: BaseException) -> str:
@@ -194,8 +194,8 @@ def load_model(
     for name, values in model.named_parameters():
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"model {str(folder)!r}: weights of {name} are not finite")
-    if error := vocabulary_error(model, tokenizer):
-        raise ValueError(f"model {str(folder)!r}: {error}")
+    if fault := vocabulary_error(model, tokenizer):
+        raise ValueError(f"model {str(folder)!r}: {fault}")
     ready: PreTrainedModel = model.requires_grad_(False).to(device).eval()
     _require_exact_cut(ready, str(folder))
     return ready, tokenizer
