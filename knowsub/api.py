@@ -20,14 +20,14 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.analysis.structure import head_counts, implied_matrices
-from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix
 from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions
 from knowsub.kg.build import hash_rank
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.identity import identity, identity_for
 from knowsub.lm.load import load_model, open_model, resolve_model
-from knowsub.masks.ablation import ablate_, applied, remaining_weights
+from knowsub.masks.ablation import ablate_, all_matrices, applied, remaining_weights
 from knowsub.masks.mask import Mask, check_model
 
 Pair = tuple[str, str]
@@ -176,4 +176,4 @@ def _statement(pair: Pair, split: Split, role: Role) -> Statement:
 
 def _matrices(model: Any, mask: Mask) -> tuple[MaskableMatrix, ...]:
     check_model(mask, identity_for(mask.model, model, None))
-    return maskable_matrices(model, range(block_count(model)))
+    return all_matrices(model)

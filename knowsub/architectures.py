@@ -241,9 +241,9 @@ class MaskableMatrix:
     parameter: str
     """Name of the parameter that stores it: `transformer.h.3.attn.c_attn.weight`."""
     block: int
-    """0-based index of its block."""
-    module_type: ModuleType
-    """What it does within the block."""
+    """0-based index of its block; -1 for the input embedding, which is below all blocks."""
+    module_type: ModuleType | None
+    """What it does within the block; None for the input embedding."""
     view_shape: tuple[int, ...]
     """Shape that the parameter is viewed with, storage order kept."""
     select: tuple[int, int] | None

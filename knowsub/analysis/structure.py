@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from knowsub.architectures import ATTENTION, MaskableMatrix, ModuleType
 from knowsub.hypotheses import holm
-from knowsub.masks.ablation import masked_matrices
+from knowsub.masks.ablation import EMBEDDING, masked_matrices
 from knowsub.masks.mask import Mask
 from knowsub.masks.options import Granularity
 from knowsub.masks.weights import gate_shape
@@ -87,11 +87,13 @@ def implied_matrices(mask: Mask) -> tuple[MaskableMatrix, ...]:
         ValueError: If a matrix's name is not of the form `blocks.3.q`.
     """
     matrices = [_implied(name, tuple(bits.shape)) for name, bits in mask.bits.items()]
-    order = list(ModuleType)
+    order: list[ModuleType | None] = [None, *ModuleType]
     return tuple(sorted(matrices, key=lambda each: (each.block, order.index(each.module_type))))
 
 
 def _implied(name: str, shape: tuple[int, ...]) -> MaskableMatrix:
+    if name == EMBEDDING:
+        return MaskableMatrix(name, "", -1, None, shape, None, ("in", "out"))
     match = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
     if match is None or match[2] not in frozenset(ModuleType):
         raise ValueError(f"matrix {name!r} is not of the form 'blocks.<number>.<module type>'")

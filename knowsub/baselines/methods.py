@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix
 from knowsub.baselines.knowledge_neurons import neuron_attributions, neuron_counts, neuron_scores
 from knowsub.baselines.options import BaselineOptions, Method
 from knowsub.kg.facts import Role, Split, Statement
@@ -22,7 +22,7 @@ from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.blocks import cache_lower_states, last_hidden, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
-from knowsub.masks.ablation import masked_matrices
+from knowsub.masks.ablation import all_matrices, masked_matrices
 from knowsub.masks.mask import Mask, random_scores
 from knowsub.masks.options import Granularity
 from knowsub.masks.units import mask_granularity, matched_random_masks
@@ -247,7 +247,7 @@ def calibration_data(
     Raises:
         ValueError: If there is no target or no control statement of a training family.
     """
-    matrices = masked_matrices(maskable_matrices(model, range(block_count(model))), mask)
+    matrices = masked_matrices(all_matrices(model), mask)
     first = min(matrix.block for matrix in matrices)
     trained = [s for s in statements if s.role == Role.TRAIN]
     target = [s for s in trained if s.split == Split.TARGET]

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix
 from knowsub.cli.app import Result, columns
 from knowsub.cli.masks import refuse_existing
 from knowsub.kg.facts import Fact, Role, Split, Statement
@@ -29,7 +29,7 @@ from knowsub.lm.load import (
     resolve_model,
 )
 from knowsub.lm.score import score, target_logits
-from knowsub.masks.ablation import ablate_, ablated
+from knowsub.masks.ablation import ablate_, ablated, all_matrices
 from knowsub.masks.mask import Mask, check_model, load_mask
 
 
@@ -51,7 +51,7 @@ class OpenModel:
     @property
     def matrices(self) -> tuple[MaskableMatrix, ...]:
         """All matrices that a mask may cover."""
-        return maskable_matrices(self.model, range(block_count(self.model)))
+        return all_matrices(self.model)
 
     def mask(self, path: Path) -> Mask:
         """Return a mask of this model, in any dtype (ValueError if it is of another one)."""

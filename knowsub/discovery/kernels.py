@@ -266,18 +266,19 @@ def target_states(
 
     Args:
         model: The upper blocks; from `can_pack` if there are several groups.
-        *groups: Batches by name, with lower states, the rest on the CPU. The batches of a group
-            are padded on the right to one width. A batch may be empty, a group may not.
+        *groups: Batches by name, with lower states unless the model is whole, the rest on the CPU.
+            The batches of a group are padded on the right to one width. A batch may be empty, a
+            group may not.
 
     Returns:
         One tensor of states per batch, by name.
 
     Raises:
-        ValueError: If a batch has no lower states.
+        ValueError: If some batches have lower states and others have not.
     """
     batches = {name: batch for group in groups for name, batch in group.items()}
-    if any(batch.lower_states is None for batch in batches.values()):
-        raise ValueError("a training batch needs its lower states: use cache_lower_states")
+    if len({batch.lower_states is None for batch in batches.values()}) > 1:
+        raise ValueError("training batches need lower states, all of them or none")
     device_of = next(model.parameters())
     joined = [_join(list(group.values()), device_of) for group in groups]
     target_mask = torch.cat([batch.target_mask.flatten() for batch in joined])
@@ -298,7 +299,7 @@ def _join(batches: Sequence[Batch], device_of: Tensor) -> Batch:
     return Batch(
         torch.cat([batch.tokens for batch in padded]),
         torch.cat([batch.target_mask for batch in padded]),
-        torch.cat([to_device_of(states, device_of) for states in lower_states]),
+        torch.cat([to_device_of(s, device_of) for s in lower_states]) if lower_states else None,
     )
 
 

@@ -75,6 +75,8 @@ class TrainOptions:
     `first-end` is the same and needs no quotes in YAML."""
     modules: Annotated[list[ModuleType], Field(min_length=1)]
     """Kinds of matrices that are masked."""
+    embeddings: bool
+    """Whether the input embeddings of tokens in target statements are masked too."""
     init_prob: OpenFraction
     """Initial probability of an open gate [fraction]."""
     samples: Samples
@@ -108,6 +110,10 @@ class TrainOptions:
     """Coefficient of the KL divergence on the control text."""
     expression_weight: Weight
     """Coefficient of expression by the subnetwork alone; 0 leaves it out."""
+    distinction_weight: Weight
+    """Coefficient of the spread of the states over the target's subjects; 0 leaves it out."""
+    distinction_batch: Annotated[int, Field(ge=2)]
+    """Target statements per step, of one template family, whose spread is taken [statements]."""
     sparsity_weight_start: Weight
     """Coefficient of the sparsity term at first."""
     sparsity_weight_end: Weight
@@ -162,6 +168,10 @@ class TrainOptions:
         first, _, end = self.blocks.replace("-", ":").partition(":")
         ordered = not end or int(first) < int(end)
         require(ordered, "train.blocks", self.blocks, "upper_half, or first:end such as 2:4")
+        per_weight = self.granularity in (Granularity.WEIGHT, Granularity.INPUT, Granularity.OUTPUT)
+        masks = not self.embeddings or (per_weight and not self.activation_checkpointing)
+        allowed = "false, or granularity weight, input or output without activation_checkpointing"
+        require(masks, "train.embeddings", self.embeddings, allowed)
 
     def block_range(self, total: int) -> range:
         """Return the masked blocks of a model.

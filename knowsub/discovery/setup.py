@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.artifacts import json_text
+from knowsub.discovery.distinction import family_rows
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
@@ -30,10 +31,11 @@ from knowsub.discovery.teacher import (
 )
 from knowsub.discovery.trainer import MaskTrainer, SearchResult, StepMetrics
 from knowsub.kg.facts import Role, Split, Statement
-from knowsub.lm.batch import Batch, encode_statements, encode_text
+from knowsub.lm.batch import Batch, encode_statements, encode_text, to_device_of
 from knowsub.lm.blocks import Allocate, cache_lower_states, drop_lower, in_memory, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
+from knowsub.masks.ablation import EMBEDDING, input_embedding
 from knowsub.masks.gates import Gates
 from knowsub.masks.mask import Mask, save_mask
 
@@ -61,8 +63,10 @@ class SearchModel:
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.allocate = allocate
         blocks = options.block_range(block_count(model))
-        self.first_block = blocks.start
+        self.first_block = -1 if options.embeddings else blocks.start
         self.matrices = maskable_matrices(model, blocks, options.modules)
+        if options.embeddings:
+            self.matrices = (input_embedding(model), *self.matrices)
         self.upper = upper_blocks(model, self.first_block)
 
     def encode_statements(self, statements: Sequence[Statement]) -> Batch:
@@ -126,7 +130,23 @@ def build_trainer(
     gates = Gates(
         model.model, model.matrices, options.granularity, options.estimator, options.init_prob
     )
+    if options.embeddings:
+        close_unused_rows(gates, data.target)
     return MaskTrainer(gates, model.upper, data, options, seed, processes)
+
+
+@torch.no_grad()
+def close_unused_rows(gates: Gates, target: Batch) -> None:
+    """Close the gates of the embeddings of all tokens that no target statement has, for good.
+
+    A logit of minus infinity has no probability, no noise and no gradient. Gates that cover a
+    whole dimension of the embedding stay as they are.
+    """
+    (embedding,) = [each for each in gates.slices if each.matrix.name == EMBEDDING]
+    if embedding.shape[0] > 1:
+        unused = torch.ones(embedding.shape[0], dtype=torch.bool)
+        unused[target.tokens.unique().cpu()] = False
+        embedding.take(gates.logits)[to_device_of(unused, gates.logits)] = -torch.inf
 
 
 def _training_data(
@@ -159,6 +179,7 @@ def _training_data(
         neighborhood=teacher(model.encode_statements(neighborhood)) if neighborhood else None,
         n_neighborhood=len(neighborhood_facts) if neighborhood else 0,
         text=teacher(model.encode_text(text)),
+        target_families=family_rows(target_statements),
         ignorance=measure_ignorance(
             model.upper, target, cache_teacher_states(model.upper, control), match
         ),

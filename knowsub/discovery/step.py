@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from knowsub.discovery.distinction import Distinction
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.kernels import (
     can_pack,
@@ -50,6 +51,8 @@ class TrainingData:
     """Text blocks of the control LM."""
     ignorance: Ignorance
     """What the original model answers for unrelated subjects."""
+    target_families: tuple[Int[Tensor, " row"], ...] = ()
+    """Rows of the target statements of each template family that has at least two."""
 
     @property
     def n_unseen(self) -> int:
@@ -164,12 +167,17 @@ class StepGradient:
             "neighborhood": options.neighborhood_weight,
             "text": options.text_weight,
         }
+        self.distinction: Distinction | None = None
+        if options.distinction_weight > 0:
+            size = options.distinction_batch
+            self.distinction = Distinction(upper, data.target, data.target_families, size)
         self._prepare_model(upper)
 
     def _prepare_model(self, upper: PreTrainedModel) -> None:
         """Choose kernels and precision of the pass, and where the remaining weights are written."""
         options, gates = self.options, self.gates
-        varlen = can_pack(upper, max(batch.tokens.shape[1] for batch in self.batches.values()))
+        longest = max(batch.tokens.shape[1] for batch in self.batches.values())
+        varlen = None if options.embeddings else can_pack(upper, longest)
         fused = fused_activations(varlen or upper)
         self.upper = activation_checkpointed(fused) if options.activation_checkpointing else fused
         self.head = cast_head(options.precision, lm_head(upper))
@@ -183,6 +191,7 @@ class StepGradient:
         self.single_pass = varlen is not None and launch_bound
         # One backward pass can multiply into the straight-through gradient: no vector is needed.
         single_backward = self.single_pass and options.grad_accumulation == 1
+        single_backward = single_backward and self.distinction is None
         self.in_place = single_backward and self.masked_weights.per_weight_gates
 
     def __call__(
@@ -222,10 +231,11 @@ class StepGradient:
                 processes.add(sums, micro_sums)
                 if micro_grad is not grad:
                     processes.add(grad, micro_grad)
+            distinction = self._distinction(grad, minibatch)
         if not self.in_place:
             grad.mul_(sample.ste_grad)  # d loss / d gate x d gate / d logit
         means = sums / to_device_of(torch.tensor(list(counts.values())), sums)
-        terms = dict(zip(counts, means.unbind(), strict=True))
+        terms = dict(zip(counts, means.unbind(), strict=True)) | distinction
         if expression is not None:
             terms["expression"], expression_grad = expression
             grad += expression_grad
@@ -268,6 +278,16 @@ class StepGradient:
         labels = to_device_of(statements.labels[statements.target_mask], states)
         zscores = take_rows(ignorance.object_zscores, rows)
         return lambda logits, chunk: loss(logits, labels[chunk], ignorance, zscores[chunk])
+
+    def _distinction(self, grad: Float[Tensor, " gate"], minibatch: Minibatch) -> LossTerms:
+        """Return the distinction term, if it is asked for, and add its weighted gradient."""
+        if self.distinction is None or "distinction" not in minibatch:
+            return {}
+        with self.masked_weights.accumulate_gate_grads(grad):
+            with matmul_autocast(self.options.precision, grad.device):
+                term = self.distinction.loss(self.upper, minibatch["distinction"])
+            (self.options.distinction_weight * term).backward()
+        return {"distinction": term.detach().double()}
 
     def _expression(self, sample: GateSample, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
         """Return the expression term, NLL of the subnetwork alone, and its weighted gradient."""

@@ -167,6 +167,8 @@ class MaskTrainer:
 
         # Forward pass, loss terms, backward pass: the gradient by the logits, one value per gate.
         minibatch = draw_minibatch(self.data, options, self.order)
+        if self.gradient.distinction is not None:
+            minibatch["distinction"] = self.gradient.distinction.draw(self.order)
         terms, grad, sampled_density = self._sampled_gradient(minibatch, noise_scale)
 
         # The sparsity term depends on the logits alone, so its gradient is in closed form.

@@ -39,7 +39,7 @@ from knowsub.downstream.questions import Question
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from knowsub.lm.head import find_submodule
 from knowsub.lm.load import context_length
-from knowsub.masks.ablation import ablate_, masked_matrices
+from knowsub.masks.ablation import ablate_, all_matrices, masked_matrices
 from knowsub.masks.mask import Mask
 
 
@@ -250,7 +250,7 @@ class FinetuneContext:
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._masks, self._options = dict(masks), options
-        self._matrices = maskable_matrices(model, range(block_count(model)))
+        self._matrices = all_matrices(model)
         self._removed = {
             name: removed_weights(model, self._matrices, mask) if mask else {}
             for name, mask in self._masks.items()

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowsub.architectures import block_count, maskable_matrices
 from knowsub.evaluation.choice import MultipleChoice, multiple_choice, prepare_multiple_choice
 from knowsub.evaluation.context import EvalContext, ScoreSet, best_prompts, open_context
 from knowsub.evaluation.metrics import (
@@ -60,7 +59,7 @@ from knowsub.evaluation.robustness import (
 )
 from knowsub.kg.facts import Role, Statement
 from knowsub.lm.batch import encode_text
-from knowsub.masks.ablation import masked_matrices
+from knowsub.masks.ablation import all_matrices, masked_matrices
 from knowsub.masks.mask import Mask, load_mask
 
 FORGETTING = {
@@ -352,7 +351,7 @@ class MaskEvaluation:
             name: encode_text(tokenizer, text, options.block_tokens)[: options.text_blocks or None]
             for name, text in texts.items()
         }
-        matrices = masked_matrices(maskable_matrices(model, range(block_count(model))), mask)
+        matrices = masked_matrices(all_matrices(model), mask)
         self.context = open_context(
             model, tokenizer, matrices, statements[target], blocks, options.control_prompts
         )

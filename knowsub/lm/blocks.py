@@ -38,14 +38,17 @@ def upper_blocks(model: PreTrainedModel, first: int) -> PreTrainedModel:
 
     Args:
         model: A Hugging Face decoder of a known architecture.
-        first: 0-based index of the first block kept.
+        first: 0-based index of the first block kept; -1 for the input embedding too.
 
     Returns:
-        The upper part; its final hidden states equal the whole model's.
+        The upper part; its final hidden states equal the whole model's. It is the model itself
+        where the embedding is kept, and reads tokens.
 
     Raises:
         ValueError: If the architecture is unknown or the block does not exist.
     """
+    if first < 0:
+        return model
     row = architecture(model)
     upper = _with_blocks(model, row, range(first, block_count(model)))
     _drop_modules(upper, row.before)
@@ -80,7 +83,7 @@ def _drop_modules(part: PreTrainedModel, paths: Sequence[str]) -> None:
 
 def drop_lower(model: PreTrainedModel, first: int) -> None:
     """Free the parameters of the blocks below `first`, for good: only the upper part can run."""
-    for block in list(model.get_submodule(architecture(model).blocks).children())[:first]:
+    for block in list(model.get_submodule(architecture(model).blocks).children())[: max(0, first)]:
         block.to("meta")
 
 
@@ -147,17 +150,20 @@ def cache_lower_states(
 
     Args:
         model: The whole model.
-        first: 0-based index of the first masked block.
+        first: 0-based index of the first masked block; -1 if the embedding is masked as well, so
+            that there is nothing to cache.
         batch: Sequences without cached states, at least one.
         rows: Sequences per forward pass.
         allocate: Where the states go.
 
     Returns:
-        The same sequences with `lower_states`.
+        The same sequences with `lower_states`, or the batch itself.
 
     Raises:
         ValueError: As in `lower_blocks`.
     """
+    if first < 0:
+        return batch
     lower, states = lower_blocks(model, first), None
     for part in batch.microbatch_slices(rows):
         part_states = last_hidden(lower, batch[part])

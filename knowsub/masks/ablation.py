@@ -12,8 +12,28 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from knowsub.architectures import MaskableMatrix
+from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
 from knowsub.masks.mask import Mask
+
+EMBEDDING = "embedding"
+"""Name of the input embedding among the maskable matrices."""
+
+
+def input_embedding(model: nn.Module) -> MaskableMatrix:
+    """Return the input embedding as a maskable matrix, a row per token.
+
+    Where the LM head shares its weights, the head keeps them whatever is removed from the input.
+    """
+    weight = model.get_input_embeddings().weight  # type: ignore[operator]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return MaskableMatrix(
+        EMBEDDING, names[id(weight)], -1, None, tuple(weight.shape), None, ("in", "out")
+    )
+
+
+def all_matrices(model: nn.Module) -> tuple[MaskableMatrix, ...]:
+    """Return every matrix that a mask may cover: the input embedding and those of all blocks."""
+    return (input_embedding(model), *maskable_matrices(model, range(block_count(model))))
 
 
 def masked_matrices(matrices: Sequence[MaskableMatrix], mask: Mask) -> list[MaskableMatrix]:
@@ -129,6 +149,19 @@ def only_subnetwork(
 
 @torch.no_grad()
 def ablate_(model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask) -> None:
-    """Set the weights of a critical subnetwork to zero, for good (errors: `remaining_weights`)."""
+    """Set the weights of a critical subnetwork to zero, for good (errors: `remaining_weights`).
+
+    An LM head that shares its weights with a masked input embedding keeps them, as its own.
+    """
+    if EMBEDDING in mask.bits:
+        _untie(model)
     for name, tensor in remaining_weights(model, matrices, mask).items():
         model.get_parameter(name).copy_(tensor)
+
+
+def _untie(model: nn.Module) -> None:
+    """Give an LM head that shares the weights of the input embedding weights of its own."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head.weight is model.get_input_embeddings().weight:  # type: ignore[operator]
+        head.weight = nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
+        model.config.tie_word_embeddings = False  # type: ignore[union-attr]

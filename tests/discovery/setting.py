@@ -22,6 +22,7 @@ from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import Allocate, cache_lower_states, in_memory, upper_blocks
 from knowsub.lm.score import score
+from knowsub.masks.ablation import input_embedding
 from knowsub.masks.gates import Gates
 from knowsub.masks.options import Estimator, Granularity
 from tests.architectures import VOCAB, tiny
@@ -36,7 +37,8 @@ def options(**changes: object) -> TrainOptions:
         "decay": 0.0, "suppression": Suppression.UNIFORM, "suppression_weight": 1.5,
         "control_weight": 1.0, "causal_shift": True, "text_weight": 0.7,
         "neighborhood_weight": 0.6, "neighborhood_batch": 3, "unseen_share": 0.5,
-        "expression_weight": 0.0, "sparsity_weight_start": 2.0, "sparsity_weight_end": 3.0,
+        "expression_weight": 0.0, "embeddings": False, "distinction_weight": 0.0,
+        "distinction_batch": 2, "sparsity_weight_start": 2.0, "sparsity_weight_end": 3.0,
         "sparsity_ramp_start": 0.5, "target_density": 0.0, "max_density": 0.2, "target_batch": 3,
         "control_batch": 5, "text_batch": 2, "block_tokens": 8, "grad_accumulation": 1,
         "activation_checkpointing": False, "precision": Precision.FLOAT32,
@@ -77,10 +79,11 @@ def search(
     model = tiny(kind, attention=attention).to(device)
     chosen = options(**changes)
     blocks = chosen.block_range(block_count(model))
-    upper = upper_blocks(model, blocks.start)
+    first = -1 if chosen.embeddings else blocks.start
+    upper = upper_blocks(model, first)
 
     def encode(batch: Batch) -> Batch:
-        return cache_lower_states(model, blocks.start, batch, allocate=allocate)
+        return cache_lower_states(model, first, batch, allocate=allocate)
 
     target = encode(statements(4, 7, 1, n_targets))
     control = encode(statements(9, 9, 2, n_targets))
@@ -95,8 +98,11 @@ def search(
         ignorance=measure_ignorance(
             upper, target, cache_teacher_states(upper, control), lambda zscores: matched
         ),
+        target_families=(torch.tensor([0, 2]), torch.tensor([1, 3])),
     )
     matrices = maskable_matrices(model, blocks, chosen.modules)
+    if chosen.embeddings:
+        matrices = (input_embedding(model), *matrices)
     gates = Gates(model, matrices, chosen.granularity, chosen.estimator, chosen.init_prob)
     return MaskTrainer(gates, upper, data, chosen, seed, processes)
 
