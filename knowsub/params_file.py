@@ -50,6 +50,8 @@ def fail(mistakes: Sequence[str], shown: int = 20) -> None:
 
 KEY = re.compile(r"( *)([\w.-]+):(?:.*?\s#+\s*(.*))?")
 """A line with a key: its indentation, the key and the comment."""
+LINE_BREAK = "\r\n|[\n\r\x85\u2028\u2029]"
+"""Where YAML begins a line."""
 AMBIGUOUS = re.compile(
     r"on|off|yes|no|y|n|<<|=|[-+]?(0\d+|0[oxb]\w+|[\d.]*_[\d_.]*|\d+(:[\d.]+)+|\.(inf|nan))"
     r"|\d{4}-\d\d?-\d\d?.*|[-+]?\d{401,}",
@@ -77,7 +79,7 @@ def read_yaml(text: str, name: str, texts: Collection[str] = ()) -> Source:
             others or are read differently by readers of YAML: one line for each.
     """
     places, path = {}, list[str]()
-    for number, line in enumerate(re.split("\r\n|[\n\r\x85\u2028\u2029]", text), start=1):
+    for number, line in enumerate(re.split(LINE_BREAK, text), start=1):
         if found := KEY.match(line):
             path = [*path[: len(found[1]) // 2], found[2]]
             places[".".join(path)] = number, " ".join((found[3] or "").split())
@@ -112,12 +114,14 @@ def _require_plain(text: str, source: Source, texts: Collection[str]) -> None:
     """Refuse what readers of YAML could read differently, or crash on (ValueError)."""
     keys = {line: key for key, (line, _) in source.places.items()}
     mistakes, depth, current = list[str](), 0, ""
+    rows = [*re.split(LINE_BREAK, text), ""]
     for event in YAML(typ="safe").parse(text):
         line, scalar = event.start_mark.line + 1, isinstance(event, ScalarEvent)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > 50:  # far beyond it, libyaml's composer overflows the stack
             raise ValueError(f"{source.name}: is nested too deeply")
-        current = keys.get(line, current)  # entries of a list may stand on lines of their own
+        is_entry = rows[line - 1].lstrip().startswith("-")  # of a list that DVC has rewritten
+        current = keys.get(line, current if is_entry else "")
         if reason := _unclear(event, scalar, current in texts):
             mistakes.append(source.mistake(current, shorten(reason, 300), line))
     fail(list(dict.fromkeys(mistakes)))
