@@ -61,20 +61,26 @@ def searched(target: str, seed: int, overrides: list[str], statements: list[Stat
         return load_mask(done)
     manifest = DATA / "pretrain/model.json"
     unseen = read_statements(DATA / f"verbalize/unseen/{target}.jsonl")
-    texts = [(DATA / f"prepare/text/{name}.txt").read_text("utf-8") for name in TEXTS]
+    train, validation = (
+        (DATA / f"prepare/text/{name}.txt").read_text("utf-8") for name in ("train", "validation")
+    )
     model = SearchModel(*open_model(manifest, "cpu"), options)
-    trainer, validate = build_search(model, [*statements, *unseen], *texts, seed)
+    trainer, validate = build_search(model, [*statements, *unseen], train, validation, seed)
     result = find_subnetwork(trainer, validate)
     return trainer.gates.to_mask(result.bits, read_manifest(manifest)["fingerprint"], {})
 
 
-TEXTS = ("train", "validation")
-
-
 def scored(target: str, mask: Mask, statements: list[Statement], given: TestOptions) -> Any:
     """Return the metrics of the model without a mask's weights, and of the mask alone."""
-    off = dict.fromkeys(("multiple_choice", "logit_lens", "cross_target", "quantization"), False)
-    options = replace(given, **off)
+    options = replace(
+        given,
+        multiple_choice=False,
+        logit_lens=False,
+        cross_target=False,
+        quantization=False,
+        forget_quality=False,
+        connectivity=False,
+    )
     model, tokenizer = open_model(DATA / "pretrain/model.json", "cpu")
     texts = {"text": (DATA / "prepare/text/test.txt").read_text("utf-8")}
     evaluation = MaskEvaluation(

@@ -1,7 +1,7 @@
 """Where the critical subnetworks lie, how alike they are, and what their parts do.
 
-Reads: data/pretrain/model.json, data/verbalize/<target>.jsonl, data/train/*/mask.safetensors,
-    data/baseline/<target>-<seed>/{<method>, sizes/<method>-<factor>}.safetensors
+Reads: data/pretrain/model.json, data/verbalize/<target>.jsonl, data/prepare/text/test.txt,
+    data/train/*/mask.safetensors, data/baseline/<target>-<seed>/{,sizes/}<method>*.safetensors
 Writes: data/analyze/structure.json, overlap.json, ablations.json,
     combined/<target>-<union, shared_core, floral, first_only>.safetensors
 """
@@ -14,6 +14,7 @@ from typing import Any
 from knowsub.config import load_params, stage_main, torch_device
 
 DATA, OUT = Path("data"), Path("data/analyze")
+TEXT = DATA / "prepare/text/test.txt"
 
 
 def main() -> str:
@@ -43,9 +44,8 @@ def main() -> str:
         results["overlap"] = analyze_overlap(summaries)
         if options.ablations:
             statements = {t: read_statements(DATA / f"verbalize/{t}.jsonl") for t in params.targets}
-            context = open_ablation_context(
-                model, tokenizer, matrices, statements, options.max_facts
-            )
+            read = options.max_facts, TEXT.read_text("utf-8"), params.train.block_tokens
+            context = open_ablation_context(model, tokenizer, matrices, statements, *read)
             results["ablations"] = pipeline.Ablations(
                 context, fingerprint, options, params.baseline.size_multipliers
             ).run(files)

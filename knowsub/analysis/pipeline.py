@@ -16,13 +16,14 @@ from knowsub.analysis.ablations import (
     mask_parts,
     resize_mask,
     seed_combinations,
+    with_random_twins,
 )
 from knowsub.analysis.options import AnalyzeOptions
 from knowsub.analysis.overlap import MaskSummary, summarize_mask
 from knowsub.analysis.structure import magnitude_quantiles, magnitude_test, structure
 from knowsub.architectures import MaskableMatrix
 from knowsub.artifacts import json_text
-from knowsub.masks.mask import Mask, check_model, load_mask, save_mask
+from knowsub.masks.mask import Mask, check_model, load_mask, random_masks, save_mask
 
 Rows = list[dict[str, Any]]
 
@@ -109,6 +110,10 @@ def analyze_structure(
     return rows, summaries
 
 
+RESIZED = (0.5, 0.7, 0.9, 1.1, 1.3, 1.5)
+"""Sizes at which a mask is shrunk and grown at random, as multiples of its own."""
+
+
 @dataclass(frozen=True)
 class Ablations:
     """Which masks are ablated, at which sizes, and how they are scored."""
@@ -123,11 +128,12 @@ class Ablations:
     """Sizes of the other methods' masks, as multiples of the trained one's."""
 
     def run(self, files: Sequence[MaskFile]) -> dict[str, Rows]:
-        """Return the rows of `parts`, `combined` and `tradeoff` (errors: `MaskFile.load`)."""
+        """Return `parts`, `combined`, `tradeoff` and `resized` (errors: `MaskFile.load`)."""
         generator = torch.Generator().manual_seed(self.options.seed)
         parts: Rows = []
         combined: Rows = []
         tradeoff: Rows = []
+        resized: Rows = []
         for target in self.context.targets:
             own = [file for file in files if file.target == target]
             masks = {f.seed: f.load(self.fingerprint) for f in own if f.method == "trained"}
@@ -141,14 +147,34 @@ class Ablations:
                     sizes = self._sizes(file, generator)
                     fields = {"seed": file.seed, "method": file.method}
                     tradeoff += ablation_rows(self.context, target, sizes, **fields)
-        return {"parts": parts, "combined": combined, "tradeoff": tradeoff}
+                    if file.method == "trained":
+                        resized += self._resized(target, file, generator)
+        rows = {"parts": parts, "combined": combined, "tradeoff": tradeoff}
+        return rows | ({"resized": resized} if resized else {})
+
+    def _resized(self, target: str, file: MaskFile, generator: torch.Generator) -> Rows:
+        """Return what a trained mask does as it shrinks and grows at random, and random masks do.
+
+        `per matrix` keeps each matrix's share, `across` the whole mask's as in the paper; `random`
+        has as many weights in each matrix as the former, none of them the mask's but by chance.
+        """
+        mask, rows = file.load(self.fingerprint), Rows()
+        for share in RESIZED:
+            matched = resize_mask(mask, share, generator)
+            masks = {
+                "per matrix": matched,
+                "across": resize_mask(mask, share, generator, across=True),
+                "random": next(random_masks(matched, 1, generator)),
+            }
+            rows += ablation_rows(self.context, target, masks, seed=file.seed, share=share)
+        return rows
 
     def _combined(self, masks: Sequence[Mask], generator: torch.Generator) -> dict[str, Mask]:
         combined = seed_combinations(masks)
         if combined:
             share = min(1.0, combined["shared core"].size / max(masks[0].size, 1))
             combined["random part as large"] = resize_mask(masks[0], share, generator)
-        return combined
+        return with_random_twins(combined, generator)
 
     def _sizes(self, file: MaskFile, generator: torch.Generator) -> dict[str, Mask]:
         """Return random shares of a trained mask, or a baseline's masks at the sizes on disk."""

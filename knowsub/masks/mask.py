@@ -186,36 +186,52 @@ def jaccard(first: Mask, second: Mask) -> float:
     return shared / either if either else 1.0
 
 
-def grow(mask: Mask, share: float, generator: torch.Generator) -> Mask:
-    """Return the mask with random weights from outside added to each matrix.
+def grow(mask: Mask, share: float, generator: torch.Generator, *, across: bool = False) -> Mask:
+    """Return the mask with random weights from outside added.
 
     Args:
         mask: The mask.
-        share: Number of weights to add, as a share of the mask's weights in the matrix [fraction].
+        share: Number of weights to add, as a share of the mask's weights [fraction].
         generator: Source of randomness.
+        across: Whether the weights are drawn among those of all matrices together, as in the paper;
+            else each matrix gets its share.
 
     Returns:
-        A mask that contains the given one; a matrix cannot grow beyond its size.
+        A mask that contains the given one; it cannot grow beyond all weights.
     """
-    return _flip(mask, share, generator, member=False)
+    return _flip(mask, share, generator, member=False, across=across)
 
 
-def shrink(mask: Mask, share: float, generator: torch.Generator) -> Mask:
-    """Return the mask without random members of each matrix (arguments as for `grow`)."""
-    return _flip(mask, share, generator, member=True)
+def shrink(mask: Mask, share: float, generator: torch.Generator, *, across: bool = False) -> Mask:
+    """Return the mask without random members (arguments as for `grow`)."""
+    return _flip(mask, share, generator, member=True, across=across)
 
 
-def _flip(mask: Mask, share: float, generator: torch.Generator, *, member: bool) -> Mask:
+def _flip(
+    mask: Mask, share: float, generator: torch.Generator, *, member: bool, across: bool
+) -> Mask:
     """Return the mask with random members removed, or random weights from outside added."""
-    flipped: dict[str, Tensor] = {}
-    for name, bits in mask.bits.items():
-        candidates = (bits == member).flatten().nonzero()[:, 0]
-        count = min(round(share * int(bits.sum())), len(candidates))
-        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
-        flat = bits.flatten().clone()
-        flat[chosen] = not member
-        flipped[name] = flat.view(bits.shape)
+    if across:
+        sizes = [bits.numel() for bits in mask.bits.values()]
+        flat = torch.cat([bits.flatten() for bits in mask.bits.values()])
+        parts = _flipped(flat, share, generator, member=member).split(sizes)
+    else:
+        parts = tuple(
+            _flipped(bits.flatten(), share, generator, member=member) for bits in mask.bits.values()
+        )
+    named = zip(mask.bits.items(), parts, strict=True)
+    flipped = {name: part.view(bits.shape) for (name, bits), part in named}
     return Mask(flipped, mask.model, dict(mask.meta))
+
+
+def _flipped(flat: Tensor, share: float, generator: torch.Generator, *, member: bool) -> Tensor:
+    """Return bits with some random ones flipped, a share of the number of true ones."""
+    candidates = (flat == member).nonzero()[:, 0]
+    count = min(round(share * int(flat.sum())), len(candidates))
+    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+    flat = flat.clone()
+    flat[chosen] = not member
+    return flat
 
 
 def random_masks(mask: Mask, number: int, generator: torch.Generator) -> Iterator[Mask]:
@@ -232,11 +248,30 @@ def random_masks(mask: Mask, number: int, generator: torch.Generator) -> Iterato
     for _ in range(number):
         bits = {}
         for name, member in mask.bits.items():
-            chosen = torch.randperm(member.numel(), generator=generator)[: int(member.sum())]
-            flat = torch.zeros(member.numel(), dtype=torch.bool)
-            flat[chosen] = True
+            flat = random_bits(member.numel(), int(member.sum()), generator)
             bits[name] = flat.view(member.shape)
         yield Mask(bits, mask.model, {"method": "random"})
+
+
+PERMUTED = 1 << 20
+"""Largest vector of which a permutation draws the random bits: of larger ones it takes too long."""
+
+
+def random_bits(total: int, count: int, generator: torch.Generator) -> Bool[Tensor, " bit"]:
+    """Return `total` bits of which `count` are set, all such vectors equally likely.
+
+    Above `PERMUTED` bits the missing ones are drawn with replacement until none is missing. The
+    bits are interchangeable in that, so the set is as random as a permutation's beginning.
+    """
+    flat = torch.zeros(total, dtype=torch.bool)
+    if total <= PERMUTED:
+        flat[torch.randperm(total, generator=generator)[:count]] = True
+        return flat
+    fewer, found = min(count, total - count), 0
+    while found < fewer:
+        flat[torch.randint(total, (fewer - found,), generator=generator)] = True
+        found = int(flat.count_nonzero())
+    return flat if fewer == count else ~flat
 
 
 def random_scores(mask: Mask, generator: torch.Generator) -> dict[str, Tensor]:

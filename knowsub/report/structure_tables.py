@@ -143,6 +143,8 @@ def structure_tables(analysis: Analysis) -> Iterator[PageTable]:
         yield _parts_table(ablations["parts"])
     if ablations.get("combined"):
         yield _combined_table(ablations["combined"])
+    if ablations.get("resized"):
+        yield _resized_table(ablations["resized"])
 
 
 def _placement_table(masks: Sequence[Row], alpha: float) -> PageTable:
@@ -231,16 +233,39 @@ def _parts_table(rows: Sequence[Row]) -> PageTable:
 
 def _combined_table(rows: Sequence[Row]) -> PageTable:
     cells = [
-        [row["target"], row["name"], f"{row['weights']:,}", *(_nats(row[m]) for m in DNLL)]
+        [
+            row["target"], row["name"], f"{row['weights']:,}", *(_nats(row[m]) for m in DNLL),
+            _nats(row["text_dnll"]) if "text_dnll" in row else "–",
+        ]
         for row in rows
-    ]
+    ]  # fmt: skip
     columns = ["target removed", "masks of its seeds combined", "weights", "target dNLL",
-               "control dNLL"]  # fmt: skip
+               "control dNLL", "text dNLL"]  # fmt: skip
     note = (
-        "dNLL: NLL above the original's [nats per object token]. Shared core: weights in the masks "
-        "of all seeds; random part as large: as many weights of the first mask, drawn at random."
+        "dNLL: NLL above the original's [nats per object token, of text per token]. Shared core: "
+        "weights in the masks of all seeds; floral: in at least two; random part as large: as many "
+        "weights of the first mask as the core has, drawn at random; random as ...: as many in "
+        "each matrix as that mask has, drawn among all weights."
     )
     return PageTable("Seeds combined", note, columns, 2, cells)
+
+
+def _resized_table(rows: Sequence[Row]) -> PageTable:
+    cells = []
+    for share, name in dict.fromkeys((row["share"], row["name"]) for row in rows):
+        own = [row for row in rows if (row["share"], row["name"]) == (share, name)]
+        texts = [row["text_dnll"] for row in own if "text_dnll" in row]
+        cells.append([
+            f"×{share:g}", name, *(_nats(_mean(row[m] for row in own)) for m in DNLL),
+            _nats(_mean(texts)) if texts else "–",
+        ])  # fmt: skip
+    columns = ["size", "drawn", "target dNLL", "control dNLL", "text dNLL"]
+    note = (
+        "dNLL as above, mean over the first masks. Below ×1 random weights of the mask are "
+        "kept, above it random others removed too: as many in each matrix, or across all of them; "
+        "random: as many weights in each matrix, drawn among all."
+    )
+    return PageTable("Shrinking and expanding", note, columns, 2, cells)
 
 
 DNLL = ("target_dnll", "control_dnll")

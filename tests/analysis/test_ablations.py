@@ -17,7 +17,7 @@ from knowsub.analysis.options import AnalyzeOptions
 from knowsub.analysis.pipeline import Ablations, MaskFile, mask_files
 from knowsub.architectures import maskable_matrices
 from knowsub.kg.facts import Role, Split
-from knowsub.masks.mask import save_mask
+from knowsub.masks.mask import Mask, save_mask
 from tests.analysis.setting import random_mask, wide_matrices
 from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
 
@@ -120,3 +120,43 @@ def test_all_masks_of_the_parameters_are_ablated_in_parts_together_and_at_every_
     assert list(sizes) == [("trained", "0.5"), ("trained", "1"), ("snip", "0.2"), ("snip", "1")]
     damage = [sizes["snip", name]["target_dnll"] for name in ("0.2", "1")]
     assert damage[1] == pytest.approx(5 * damage[0], rel=1e-4)
+    twins = {row["name"]: row for row in found["combined"] if row["target"] == "a"}
+    assert twins["random as union"]["weights"] == twins["union"]["weights"]
+    assert twins["random as union"]["target_dnll"] < 0.5 * twins["union"]["target_dnll"]
+    resized = [row for row in found["resized"] if row["target"] == "a"]
+    assert [(row["share"], row["name"]) for row in resized][:3] == [
+        (0.5, "per matrix"),
+        (0.5, "across"),
+        (0.5, "random"),
+    ]
+    grown = {row["name"]: row for row in resized if row["share"] == 1.5}
+    assert grown["across"]["weights"] == round(1.5 * 5)
+    assert grown["per matrix"]["target_dnll"] > 2 * abs(grown["random"]["target_dnll"])
+
+
+def test_what_a_part_does_to_text_is_scored_too(opened):
+    model, _ = opened
+    text = " ".join(row.text for row in statements("a"))
+    rows = {"a": statements("a")}
+    context = open_ablation_context(
+        model, tokenizer(), maskable_matrices(model), rows, 8, text, block_tokens=4
+    )
+    empty = fact_mask(model, [])
+    assert context.nll_increase(empty, "a") == {
+        "target_dnll": 0.0,
+        "control_dnll": 0.0,
+        "text_dnll": 0.0,
+    }
+    assert context.nll_increase(fact_mask(model, ["a0", "a1", "a2"]), "a")["text_dnll"] > 0
+
+
+def test_across_matrices_the_whole_mask_keeps_its_share_and_not_each_matrix():
+    bits = {"a": torch.arange(100) < 40, "b": torch.arange(100) < 3}
+    mask, generator = Mask(bits, "m"), torch.Generator().manual_seed(0)
+    for share, size in ((0.5, 22), (1.5, 64)):
+        across = resize_mask(mask, share, generator, across=True)
+        assert across.size == pytest.approx(size, abs=1)
+    large = resize_mask(mask, 1.5, generator, across=True)
+    assert all(bool((bits[name] <= each).all()) for name, each in large.bits.items())
+    assert large.counts()["b"] > 8  # most weights that may be added are in b
+    assert resize_mask(mask, 1.5, generator).counts() == {"a": 60, "b": 5}

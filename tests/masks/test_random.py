@@ -1,8 +1,10 @@
+import pytest
 import torch
 
 from knowsub.architectures import maskable_matrices
+from knowsub.masks import mask as masks
 from knowsub.masks.ablation import ablated
-from knowsub.masks.mask import Mask, random_masks
+from knowsub.masks.mask import Mask, random_bits, random_masks
 from tests.architectures import tiny
 
 
@@ -49,3 +51,15 @@ def test_one_seed_gives_one_sequence_of_different_masks() -> None:
     name = next(iter(mask.bits))
     assert first[0].bits[name].equal(second[0].bits[name])
     assert not first[0].bits[name].equal(first[1].bits[name])
+
+
+def test_large_vectors_get_exactly_as_many_bits_all_as_likely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count in (0, 1, 30_000, masks.PERMUTED // 2, masks.PERMUTED, masks.PERMUTED + 1):
+        assert int(random_bits(masks.PERMUTED + 1, count, generator).sum()) == count
+    monkeypatch.setattr(masks, "PERMUTED", 0)
+    for count in (2, 5):  # of six: drawn themselves, and by what is left out
+        total = sum((random_bits(6, count, generator) for _ in range(3000)), torch.zeros(6))
+        assert torch.allclose(total / 3000, torch.full((6,), count / 6), atol=0.04)
