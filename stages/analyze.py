@@ -26,9 +26,9 @@ def main() -> str:
     from knowsub.analysis import pipeline
     from knowsub.analysis.ablations import open_ablation_context
     from knowsub.analysis.overlap import analyze_overlap
-    from knowsub.architectures import block_count, maskable_matrices
     from knowsub.kg.facts import read_statements
     from knowsub.lm.load import open_model, read_manifest
+    from knowsub.masks.ablation import chosen_matrices
     from knowsub.tracking import stage_run
 
     options, manifest = params.analyze, DATA / "pretrain/model.json"
@@ -37,8 +37,8 @@ def main() -> str:
     with stage_run("analyze", params) as run, torch.no_grad():
         model, tokenizer = open_model(manifest, device)
         fingerprint = read_manifest(manifest)["fingerprint"]
-        blocks = params.train.block_range(block_count(model))
-        matrices = maskable_matrices(model, blocks, params.train.modules)
+        train = params.train
+        matrices = chosen_matrices(model, train.block_range, train.modules, train.embeddings)
         rows, summaries = pipeline.analyze_structure(files, model, fingerprint, matrices)
         results: dict[str, Any] = {"structure": {"masks": rows, "alpha": options.alpha}}
         results["overlap"] = analyze_overlap(summaries)

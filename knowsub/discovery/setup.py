@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowsub.architectures import block_count, maskable_matrices
+from knowsub.architectures import block_count
 from knowsub.artifacts import json_text
 from knowsub.discovery.distinction import family_rows
 from knowsub.discovery.distributed import ProcessGroup
@@ -35,7 +35,7 @@ from knowsub.lm.batch import Batch, encode_statements, encode_text, to_device_of
 from knowsub.lm.blocks import Allocate, cache_lower_states, drop_lower, in_memory, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
-from knowsub.masks.ablation import EMBEDDING, input_embedding
+from knowsub.masks.ablation import EMBEDDING, chosen_matrices
 from knowsub.masks.gates import Gates
 from knowsub.masks.mask import Mask, save_mask
 
@@ -64,9 +64,9 @@ class SearchModel:
         self.allocate = allocate
         blocks = options.block_range(block_count(model))
         self.first_block = -1 if options.embeddings else blocks.start
-        self.matrices = maskable_matrices(model, blocks, options.modules)
-        if options.embeddings:
-            self.matrices = (input_embedding(model), *self.matrices)
+        self.matrices = chosen_matrices(
+            model, options.block_range, options.modules, options.embeddings
+        )
         self.upper = upper_blocks(model, self.first_block)
 
     def encode_statements(self, statements: Sequence[Statement]) -> Batch:

@@ -6,13 +6,13 @@ its own again, untouched, also after an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix, ModuleType, block_count, maskable_matrices
 from knowsub.masks.mask import Mask
 
 EMBEDDING = "embedding"
@@ -29,6 +29,21 @@ def input_embedding(model: nn.Module) -> MaskableMatrix:
     return MaskableMatrix(
         EMBEDDING, names[id(weight)], -1, None, tuple(weight.shape), None, ("in", "out")
     )
+
+
+def chosen_matrices(
+    model: nn.Module,
+    block_range: Callable[[int], range],
+    module_types: Sequence[ModuleType],
+    embeddings: bool,
+) -> tuple[MaskableMatrix, ...]:
+    """Return the matrices of some blocks, before them the input embedding where it is wanted.
+
+    `block_range` gives the 0-based indices of the blocks of a model with so many (errors: its own,
+    and those of `maskable_matrices`).
+    """
+    matrices = maskable_matrices(model, block_range(block_count(model)), module_types)
+    return (input_embedding(model), *matrices) if embeddings else matrices
 
 
 def all_matrices(model: nn.Module) -> tuple[MaskableMatrix, ...]:
