@@ -1,7 +1,7 @@
 """The language model: the embedded one, trained here, or a pretrained one, found and pinned.
 
 Reads: data/prepare/{facts.jsonl, templates.json}, data/prepare/text/{train,validation}.txt
-Writes: data/pretrain/model.json, data/pretrain/curve.csv, and data/pretrain/model/ if embedded
+Writes: data/pretrain/model.json, curve.csv, and model/ if embedded or from a GGUF file
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from knowsub.config import load_params, stage_main, torch_device
+from knowsub.provenance import main_root
 
 DATA, OUT = Path("data/prepare"), Path("data/pretrain")
 
@@ -24,7 +25,8 @@ def main() -> str:
     from knowsub.embedded.model import train_embedded, training_statements
     from knowsub.kg.facts import read_facts
     from knowsub.kg.templates import load_templates
-    from knowsub.lm.load import ModelFiles, load_model, manifest, resolve_model
+    from knowsub.lm.gguf import find_pretrained
+    from knowsub.lm.load import ModelFiles, load_model, manifest
     from knowsub.tracking import stage_run
 
     options, forms = params.pretrain, params.verbalize
@@ -46,7 +48,9 @@ def main() -> str:
             _, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
             source, taught = ModelFiles(OUT / "model", "model", ""), {"metrics": metrics}
         else:
-            source, taught = resolve_model(options.model, options.revision), {}
+            kept = main_root() / ".checkpoints/gguf"
+            named = options.model, options.revision
+            source, taught = find_pretrained(*named, OUT / "model", kept)
         opened = load_model(source.folder, device, options.dtype)
         pinned = manifest(*opened, source.path, source.revision) | taught
         run.metrics(pinned.get("metrics", {}))
