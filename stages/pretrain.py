@@ -6,7 +6,6 @@ Writes: data/pretrain/model.json, curve.csv, and model/ if embedded or from a GG
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,10 +25,10 @@ def main() -> str:
     from knowsub.kg.facts import read_facts
     from knowsub.kg.templates import load_templates
     from knowsub.lm.gguf import find_pretrained
-    from knowsub.lm.load import ModelFiles, load_model, manifest
+    from knowsub.lm.load import ModelFiles, load_model, manifest, write_manifest
     from knowsub.tracking import stage_run
 
-    options, forms = params.pretrain, params.verbalize
+    options, forms, folder = params.pretrain, params.verbalize, OUT / "model"
     OUT.mkdir(parents=True, exist_ok=True)
     curve = (OUT / "curve.csv").open("w", encoding="utf-8")
     with stage_run("pretrain", params) as run, curve, tqdm(total=options.steps) as bar:
@@ -45,17 +44,14 @@ def main() -> str:
             statements = training_statements(
                 read_facts(DATA / "facts.jsonl"), load_templates(DATA / "templates.json"), forms
             )
-            _, metrics = train_embedded(statements, DATA / "text", OUT / "model", options, log)
-            source, taught = ModelFiles(OUT / "model", "model", ""), {"metrics": metrics}
+            _, metrics = train_embedded(statements, DATA / "text", folder, options, log)
+            source, taught = ModelFiles(folder, "model", ""), {"metrics": metrics}
         else:
-            kept = main_root() / ".checkpoints/gguf"
-            named = options.model, options.revision
-            source, taught = find_pretrained(*named, OUT / "model", kept)
+            source, taught = find_pretrained(options.model, options.revision, folder, main_root())
         opened = load_model(source.folder, device, options.dtype)
         pinned = manifest(*opened, source.path, source.revision) | taught
         run.metrics(pinned.get("metrics", {}))
-        (OUT / "model.json").write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
-        run.artifact(OUT / "model.json")
+        run.artifact(write_manifest(OUT / "model.json", pinned))
     return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"
 
 

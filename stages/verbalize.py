@@ -20,6 +20,7 @@ def main() -> str:
     device = torch_device(params.machine)
     from knowsub.kg.facts import Split, read_kg, write_statements
     from knowsub.kg.given import read_given
+    from knowsub.kg.known import Scorers, known_facts, state_facts, statement_metrics
     from knowsub.kg.templates import load_templates
     from knowsub.kg.unseen import unseen_facts
     from knowsub.kg.verbalize import short_objects, verbalize
@@ -28,31 +29,28 @@ def main() -> str:
     from knowsub.tracking import stage_run
 
     entities = (DATA / "prepare/unseen.txt").read_text("utf-8").splitlines()
-    options, limit = params.verbalize, params.prepare.unseen_facts
-    templates, count = load_templates(DATA / "prepare/templates.json"), 0
+    options, asked, limit = params.verbalize, params.prepare, params.prepare.unseen_facts
+    templates, count, summary = load_templates(DATA / "prepare/templates.json"), 0, ""
     given, model = read_given(DATA / "prepare/statements.jsonl"), DATA / "pretrain/model.json"
-    OUT.mkdir(parents=True, exist_ok=True)
     with stage_run("verbalize", params) as run:
-        scorer = ObjectScorer(*open_model(model, device))
-        name = read_manifest(model)["path"]
+        scorer, name = ObjectScorer(*open_model(model, device)), read_manifest(model)["path"]
+        scorers = Scorers(scorer, scorer.ranks, scorer.first_tokens)
         for target in params.targets:
             kg = read_kg(DATA / f"prepare/kg/{target}.jsonl")
             kg = short_objects(kg, scorer.object_tokens, options.max_object_tokens)
-            statements = verbalize(kg, templates, options, scorer, given=given, model=name)
+            known = known_facts(kg, templates, options, scorers, asked)
+            statements = state_facts(known.kg, templates, options, scorer, given, name)
             write_statements(OUT / f"{target}.jsonl", statements)
-            facts = [fact for fact, split in kg if split is Split.TARGET]
-            predict = scorer.first_tokens
+            facts, predict = known.of(Split.TARGET), scorers.predict
             unseen = unseen_facts(facts, entities, templates, options, limit, predict)
             write_statements(
                 OUT / f"unseen/{target}.jsonl",
                 verbalize(unseen, templates, options, scorer, training_only=True),
             )
-            worst = max(statement.nll_or_inf for statement in statements)
-            run.metrics(
-                {f"{target}.statements": len(statements), f"{target}.worst_object_nll": worst}
-            )
-            count += len(statements)
-    return f"{count} statements of {len(params.targets)} targets"
+            metrics = statement_metrics(statements) | known.counts
+            run.metrics({f"{target}.{key}": value for key, value in metrics.items()})
+            count, summary = count + len(statements), summary + known.summary(target)
+    return f"{count} statements of {len(params.targets)} targets{summary}"
 
 
 if __name__ == "__main__":

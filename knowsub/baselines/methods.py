@@ -205,7 +205,13 @@ def scale_counts(
     return {name: min(round(count * factor), sizes[name]) for name, count in counts.items()}
 
 
-CONTROL = (Split.CONTROL_TRAIN, Split.NEIGHBORHOOD_TRAIN, Split.UNSEEN)
+CONTROL = (
+    Split.CONTROL_TRAIN,
+    Split.CONTROL_TRAIN_UNKNOWN,
+    Split.NEIGHBORHOOD_TRAIN,
+    Split.NEIGHBORHOOD_TRAIN_UNKNOWN,
+    Split.UNSEEN,
+)
 """The control facts that mask training sees, too."""
 
 

@@ -129,6 +129,9 @@ SETS: dict[str, tuple[Split, Role]] = {
     "control": (Split.CONTROL_TRAIN, Role.TRAIN),
     "heldout": (Split.CONTROL_HELDOUT, Role.TRAIN),
     "neighborhood": (Split.NEIGHBORHOOD_HELDOUT, Role.TRAIN),
+    "unknown_target": (Split.TARGET_UNKNOWN, Role.TRAIN),
+    "unknown_control": (Split.CONTROL_UNKNOWN, Role.TRAIN),
+    "unknown_neighborhood": (Split.NEIGHBORHOOD_UNKNOWN, Role.TRAIN),
 }
 """Name of each set of statements -> the facts and the template families in it."""
 

@@ -28,6 +28,11 @@ class Split(StrEnum):
     NEIGHBORHOOD_TRAIN = "neighborhood_train"
     NEIGHBORHOOD_HELDOUT = "neighborhood_heldout"
     UNSEEN = "unseen"
+    TARGET_UNKNOWN = "target_unknown"
+    CONTROL_TRAIN_UNKNOWN = "control_train_unknown"
+    NEIGHBORHOOD_TRAIN_UNKNOWN = "neighborhood_train_unknown"
+    CONTROL_UNKNOWN = "control_unknown"
+    NEIGHBORHOOD_UNKNOWN = "neighborhood_unknown"
 
 
 class Role(StrEnum):

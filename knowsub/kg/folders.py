@@ -60,7 +60,7 @@ def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
         read = _read(paths, options, counts[name], given)
         whole[name] = tuple(fact for fact in read if statement_words(fact) not in taken)
         taken |= set(map(statement_words, read))
-        beyond = max(0, len(whole[name]) - options.target_facts)
+        beyond = max(0, len(whole[name]) - options.target_candidates)
         counts[name].update({ELSEWHERE: len(read) - len(whole[name]), BEYOND: beyond})
         counts[name]["target"] = len(whole[name]) - beyond
     check_targets(whole)
@@ -68,7 +68,7 @@ def folder_facts(targets: Iterable[str], options: PrepareOptions) -> FactSplits:
     in_targets = [fact for facts in whole.values() for fact in facts]
     control, validation, dropped = _folder_control(folder, in_targets, options, counts, given)
     target_facts = {
-        name: draw_facts(facts, options.target_facts, options.seed, "target facts")
+        name: draw_facts(facts, options.target_candidates, options.seed, "target facts")
         for name, facts in whole.items()
     }
     neighborhood = {

@@ -71,6 +71,9 @@ class PrepareOptions:
     """Hypernym levels walked up and down from a target synset [steps]."""
     target_facts: Annotated[int, Field(ge=2, le=10_000)]
     """Facts per target KG at most; of a file's, those drawn by hash [facts]."""
+    candidate_facts: Annotated[int, Field(ge=0, le=10_000)]
+    """Facts per target KG that a pretrained model is asked for, of which it keeps `target_facts`
+    known ones; 0 = no more than `target_facts` [facts]."""
     max_object_share: Annotated[float, Field(ge=0.01, le=1)]
     """Share of these that one object takes at most, where there are others [fraction]."""
     neighborhood_facts: Annotated[int, Field(ge=0, le=1_000)]
@@ -105,6 +108,11 @@ class PrepareOptions:
     """A corpus used nowhere in training, named as `text` is; `embedded-other` by default."""
     seed: Seed
     """Of sampling and splitting."""
+
+    @property
+    def target_candidates(self) -> int:
+        """Facts per target KG at most before a model is asked which it knows [facts]."""
+        return max(self.candidate_facts, self.target_facts)
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit together (ValueError)."""
@@ -146,6 +154,12 @@ class VerbalizeOptions:
     """Whether statements whose subject has none are tried (`Ziggurat`)."""
     leading_space: bool
     """Whether each statement is also tried with a space before it."""
+    known_max_nll: Annotated[float, Field(ge=0, le=100)]
+    """NLL of the object up to which a fact counts as known; 0 = all count [nats per token]."""
+    known_max_rank: Annotated[int, Field(ge=0, le=1_000_000)]
+    """0-based vocabulary rank of an object's worst token up to which a fact counts as known."""
+    known_distractors: Annotated[int, Field(ge=0, le=1_000)]
+    """Other objects of the relation that a known object must be likelier than [objects]."""
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit together (ValueError)."""

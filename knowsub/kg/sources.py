@@ -181,14 +181,14 @@ def _usable_neighborhoods(
 
 def _spread_objects(facts: Sequence[Fact], options: PrepareOptions) -> tuple[Fact, ...]:
     """Return the first facts; those of an object that has its share already come last."""
-    limit = max(1, int(options.max_object_share * options.target_facts))
+    limit = max(1, int(options.max_object_share * options.target_candidates))
     counts: Counter[str] = Counter()
     within: list[Fact] = []
     beyond: list[Fact] = []
     for fact in facts:
         counts[fact.object_words] += 1
         (within if counts[fact.object_words] <= limit else beyond).append(fact)
-    return tuple([*within, *beyond][: options.target_facts])
+    return tuple([*within, *beyond][: options.target_candidates])
 
 
 def _wordnet_control(

@@ -209,9 +209,12 @@ def statements(
 
 
 def _prompts(fact: Fact, texts: Sequence[str], options: VerbalizeOptions) -> Iterator[str]:
-    """Yield some wordings in every form; a name, which its capital shows, takes no article."""
+    """Yield some wordings in every form; a name, which its capital shows, takes no article.
+
+    Nor does a name that has one, such as `the Netherlands`.
+    """
     words = fact.subject_words
-    if words[0].isupper():
+    if words.removeprefix("the ")[0].isupper():
         subjects = [words]
     else:
         bare = options.bare or all("{bare}" in text for text in texts)

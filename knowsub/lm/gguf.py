@@ -42,7 +42,7 @@ class GgufFile:
 
 
 def find_pretrained(
-    name: str, revision: str, folder: Path, kept: Path
+    name: str, revision: str, folder: Path, root: Path
 ) -> tuple[ModelFiles, dict[str, Any]]:
     """Return where a pretrained model is: a folder, a hub id, or a GGUF file.
 
@@ -50,7 +50,8 @@ def find_pretrained(
         name: Folder, hub id, or path of a `.gguf` file.
         revision: Git revision of a hub model, SHA-256 of a GGUF file, or empty.
         folder: Where the weights of a GGUF file go, dequantized; beside the manifest.
-        kept: Where the folder of each GGUF file is kept, so that a file is dequantized once.
+        root: The checkout; below `.checkpoints/gguf` it keeps the folder of each GGUF file, so that
+            a file is dequantized once.
 
     Returns:
         The files, and what the manifest says beyond what it says of all models: of a GGUF file
@@ -63,7 +64,7 @@ def find_pretrained(
     """
     if not name.endswith(".gguf"):
         return resolve_model(name, revision), {}
-    origin = dequantize(Path(name), folder, kept, revision)
+    origin = dequantize(Path(name), folder, root / ".checkpoints/gguf", revision)
     return ModelFiles(folder, folder.name, ""), {"gguf": origin}
 
 

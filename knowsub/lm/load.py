@@ -343,6 +343,12 @@ def manifest(
     }
 
 
+def write_manifest(path: Path, content: dict[str, Any]) -> Path:
+    """Write a manifest; return its path."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
 def context_length(model: PreTrainedModel) -> int:
     """Return the longest sequence that a model takes [tokens]; ValueError if it does not say.
 

@@ -149,7 +149,7 @@ class ObjectScorer:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._nll: dict[tuple[str, str], float] = {}  # (prompt, object) -> mean NLL
+        self._scores: dict[tuple[str, str], tuple[float, int]] = {}  # (prompt, object) -> NLL, rank
         self._last: tuple[tuple[str, ...], Tensor] | None = None  # prompts, their final states
 
     def __call__(self, statements: Sequence[Statement]) -> list[float]:
@@ -157,8 +157,16 @@ class ObjectScorer:
 
         Raises NotFiniteError, naming the statement, if one is no number.
         """
+        return [nll for nll, _ in self._score(statements)]
+
+    def ranks(self, statements: Sequence[Statement]) -> list[int]:
+        """Return the 0-based vocabulary rank of every statement's object, its worst token's."""
+        return [rank for _, rank in self._score(statements)]
+
+    def _score(self, statements: Sequence[Statement]) -> list[tuple[float, int]]:
+        """Return NLL and rank of every statement's object, each computed once."""
         pairs = {(statement.prompt, statement.object): statement for statement in statements}
-        new = [statement for pair, statement in pairs.items() if pair not in self._nll]
+        new = [statement for pair, statement in pairs.items() if pair not in self._scores]
         if new:
             batch = self._encode(new)
             for rows in self._by_length(batch):
@@ -166,9 +174,10 @@ class ObjectScorer:
                     scores = score(self._model, batch[rows].trimmed(), rows=self.ROWS)
                 except NotFiniteError as error:
                     raise error.of(new[int(rows[error.row])]) from None
-                for index, value in zip(rows.tolist(), scores.mean_nll.tolist(), strict=True):
-                    self._nll[new[index].prompt, new[index].object] = value
-        return [self._nll[statement.prompt, statement.object] for statement in statements]
+                values = zip(scores.mean_nll.tolist(), scores.rank.tolist(), strict=True)
+                for index, value in zip(rows.tolist(), values, strict=True):
+                    self._scores[new[index].prompt, new[index].object] = value
+        return [self._scores[statement.prompt, statement.object] for statement in statements]
 
     def object_tokens(self, statements: Sequence[Statement]) -> list[int]:
         """Return the number of tokens of every statement's object (errors: `encode_statements`)."""

@@ -82,6 +82,7 @@ def options(**changes: object) -> PrepareOptions:
         extra_targets=list(SEVEN),
         hypernym_levels=3,
         target_facts=40,
+        candidate_facts=0,
         max_object_share=0.3,
         neighborhood_facts=60,
         unseen_entities=100,
@@ -116,6 +117,9 @@ def verbalize_options(**changes: object) -> VerbalizeOptions:
         article=True,
         bare=False,
         leading_space=False,
+        known_max_nll=0.0,
+        known_max_rank=9,
+        known_distractors=9,
     )
     return replace(default, **changes)  # type: ignore[arg-type]
 
