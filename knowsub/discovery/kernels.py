@@ -260,7 +260,7 @@ def _with_varlen_attention(module: Module, configs: dict[int, PreTrainedConfig])
 
 
 def target_states(
-    model: PreTrainedModel, *groups: Mapping[str, Batch]
+    model: PreTrainedModel, *groups: Mapping[str, Batch], by_length: bool = False
 ) -> dict[str, Float[Tensor, "target hidden"]]:
     """Return the final states at the target positions of several batches, in one forward pass.
 
@@ -269,6 +269,8 @@ def target_states(
         *groups: Batches by name, with lower states unless the model is whole, the rest on the CPU.
             The batches of a group are padded on the right to one width. A batch may be empty, a
             group may not.
+        by_length: Whether sequences of equal length are read together instead, without padding;
+            the model is then one from `can_pack`.
 
     Returns:
         One tensor of states per batch, by name.
@@ -281,12 +283,19 @@ def target_states(
         raise ValueError("training batches need lower states, all of them or none")
     device_of = next(model.parameters())
     joined = [_join(list(group.values()), device_of) for group in groups]
+    order: Tensor | None = None
+    if by_length:
+        joined, order = split_by_length(joined)
     target_mask = torch.cat([batch.target_mask.flatten() for batch in joined])
     with last_mlp_at_targets(model, target_mask) as targets:
         states = (
-            last_hidden(model, joined[0]) if len(joined) == 1 else last_hidden_varlen(model, joined)
+            last_hidden(model, joined[0])
+            if len(joined) == 1 and not by_length
+            else last_hidden_varlen(model, joined)
         )
     at_targets = states.flatten(0, 1).index_select(0, targets)  # (target, hidden)
+    if order is not None:
+        at_targets = at_targets.index_select(0, to_device_of(order, at_targets))
     counts = [int(batch.target_mask.sum()) for batch in batches.values()]
     return dict(zip(batches, at_targets.split(counts), strict=True))
 
@@ -301,6 +310,31 @@ def _join(batches: Sequence[Batch], device_of: Tensor) -> Batch:
         torch.cat([batch.target_mask for batch in padded]),
         torch.cat([to_device_of(s, device_of) for s in lower_states]) if lower_states else None,
     )
+
+
+def split_by_length(
+    batches: Sequence[Batch],
+) -> tuple[list[Batch], Int[Tensor, " target"]]:
+    """Return the sequences of batches in parts of equal length, which need no padding.
+
+    Args:
+        batches: The batches; the length of a sequence ends with its last target position.
+
+    Returns:
+        The parts, and the place that each target position of the batches, counted row by row, has
+        among those of the parts.
+    """
+    parts, places, n_targets = [], [torch.zeros(0, dtype=torch.long)], 0
+    for batch in batches:
+        lengths, number = batch.lengths - 1, torch.zeros_like(batch.tokens)
+        count = int(batch.target_mask.sum())
+        number[batch.target_mask] = torch.arange(n_targets, n_targets + count)
+        n_targets += count
+        for length in lengths.unique().tolist():
+            rows = flat_nonzero(lengths == length)
+            parts.append(batch[rows].pad_to(length))
+            places.append(number[rows, :length][parts[-1].target_mask])
+    return parts, torch.cat(places).argsort()
 
 
 @contextmanager

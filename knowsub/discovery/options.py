@@ -55,6 +55,20 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Padding(StrEnum):
+    """How sequences of several lengths are read on a CPU."""
+
+    WIDEST = "widest"
+    NONE = "none"
+
+
+class HeadVocabulary(StrEnum):
+    """Tokens of the LM head that the losses compare."""
+
+    FULL = "full"
+    SEEN = "seen"
+
+
 class Matmul(StrEnum):
     """Library that computes float32 matrix products on the CPU."""
 
@@ -142,6 +156,10 @@ class TrainOptions:
     """Whether activations are recomputed in the backward pass, to save memory."""
     precision: Precision
     """Of the matrix products; gates, losses and optimizer are float32."""
+    padding: Padding
+    """Whether a step's statements are padded to the widest on a CPU, or read by length."""
+    head_vocabulary: HeadVocabulary
+    """Tokens of the LM head that the losses compare."""
     matmul: Matmul
     """Library that computes float32 products on the CPU."""
     evaluate_every: Count
@@ -169,8 +187,12 @@ class TrainOptions:
         ordered = not end or int(first) < int(end)
         require(ordered, "train.blocks", self.blocks, "upper_half, or first:end such as 2:4")
         per_weight = self.granularity in (Granularity.WEIGHT, Granularity.INPUT, Granularity.OUTPUT)
-        masks = not self.embeddings or (per_weight and not self.activation_checkpointing)
-        allowed = "false, or granularity weight, input or output without activation_checkpointing"
+        plain = per_weight and not self.activation_checkpointing
+        masks = not self.embeddings or (plain and self.head_vocabulary is HeadVocabulary.FULL)
+        allowed = (
+            "false, or granularity weight, input or output without activation_checkpointing and "
+            "with head_vocabulary: full"
+        )
         require(masks, "train.embeddings", self.embeddings, allowed)
 
     def block_range(self, total: int) -> range:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count
 from knowsub.artifacts import json_text
 from knowsub.discovery.distinction import family_rows
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.options import Suppression, TrainOptions
+from knowsub.discovery.options import HeadVocabulary, Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import (
     MIN_OBJECTS,
@@ -125,14 +126,15 @@ def build_trainer(
             than the context, the text is shorter than a block, or there are too few different
             objects for the suppression term.
     """
-    options, data = model.options, _training_data(model, statements, text, seed)
+    options = model.options
+    data, upper = _training_data(model, statements, text, seed)
     _require_objects(len(data.ignorance.objects), options.suppression)
     gates = Gates(
         model.model, model.matrices, options.granularity, options.estimator, options.init_prob
     )
     if options.embeddings:
         close_unused_rows(gates, data.target)
-    return MaskTrainer(gates, model.upper, data, options, seed, processes)
+    return MaskTrainer(gates, upper, data, options, seed, processes)
 
 
 @torch.no_grad()
@@ -151,21 +153,37 @@ def close_unused_rows(gates: Gates, target: Batch) -> None:
 
 def _training_data(
     model: SearchModel, statements: Sequence[Statement], text: str, seed: int
-) -> TrainingData:
-    """Return the statements and text blocks of a search, with the teacher's answers cached."""
-    options = model.options
+) -> tuple[TrainingData, PreTrainedModel]:
+    """Return the statements and text blocks of a search, with the teacher's answers cached.
+
+    And the upper blocks that read them, with the LM head of the tokens that the losses compare.
+    """
+    options, upper = model.options, model.upper
     target_statements = _require(statements, Split.TARGET, Role.TRAIN)
-    control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
-    neighborhood_facts = _select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN)
+    control_statements = [
+        *_require(statements, Split.CONTROL_TRAIN, Role.TRAIN),
+        *_select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN),
+    ]
+    neighborhood_facts = [
+        *_select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN),
+        *_select(statements, Split.NEIGHBORHOOD_TRAIN_UNKNOWN, Role.TRAIN),
+    ]
     neighborhood = [*neighborhood_facts, *_select(statements, Split.UNSEEN, Role.TRAIN)]
     if options.neighborhood_weight == 0:
         neighborhood = []
 
-    target = model.encode_statements(target_statements)
-    control = model.encode_statements(control_statements)
-    teacher = partial(
-        cache_teacher, model.upper, precision=options.precision, allocate=model.allocate
-    )
+    batches = {
+        "target": model.encode_statements(target_statements),
+        "control": model.encode_statements(control_statements),
+        "text": model.encode_text(text),
+    }
+    if neighborhood:
+        batches["neighborhood"] = model.encode_statements(neighborhood)
+    if options.head_vocabulary is HeadVocabulary.SEEN:
+        upper, batches = seen_tokens_only(upper, batches)
+    target, control = batches["target"], batches["control"]
+    near = batches.get("neighborhood")
+    teacher = partial(cache_teacher, upper, precision=options.precision, allocate=model.allocate)
     match = partial(
         match_controls,
         target_statements,
@@ -173,17 +191,53 @@ def _training_data(
         torch.Generator().manual_seed(seed),
     )
     shifted = options.causal_shift
-    return TrainingData(
+    data = TrainingData(
         target=target if shifted else target.unshifted(),
         control=teacher(control if shifted else control.unshifted()),
-        neighborhood=teacher(model.encode_statements(neighborhood)) if neighborhood else None,
+        neighborhood=None if near is None else teacher(near),
         n_neighborhood=len(neighborhood_facts) if neighborhood else 0,
-        text=teacher(model.encode_text(text)),
+        text=teacher(batches["text"]),
         target_families=family_rows(target_statements),
-        ignorance=measure_ignorance(
-            model.upper, target, cache_teacher_states(model.upper, control), match
-        ),
+        ignorance=measure_ignorance(upper, target, cache_teacher_states(upper, control), match),
     )
+    return data, upper
+
+
+def seen_tokens_only(
+    upper: PreTrainedModel, batches: Mapping[str, Batch]
+) -> tuple[PreTrainedModel, dict[str, Batch]]:
+    """Return a model whose LM head has the tokens of some batches alone, and these renumbered.
+
+    With a vocabulary of 262,144 the head is a third of a step's operations. The losses compare the
+    distributions over the tokens that occur, renormalized; validation and evidence read all of it.
+
+    Args:
+        upper: The upper blocks; it keeps its own head.
+        batches: The batches by name, with lower states: their tokens are read as labels alone.
+
+    Returns:
+        A shallow copy with a head of the tokens in ascending order, and the batches renumbered.
+
+    Raises:
+        ValueError: If a batch has no lower states.
+    """
+    if any(batch.lower_states is None for batch in batches.values()):
+        raise ValueError("tokens are renumbered after the lower states are cached")
+    tokens = torch.cat([batch.tokens.flatten() for batch in batches.values()]).unique()
+    whole = upper.get_output_embeddings()
+    rows = tokens.to(whole.weight.device)
+    head = nn.Linear(whole.in_features, len(tokens), bias=whole.bias is not None, device="meta")
+    head.weight = nn.Parameter(whole.weight[rows], requires_grad=False)
+    if whole.bias is not None:
+        head.bias = nn.Parameter(whole.bias[rows], requires_grad=False)
+    twin = copy.copy(upper)
+    twin._modules = dict(upper._modules)
+    twin.set_output_embeddings(head)
+    renumbered = {
+        name: replace(batch, tokens=torch.searchsorted(tokens, batch.tokens))
+        for name, batch in batches.items()
+    }
+    return twin, renumbered
 
 
 def build_validation(

@@ -24,7 +24,7 @@ from knowsub.discovery.kernels import (
     target_states,
 )
 from knowsub.discovery.losses import SUPPRESSION, negative_log_likelihood
-from knowsub.discovery.options import Precision, Suppression, TrainOptions
+from knowsub.discovery.options import Padding, Precision, Suppression, TrainOptions
 from knowsub.discovery.teacher import Ignorance, Teacher
 from knowsub.lm.batch import Batch, take_rows, to_device_of
 from knowsub.lm.blocks import activation_checkpointed
@@ -189,6 +189,7 @@ class StepGradient:
 
         launch_bound = gates.logits.device.type != "cpu" and self._tokens() <= LAUNCH_BOUND_TOKENS
         self.single_pass = varlen is not None and launch_bound
+        self.by_length = varlen is not None and options.padding is Padding.NONE and not launch_bound
         # One backward pass can multiply into the straight-through gradient: no vector is needed.
         single_backward = self.single_pass and options.grad_accumulation == 1
         single_backward = single_backward and self.distinction is None
@@ -250,7 +251,8 @@ class StepGradient:
         with matmul_autocast(self.options.precision, self.gates.logits.device):
             for groups in self._passes(rows):
                 losses: LossTerms = {}
-                for name, states in target_states(self.upper, *groups).items():  # (target, hidden)
+                at_targets = target_states(self.upper, *groups, by_length=self.by_length)
+                for name, states in at_targets.items():  # (target, hidden)
                     if name == "suppression":
                         term = self._suppression(rows[name], states)
                         losses[name] = chunked_head_loss(states, self.head, term)

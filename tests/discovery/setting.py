@@ -10,7 +10,9 @@ from knowsub.architectures import ModuleType, block_count, maskable_matrices
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import (
     Candidates,
+    HeadVocabulary,
     Matmul,
+    Padding,
     Precision,
     Samples,
     Suppression,
@@ -42,6 +44,7 @@ def options(**changes: object) -> TrainOptions:
         "sparsity_ramp_start": 0.5, "target_density": 0.0, "max_density": 0.2, "target_batch": 3,
         "control_batch": 5, "text_batch": 2, "block_tokens": 8, "grad_accumulation": 1,
         "activation_checkpointing": False, "precision": Precision.FLOAT32,
+        "padding": Padding.WIDEST, "head_vocabulary": HeadVocabulary.FULL,
         "matmul": Matmul.DEFAULT, "evaluate_every": 2, "checkpoint_every": 2,
         "max_control_ratio": 1.5, "max_text_ratio": 1.5,
     }  # fmt: skip

@@ -17,12 +17,15 @@ from knowsub.discovery.kernels import (
     matmul_autocast,
     matmul_backend,
     require_exact,
+    split_by_length,
+    target_states,
 )
 from knowsub.discovery.options import Matmul, Precision
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import activation_checkpointed, cache_lower_states, last_hidden, upper_blocks
 from knowsub.lm.head import LMHead
 from tests.architectures import CONFIGS, CONTEXT, EAGER, PACKABLE, VOCAB, tiny
+from tests.discovery.setting import statements
 
 
 def test_the_library_is_another_within_the_block_alone() -> None:
@@ -273,3 +276,37 @@ def test_other_attention_and_short_windows_are_left_alone() -> None:
     assert can_pack(qwen, CONTEXT) is not None
     qwen.config.layer_types = ["full_attention", "sliding_attention"]
     assert can_pack(qwen, CONTEXT) is None
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_sequences_of_each_length_apart_give_the_same_states_and_gradients(kind: str) -> None:
+    model = tiny(kind, attention="sdpa")
+    groups = {
+        name: cache_lower_states(model, 2, statements(6, width, seed))
+        for seed, (name, width) in enumerate({"target": 8, "control": 11}.items())
+    }
+    upper = upper_blocks(model, 2)
+    packed = can_pack(upper, CONTEXT)
+    assert packed is not None
+    weights = [own.requires_grad_() for own in model.parameters() if own.ndim == 2]
+    results = []
+    for states in (target_states(upper, groups), target_states(packed, groups, by_length=True)):
+        total = sum(
+            (value * torch.arange(1, len(value) + 1)[:, None]).sum() for value in states.values()
+        )
+        grads = torch.autograd.grad(total, weights, allow_unused=True)
+        results.append((states, [grad for grad in grads if grad is not None]))
+    (padded, padded_grads), (apart, apart_grads) = results
+    for name in groups:
+        torch.testing.assert_close(apart[name], padded[name], rtol=1e-4, atol=1e-5)
+    for expected, actual in zip(padded_grads, apart_grads, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_parts_of_equal_length_hold_no_padding_and_every_target_once() -> None:
+    batch = statements(7, 9, 3, n_targets=2)
+    batch = batch.with_lower_states(batch.tokens[..., None].float())
+    parts, order = split_by_length([batch])
+    assert sum(part.tokens.numel() for part in parts) == int((batch.lengths - 1).sum())
+    labels = torch.cat([part.tokens[part.target_mask] for part in parts])[order]
+    assert torch.equal(labels, batch.tokens[batch.target_mask])
