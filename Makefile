@@ -1,7 +1,7 @@
 # knowsub: `make repro` sets up what is missing and runs the pipeline; `make test` the same for the tests.
 # TORCH picks the build of torch: `make repro TORCH=torch==2.13.0` takes the one with CUDA on Linux.
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev repro test quick check ui tour torture bench lock clean
+.PHONY: help setup setup-dev repro test quick check ui tour torture real bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -76,6 +76,10 @@ tour: setup-dev  ## try dvc exp, queues and MLflow on tiny settings in a scratch
 
 torture: setup-dev  ## kill, damage, fill disks and feed nonsense on tiny settings; writes docs/reliability.md
 	python -m tests.torture --write docs/reliability.md
+
+real: setup  ## a pretrained model, Gemma 3 270M, through every stage; TEXT=folder, ARGS=--plan
+	$(PIP) 'gguf>=0.17'
+	python -m benchmarks.real $(if $(TEXT),--text $(TEXT)) $(ARGS)
 
 bench: setup  ## measure speed and memory; writes benchmarks/results.json
 	python -m benchmarks
