@@ -160,14 +160,10 @@ def _training_data(
     """
     options, upper = model.options, model.upper
     target_statements = _require(statements, Split.TARGET, Role.TRAIN)
-    control_statements = [
-        *_require(statements, Split.CONTROL_TRAIN, Role.TRAIN),
-        *_select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN),
-    ]
-    neighborhood_facts = [
-        *_select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN),
-        *_select(statements, Split.NEIGHBORHOOD_TRAIN_UNKNOWN, Role.TRAIN),
-    ]
+    control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
+    control_statements += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
+    neighborhood_facts = _select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN)
+    neighborhood_facts += _select(statements, Split.NEIGHBORHOOD_TRAIN_UNKNOWN, Role.TRAIN)
     neighborhood = [*neighborhood_facts, *_select(statements, Split.UNSEEN, Role.TRAIN)]
     if options.neighborhood_weight == 0:
         neighborhood = []
@@ -184,12 +180,8 @@ def _training_data(
     target, control = batches["target"], batches["control"]
     near = batches.get("neighborhood")
     teacher = partial(cache_teacher, upper, precision=options.precision, allocate=model.allocate)
-    match = partial(
-        match_controls,
-        target_statements,
-        control_statements,
-        torch.Generator().manual_seed(seed),
-    )
+    generator = torch.Generator().manual_seed(seed)
+    match = partial(match_controls, target_statements, control_statements, generator)
     shifted = options.causal_shift
     data = TrainingData(
         target=target if shifted else target.unshifted(),

@@ -18,8 +18,8 @@ def file_error(path: Path) -> str:
         return ""
     if path.suffix.lower() == ".gguf":
         return (
-            "a GGUF file is not read here; convert it to a Hugging Face folder (transformers: "
-            "from_pretrained(folder, gguf_file=...), then save_pretrained) and name that folder"
+            "a GGUF file is not read here; name it as pretrain.model, whose stage converts it to a "
+            "Hugging Face folder, and give data/pretrain/model.json"
         )
     return "is a file; a model is a folder with config.json, safetensors and a tokenizer"
 
