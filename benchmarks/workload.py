@@ -9,7 +9,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from knowsub.architectures import ModuleType, block_count, maskable_matrices
-from knowsub.discovery.options import Matmul, Precision, Suppression, TrainOptions
+from knowsub.discovery.options import (
+    Candidates,
+    Matmul,
+    Precision,
+    Samples,
+    Suppression,
+    TrainOptions,
+)
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
 from knowsub.discovery.trainer import MaskTrainer
@@ -79,6 +86,8 @@ def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
         text_batch=shape.text, block_tokens=shape.block, grad_accumulation=1,
         activation_checkpointing=False, precision=Precision.FLOAT32, matmul=Matmul.DEFAULT,
         evaluate_every=steps, checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
+        samples=Samples.SHARED, candidates=Candidates.ALL, embeddings=False,
+        distinction_weight=0.0, distinction_batch=2,
     )  # fmt: skip
     return replace(chosen, **changes)  # type: ignore[arg-type]
 
