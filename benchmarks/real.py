@@ -32,7 +32,8 @@ DISK_GB = 8.0
 """Packages and file .5, weights 1.1, checkpoints 1.6, DVC's cache and results 2, margin [GB]."""
 TFLOP = {"once": 25.0, "per mask": 110.0}
 """Operations of the stages up to `verbalize`, and of search, baselines, evidence and finetuning of
-a mask, as measured on two processors by time and speed of products."""
+a mask: estimates, from the processor time of one verbalizing and one search; no whole run has been
+measured."""
 
 
 def gflops() -> float:
