@@ -11,7 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from knowsub.architectures import ModuleType, block_count, maskable_matrices
 from knowsub.discovery.options import (
     Candidates,
+    HeadVocabulary,
     Matmul,
+    Padding,
     Precision,
     Samples,
     Suppression,
@@ -87,7 +89,8 @@ def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
         activation_checkpointing=False, precision=Precision.FLOAT32, matmul=Matmul.DEFAULT,
         evaluate_every=steps, checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
         samples=Samples.SHARED, candidates=Candidates.ALL, embeddings=False,
-        distinction_weight=0.0, distinction_batch=2,
+        distinction_weight=0.0, distinction_batch=2, padding=Padding.WIDEST,
+        head_vocabulary=HeadVocabulary.FULL,
     )  # fmt: skip
     return replace(chosen, **changes)  # type: ignore[arg-type]
 
