@@ -23,15 +23,15 @@ from knowsub.config import Params, load_params
 
 CHAIN = ("train", "baseline", "test", "finetune")
 """The stages of one target and seed, in order."""
-COMMON = "verbalize"
-"""Last stage that all chains need."""
+COMMON = ("verbalize", "retain")
+"""Last stages that all chains need."""
 _OUTPUT = threading.Lock()
 
 
 def reproduce(params: Params, jobs: int) -> int:
     """Bring the whole pipeline up to date, with so many chains at once; return DVC's status."""
     if jobs > 1 and _dvc("status", "--quiet") != 0:
-        if (status := _dvc("repro", COMMON)) != 0:
+        if (status := _dvc("repro", *COMMON)) != 0:
             return status
         chains = [f"{target}-{seed}" for target, seed in product(params.targets, params.seeds)]
         with ThreadPoolExecutor(jobs) as pool:
