@@ -16,6 +16,10 @@ stages:
   verbalize:
     cmd: echo facts > facts
     outs: [facts]
+  retain:
+    cmd: cp facts retain
+    deps: [facts]
+    outs: [retain]
   train:
     matrix: {target: [a, b], seed: [0, 1]}
     cmd: python record.py ${item.target}-${item.seed}
@@ -29,7 +33,7 @@ stages:
   test:
     matrix: {target: [a, b], seed: [0, 1]}
     cmd: cp base-${item.target}-${item.seed} test-${item.target}-${item.seed}
-    deps: ["base-${item.target}-${item.seed}"]
+    deps: ["base-${item.target}-${item.seed}", retain]
     outs: ["test-${item.target}-${item.seed}"]
   finetune:
     matrix: {target: [a, b], seed: [0, 1]}
