@@ -31,9 +31,9 @@ from knowsub.lm.score import score
 from knowsub.masks.ablation import ablate_, ablated
 from knowsub.masks.mask import Mask
 from tests.architectures import ALIKE, CONFIGS, EAGER, VOCAB, tiny
-from tests.lm.setting import toy_tokenizer
+from tests.lm.setting import small_tokenizer
 
-TOKENIZER = cache(toy_tokenizer)
+TOKENIZER = cache(small_tokenizer)
 FIRST = 2
 KINDS: dict[str, PretrainedConfig] = CONFIGS | ALIKE
 WINDOW = 4  # shorter than the sequences

@@ -37,7 +37,7 @@ FORMS = VerbalizeOptions(
     paraphrases=Paraphrases.best, max_object_tokens=0,
     train_families=["kind"],
     validation_families=["isa"], test_families=["unused"], article=True, bare=False,
-    leading_space=False,
+    leading_space=False, known_max_nll=0.0, known_max_rank=9, known_distractors=9,
 )  # fmt: skip
 
 

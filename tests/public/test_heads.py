@@ -25,7 +25,7 @@ from knowsub.lm.head import LMHead, lm_head
 from knowsub.lm.load import load_model
 from knowsub.lm.score import score
 from tests.architectures import ALIKE, CONFIGS, VOCAB, tiny
-from tests.lm.setting import toy_tokenizer
+from tests.lm.setting import small_tokenizer
 
 TOKENS = torch.randint(1, VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
 
@@ -75,7 +75,7 @@ def test_a_row_that_forgets_a_part_of_the_model_is_refused_when_it_is_opened(
     kind: str, forgotten: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny(kind).save_pretrained(tmp_path)
-    toy_tokenizer().save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
     load_model(tmp_path)
     row = replace(architectures.ARCHITECTURES[kind], **forgotten)
     monkeypatch.setitem(architectures.ARCHITECTURES, kind, row)

@@ -17,7 +17,7 @@ from tests.report.setting import SEEDS, TARGETS, make_report
 
 def test_the_same_inputs_give_the_same_bytes(report, data, results, tmp_path):
     again = write_report(tmp_path, make_report(data, results))
-    assert len(again) == 12
+    assert len(again) == 13
     for path in again:
         other = report / path.relative_to(tmp_path)
         assert path.read_bytes() == other.read_bytes(), path.name
