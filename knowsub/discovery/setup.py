@@ -37,7 +37,7 @@ from knowsub.lm.blocks import Allocate, cache_lower_states, drop_lower, in_memor
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
 from knowsub.masks.ablation import EMBEDDING, chosen_matrices
-from knowsub.masks.gates import Gates
+from knowsub.masks.gates import PROBABILITY_SHARES, Gates
 from knowsub.masks.mask import Mask, save_mask
 
 
@@ -362,6 +362,7 @@ def write_search_result(
         "maskable": mask.maskable,
         "chosen": asdict(result.chosen),
         "qualified": result.qualified,
+        "gates": {name: result.curve[result.chosen.step - 1][name] for name in PROBABILITY_SHARES},
         "options": asdict(options),
     }
     text = json_text(summary, paths[1], indent=1, sort_keys=True)
@@ -373,7 +374,7 @@ def write_search_result(
         {
             name.removeprefix(prefix): value
             for name, value in row.items()
-            if name.startswith(prefix) or name in {"step", "undecided"}
+            if name.startswith(prefix) or name in {"step", *PROBABILITY_SHARES}
         }
         for row in result.curve
         if "undecided" in row

@@ -39,7 +39,7 @@ from knowsub.discovery.step import (
     split_terms,
 )
 from knowsub.lm.schedule import warmup_stable_decay
-from knowsub.masks.gates import Gates, GateSample, UniformNoise, undecided_fraction
+from knowsub.masks.gates import Gates, GateSample, UniformNoise, probability_shares
 from knowsub.masks.mask import pack_bits, unpack_bits
 
 StepMetrics = dict[str, float]
@@ -211,7 +211,7 @@ class MaskTrainer:
     def validate_candidate(self, validate: Callable[[], StepMetrics]) -> StepMetrics:
         """Validate the deterministic mask of this step; keep it if the selection rule prefers it.
 
-        Returns the metrics with the prefix `validation_`, and the share of `undecided` gates.
+        Returns the metrics with the prefix `validation_`, and the gates' `probability_shares`.
         """
         bits = self.gates.hard_mask(self.options.max_density)
         weights = self.gradient.exact_weights()
@@ -227,7 +227,7 @@ class MaskTrainer:
             for name, value in asdict(candidate).items()
             if name != "step"
         }
-        return validation | {"undecided": undecided_fraction(self.gates.logits)}
+        return validation | probability_shares(self.gates.logits)
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Return all that `restore` needs: tensors, and the rest as JSON."""

@@ -208,10 +208,29 @@ def chunks(logits: Float[Tensor, " gate"]) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def undecided_fraction(logits: Float[Tensor, " gate"], limit: float = 0.2) -> float:
-    """Return the share of logits with |logit| below a limit [log-odds]: 0.2 is p = 0.45 to 0.55."""
-    few = sum(int((logits[chunk].abs() < limit).count_nonzero()) for chunk in chunks(logits))
-    return few / len(logits)
+PROBABILITY_SHARES = {
+    "p_le_0.01": (0.0, 0.01),
+    "p_le_0.2": (0.0, 0.2),
+    "undecided": (0.45, 0.55),
+    "p_ge_0.8": (0.8, 1.0),
+    "p_ge_0.99": (0.99, 1.0),
+}
+"""Name of a share of the gates -> least and greatest probability sigmoid(logit) in it [fraction].
+
+Source: the reference code prints these five at every evaluation.
+"""
+
+
+def probability_shares(logits: Float[Tensor, " gate"]) -> dict[str, float]:
+    """Return the histogram of the gates' probabilities: name of each share -> share [fraction]."""
+    ends = torch.tensor(list(PROBABILITY_SHARES.values()), dtype=torch.float64).logit().float()
+    counts = [0] * len(ends)
+    for chunk in chunks(logits):
+        for index, (low, high) in enumerate(ends.tolist()):
+            within = (logits[chunk] >= low) & (logits[chunk] <= high)
+            counts[index] += int(within.count_nonzero())
+    names = zip(PROBABILITY_SHARES, counts, strict=True)
+    return {name: count / len(logits) for name, count in names}
 
 
 class Gates:

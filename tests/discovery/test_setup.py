@@ -25,6 +25,7 @@ from knowsub.embedded.model import train_tokenizer
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
 from knowsub.lm.score import score
+from knowsub.masks.gates import PROBABILITY_SHARES
 from knowsub.masks.mask import load_mask
 from tests.architectures import tiny
 from tests.discovery.setting import options, search, statements, text
@@ -149,7 +150,12 @@ def test_a_written_result_can_be_read_again(tmp_path: Path) -> None:
     assert len(rows) == model.options.steps
     assert header.startswith("step,")
     header, *rows = (tmp_path / "out" / "validations.csv").read_text().splitlines()
-    assert header == "step,density,target_nll,control_ratio,text_ratio,undecided"
+    names = ["step", "density", "target_nll", "control_ratio", "text_ratio", *PROBABILITY_SHARES]
+    assert header.split(",") == names
+    shares = dict(zip(names, rows[-1].split(","), strict=True))
+    assert training["gates"] == pytest.approx(
+        {name: float(shares[name]) for name in PROBABILITY_SHARES}, abs=1e-6
+    )
     every = model.options.evaluate_every
     assert [int(row.split(",")[0]) for row in rows] == [*range(every, len(result.curve) + 1, every)]
 

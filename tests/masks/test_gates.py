@@ -11,6 +11,7 @@ from scipy import stats
 from knowsub.architectures import maskable_matrices
 from knowsub.masks import gates as gates_module
 from knowsub.masks.gates import (
+    CPU_CHUNK,
     SAMPLERS,
     Gates,
     GateSample,
@@ -18,7 +19,7 @@ from knowsub.masks.gates import (
     gumbel_sigmoid,
     hard_concrete,
     open_probability,
-    undecided_fraction,
+    probability_shares,
 )
 from knowsub.masks.options import Estimator
 from tests.architectures import tiny
@@ -212,9 +213,20 @@ def test_a_draw_in_chunks_is_the_draw_of_all_gates_at_once(
     assert again.value is first.value
 
 
-def test_the_undecided_are_the_logits_nearer_to_zero_than_the_limit() -> None:
+def test_the_histogram_counts_the_gates_within_each_of_its_ends() -> None:
+    probabilities = torch.tensor([0.005, 0.15, 0.3, 0.46, 0.54, 0.6, 0.85, 0.98, 0.995, 0.999])
+    expected = {
+        "p_le_0.01": 0.1, "p_le_0.2": 0.2, "undecided": 0.2, "p_ge_0.8": 0.4, "p_ge_0.99": 0.2,
+    }  # fmt: skip
+    assert probability_shares(probabilities.logit()) == expected
+    # a gate that is certain, and more gates than are worked on at a time
+    many = probabilities.logit().repeat(CPU_CHUNK // 4)
+    assert probability_shares(many) == pytest.approx(expected)
+    certain = torch.tensor([float("-inf"), float("inf")])
+    assert list(probability_shares(certain).values()) == [0.5, 0.5, 0, 0.5, 0.5]
+
+
+def test_at_the_papers_initial_probability_every_gate_is_undecided() -> None:
     model = tiny("gpt2")
-    gates = Gates(model, maskable_matrices(model))
-    gates.logits.fill_(-1.0)
-    gates.logits[:3] = torch.tensor([0.1, -0.1, 0.2])
-    assert undecided_fraction(gates.logits, 0.2) == 2 / len(gates.logits)
+    gates = Gates(model, maskable_matrices(model), init_prob=0.45 + 1e-6)
+    assert probability_shares(gates.logits)["undecided"] == 1
