@@ -40,29 +40,46 @@ def unit_counts(
     return np.asarray(counts, dtype=np.int64).reshape(-1)
 
 
-def head_counts(mask: Mask, matrices: Sequence[MaskableMatrix]) -> dict[str, tuple[str, int, int]]:
-    """Return the weights and the mask's weights of every attention head.
+HeadCounts = dict[str, tuple[str, int, int]]
+"""Name -> (kind, weights, weights of the mask)."""
 
-    The query, key, value and output slices of one head belong together; where key-value heads are
-    shared by several query heads, they are heads of their own. Name such as `block 3 head 1` ->
-    (kind `head` or `kv head`, weights, weights of the mask).
+
+def head_part_counts(mask: Mask, matrices: Sequence[MaskableMatrix]) -> HeadCounts:
+    """Return the weights and the mask's weights of every head's query, key, value and output slice.
+
+    Names such as `block 3 head 1 q`, of the kind `head part`. Where key-value heads are shared by
+    several query heads, their names are such as `block 3 kv head 1 k`.
     """
     query_heads = {
         matrix.block: _heads(matrix)
         for matrix in matrices
         if matrix.module_type in (ModuleType.Q, ModuleType.OUTPUT)
     }
-    heads: dict[str, tuple[str, int, int]] = {}
+    parts = HeadCounts()
     for matrix in matrices:
-        if "head" not in matrix.axes:
-            continue
-        number = _heads(matrix)
-        kind = "head" if number == query_heads.get(matrix.block, number) else "kv head"
-        counts = unit_counts(mask.bits[matrix.name], matrix, Granularity.HEAD)
-        for head, count in enumerate(counts):
-            name = f"block {matrix.block} {kind} {head}"
-            _, weights, members = heads.get(name, (kind, 0, 0))
-            heads[name] = (kind, weights + matrix.size // number, members + int(count))
+        if "head" in matrix.axes:
+            number = _heads(matrix)
+            kind = "head" if number == query_heads.get(matrix.block, number) else "kv head"
+            counts = unit_counts(mask.bits[matrix.name], matrix, Granularity.HEAD)
+            for head, count in enumerate(counts):
+                name = f"block {matrix.block} {kind} {head} {matrix.module_type}"
+                parts[name] = ("head part", matrix.size // number, int(count))
+    return parts
+
+
+def head_counts(mask: Mask, matrices: Sequence[MaskableMatrix]) -> HeadCounts:
+    """Return the weights and the mask's weights of every attention head.
+
+    The query, key, value and output slices of one head belong together; where key-value heads are
+    shared by several query heads, they are heads of their own. Name such as `block 3 head 1` ->
+    (kind `head` or `kv head`, weights, weights of the mask).
+    """
+    heads = HeadCounts()
+    for part, (_, size, count) in head_part_counts(mask, matrices).items():
+        name = part.rpartition(" ")[0]
+        kind = "kv head" if " kv head " in part else "head"
+        _, weights, members = heads.get(name, (kind, 0, 0))
+        heads[name] = (kind, weights + size, members + count)
     return heads
 
 
@@ -146,7 +163,7 @@ class Placement:
     """How a mask is spread over the groups of one grouping."""
 
     grouping: str
-    """`block`, `module_type`, `matrix`, `head` or `kv head`."""
+    """`block`, `module_type`, `matrix`, `head`, `kv head` or `head part`."""
     chi2: float
     """Chi-square statistic over all groups, corrected for drawing without replacement."""
     degrees: int
@@ -203,7 +220,7 @@ def placement(grouping: str, groups: Mapping[str, tuple[int, int]]) -> Placement
 
 
 def placements(mask: Mask, matrices: Sequence[MaskableMatrix]) -> tuple[Placement, ...]:
-    """Return the placement of a mask by block, module type, matrix and head.
+    """Return the placement of a mask by block, module type, matrix, head and part of a head.
 
     Args:
         mask: The mask.
@@ -225,7 +242,8 @@ def placements(mask: Mask, matrices: Sequence[MaskableMatrix]) -> tuple[Placemen
             groups = groupings.setdefault(grouping, {})
             weights, before = groups.get(name, (0, 0))
             groups[name] = (weights + matrix.size, before + members)
-    for name, (kind, weights, members) in head_counts(mask, covered).items():
+    heads = head_counts(mask, covered) | head_part_counts(mask, covered)
+    for name, (kind, weights, members) in heads.items():
         groupings.setdefault(kind, {})[name] = (weights, members)
     return tuple(placement(name, groups) for name, groups in groupings.items() if len(groups) > 1)
 
@@ -240,6 +258,8 @@ class Concentration:
     """`input` or `output`: the neurons read from, or written to."""
     neurons: int
     """Number of neurons."""
+    dead: int
+    """Neurons all of whose weights in the matrix belong to the mask."""
     gini: float
     """Gini coefficient of the members per neuron: 0 = even, towards 1 = in one neuron."""
     gini_uniform: float
@@ -276,10 +296,11 @@ def concentration(matrix: str, direction: str, members: Counts, weights: int) ->
     hypergeometric. `members`: the mask's weights in each neuron; `weights`: the matrix's size.
     """
     neurons, chosen = len(members), int(members.sum())
+    dead = int((members == weights // neurons).sum())
     top = max(1, round(0.01 * neurons))
     if chosen in (0, weights) or neurons < 2:
         even = top / neurons
-        return Concentration(matrix, direction, neurons, 0.0, 0.0, even, even, 1.0, 1.0)
+        return Concentration(matrix, direction, neurons, dead, 0.0, 0.0, even, even, 1.0, 1.0)
     mean = chosen / neurons
     dispersion = float(((members - mean) ** 2).sum()) / mean * (weights - 1) / (weights - chosen)
     p = float(stats.chi2.sf(dispersion, neurons - 1))
@@ -292,6 +313,7 @@ def concentration(matrix: str, direction: str, members: Counts, weights: int) ->
         matrix=matrix,
         direction=direction,
         neurons=neurons,
+        dead=dead,
         gini=gini(members),
         gini_uniform=float((below * (1 - below)).sum() / mean),
         top_share=float(np.sort(members)[-top:].sum() / chosen),

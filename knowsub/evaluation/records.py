@@ -155,6 +155,24 @@ def against_methods(
     return results
 
 
+def answer_changes(original: Scores, remaining: Scores) -> dict[str, list[float]]:
+    """Return the mean, the least and the greatest change over the statements of a set.
+
+    `rank`: of the 0-based vocabulary rank; `log_probability`: of the mean over the object's tokens
+    [nats per token]. Positive ranks and negative log-probabilities are a worse answer.
+
+    Source: the reference code prints both for every set of facts.
+    """
+    changes = {
+        "rank": (remaining.rank - original.rank).double(),
+        "log_probability": original.mean_nll.double() - remaining.mean_nll.double(),
+    }
+    return {
+        name: [float(values.mean()), float(values.min()), float(values.max())]
+        for name, values in changes.items()
+    }
+
+
 def to_json(
     evidence: Evidence, methods: Mapping[str, Metrics], level: float, resamples: int
 ) -> dict[str, Any]:
@@ -172,11 +190,12 @@ def to_json(
 
     Returns:
         `figures`, `intervals`, `methods`, `method_intervals`, `against_methods`, `cross` (dNLL on
-        other targets), `random_target_dnll` (one per random mask), `relearning` (see
-        `curves_to_json`) and `skipped`.
+        other targets), `random_target_dnll` (one per random mask), `changes` (set ->
+        `answer_changes`), `relearning` (see `curves_to_json`) and `skipped`.
     """
     metrics = evidence.metrics
     p = permutation_p(metrics.values[COMPARED_METRIC], evidence.random)
+    sets = {view: scores.sets for view, scores in evidence.scores.items()}
     return {
         "figures": metrics.values | {"random_p": p},
         "intervals": intervals(metrics, level, resamples),
@@ -187,6 +206,10 @@ def to_json(
         "against_methods": against_methods(metrics, methods),
         "cross": evidence.cross,
         "random_target_dnll": evidence.random,
+        "changes": {
+            name: answer_changes(original, sets["remaining"][name])
+            for name, original in sets["original"].items()
+        },
         "relearning": curves_to_json(evidence.curves),
         "skipped": metrics.skipped,
     }

@@ -36,6 +36,8 @@ class MaskResult:
     """Other target -> dNLL of its facts after removing this mask [nats per token]."""
     relearning: Mapping[str, Mapping[str, Sequence[Row]]]
     """Condition -> model -> points of its relearning curve."""
+    changes: Mapping[str, Mapping[str, Sequence[float]]]
+    """Set -> `rank` and `log_probability` -> mean, least and greatest change over statements."""
     skipped: Mapping[str, str]
     """Metric or group -> why it is missing."""
     facts: Sequence[Row]
@@ -89,6 +91,7 @@ def _read_mask_result(data: Path, target: str, seed: int) -> MaskResult:
         method_tests=test.get("against_methods", {}),
         cross=test.get("cross", {}),
         relearning=test.get("relearning", {}),
+        changes=test.get("changes", {}),
         skipped=test.get("skipped", {}),
         facts=_read_json_lines(data / "test" / name / "facts.jsonl"),
         curve=[_numbers(row) for row in _read_csv(data / "train" / name / "curve.csv")],

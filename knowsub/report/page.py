@@ -35,6 +35,7 @@ from knowsub.report.plots import (
     training_curves,
     write_png,
 )
+from knowsub.report.reference_tables import reference_tables
 from knowsub.report.structure_tables import (
     COLUMNS,
     downstream_table,
@@ -354,7 +355,10 @@ def render(report: Report, figures: Sequence[ReportFigure]) -> str:
         baselines=tables.baseline_table(results),
         runs=tables.compared_runs(results, report.compared, options.thresholds),
         figures=[_embedded(figure) for figure in figures],
-        structure=list(structure_tables(report.analysis)),
+        structure=[
+            *structure_tables(report.analysis),
+            *reference_tables(results, report.analysis),
+        ],
         downstream=downstream_table(results),
         facts=Markup(_script_json(facts)) if facts else "",
         fact_columns=COLUMNS,

@@ -85,6 +85,35 @@ def test_a_mask_within_one_neuron_is_concentrated_there_only():
     )
 
 
+def test_every_part_of_a_head_is_counted_on_its_own() -> None:
+    matrices = wide_matrices(16)  # heads of 4 x 16 weights in q and in output
+    mask = empty_mask(matrices)
+    mask.bits["blocks.3.q"][:8, 2, :] = True
+    mask.bits["blocks.3.output"][2, :, 0] = True
+    groupings = {each.grouping: each for each in placements(mask, matrices)}
+    parts = {g.name: (g.members, g.weights) for g in groupings["head part"].groups}
+    assert len(parts) == 2 * 4 * 2  # blocks, heads, q and output
+    assert parts["block 3 head 2 q"] == (32, 64)
+    assert parts["block 3 head 2 output"] == (4, 64)
+    assert sum(members for members, _ in parts.values()) == 36
+    heads = {g.name: (g.members, g.weights) for g in groupings["head"].groups}
+    assert heads["block 3 head 2"] == (36, 128)
+
+
+def test_a_neuron_is_dead_where_all_its_weights_are_removed_and_not_where_one_stays() -> None:
+    matrices = wide_matrices(16)
+    mask = empty_mask(matrices)
+    mask.bits["blocks.3.mlp_in"][:, 5:8] = True  # three neurons are no longer written to
+    mask.bits["blocks.3.mlp_in"][0, 7] = False
+    mask.bits["blocks.3.q"][4] = True  # one is no longer read from
+    rows = neuron_concentration(mask, matrices)
+    dead = {(row.matrix, row.direction): (row.dead, row.neurons) for row in rows if row.dead}
+    assert dead == {("blocks.3.mlp_in", "output"): (2, 64), ("blocks.3.q", "input"): (1, 16)}
+    for bits in mask.bits.values():
+        bits[:] = True
+    assert all(row.dead == row.neurons for row in neuron_concentration(mask, matrices))
+
+
 def test_empty_and_full_masks_are_described_without_a_division_by_zero():
     matrices = wide_matrices(16)
     full = empty_mask(matrices)

@@ -49,7 +49,9 @@ def write_outputs(
             write_json(data / f"test/{name}/figures.json", tested)
             lines = "".join(json.dumps(row) + "\n" for row in _facts(rng, target))
             (data / f"test/{name}/facts.jsonl").write_text(lines)
-            write_json(data / f"train/{name}/training.json", {"chosen": {"step": 160}})
+            write_json(
+                data / f"train/{name}/training.json", {"chosen": {"step": 160}, "gates": GATES}
+            )
             write_csv(data / f"train/{name}/curve.csv", list(_curve(rng)))
             write_json(data / f"finetune/{name}/results.json", _finetuned())
             write_csv(data / f"finetune/{name}/curves.csv", list(_recovery(rng)))
@@ -84,6 +86,9 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+GATES = {"p_le_0.01": 0.95, "p_le_0.2": 0.97, "undecided": 0.001, "p_ge_0.8": 0.02,
+         "p_ge_0.99": 0.01}  # fmt: skip
+CHANGES = {"target": {"rank": [90.0, 3.0, 800.0], "log_probability": [-7.1, -9.0, -3.0]}}
 RELEARNING = {
     "target full 0.0005": {
         model: [{"step": step, "accuracy": value, "nll": 1.0} for step, value in points]
@@ -120,7 +125,7 @@ def _tested(rng: np.random.Generator) -> dict[str, Any]:
     }  # fmt: skip
     beaten = {name: {"pvalue": 0.001, "effect": 6.0} for name in METHODS}
     return {"figures": metrics, "intervals": interval, "methods": methods,
-            "against_methods": beaten, "relearning": RELEARNING,
+            "against_methods": beaten, "relearning": RELEARNING, "changes": CHANGES,
             "skipped": {"forgetting": "2 never known"}}  # fmt: skip
 
 
