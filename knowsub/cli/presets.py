@@ -114,6 +114,8 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
             section = section[name]
         if isinstance(value, list):
             section[last][:] = value  # the list itself holds its style and comment
+            if not value:  # block style has no way to write a list without entries
+                section[last].fa.set_flow_style()
         else:
             quoted = isinstance(value, str) and not _PLAIN.fullmatch(value)
             section[last] = DoubleQuotedScalarString(value) if quoted else value

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from knowsub.architectures import ModuleType
 from knowsub.cli import app
-from knowsub.cli.presets import description, hydra_text
+from knowsub.cli.presets import description, edited, hydra_text
 from knowsub.config import load_params, read_params
 from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
@@ -179,6 +179,24 @@ def test_an_empty_list_and_text_in_quotes_are_written_as_they_are_read(repositor
     assert len(params.report.thresholds) > 10
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:\n  x:                # what; list\n  - q\n  - k\n  other: 1              # other\n",
+        "a:\n  x: # what\n    - q # first\n    - k\n  # alone\n  other: 1\n",
+        "a:\n  other: 1\n  x:\n  - q\n",
+        "a: {x: [q], other: 1}\n",
+    ],
+)
+@pytest.mark.parametrize("value", [[], ["z"], ["q", "k", "v"]])
+def test_a_list_in_any_style_takes_any_number_of_entries(text: str, value: list[str]) -> None:
+    once = edited(text, {"a.x": value})
+    assert read_params(once, "p").values == {"a": {"x": value, "other": 1}}
+    again = edited(once, {"a.x": ["m", "n"]})
+    assert read_params(again, "p").values == {"a": {"x": ["m", "n"], "other": 1}}
+    assert once.count("# what") == text.count("# what")
+
+
 def test_later_presets_override_earlier_ones(repository: Path) -> None:
     call("paper-gpt2", "conceptnet-three", "--write")
     params = load_params()
@@ -187,15 +205,15 @@ def test_later_presets_override_earlier_ones(repository: Path) -> None:
 
 
 def test_edits_that_are_not_committed_are_not_written_over_unless_forced(repository: Path) -> None:
-    edited = repository.read_text(encoding="utf-8").replace("  dpi: 150 ", "  dpi: 151 ")
-    repository.write_text(edited, encoding="utf-8")
+    changed = repository.read_text(encoding="utf-8").replace("  dpi: 150 ", "  dpi: 151 ")
+    repository.write_text(changed, encoding="utf-8")
     for stage in ((), ("add", "params.yaml")):
         if stage:
             git(*stage)
         error = call("paper", "--write", code=1).stderr
         told = "params.yaml has edits not yet committed; commit it, or --force writes over it"
         assert error == f"knowsub: {told}\n"
-        assert repository.read_text(encoding="utf-8") == edited
+        assert repository.read_text(encoding="utf-8") == changed
     call("paper", "--write", "--force")
     assert (load_params().report.dpi, load_params().train.steps) == (151, 40_000)
 
