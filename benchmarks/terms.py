@@ -4,14 +4,14 @@
 
 Searches the model of `data/pretrain` once per variant, target and seed with `params.yaml` changed
 in nothing but what `VARIANTS` says, scores the mask on the facts and the text that no search reads,
-and adds a row to `data/compared/ablations.json`. Rows that are there already are kept.
+and adds a row to `benchmarks/ablations.json`. Rows that are there already are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from knowsub.kg.facts import Statement, read_statements
 from knowsub.lm.load import open_model, read_manifest
 from knowsub.masks.mask import Mask, load_mask
 
-DATA, FOUND = Path("data"), Path("data/compared/ablations.json")
+DATA, FOUND = Path("data"), Path("benchmarks/ablations.json")
 VARIANTS: dict[str, list[str]] = {
     "all terms": [],
     "no suppression": ["train.suppression_weight=0.0"],
@@ -45,8 +45,11 @@ VARIANTS: dict[str, list[str]] = {
         "train.neighborhood_weight=0.0", "train.text_weight=0.0", "train.expression_weight=1.0",
     ],
     "a sample per term": ["train.samples=per_term"],
+    "initial probability .45": ["train.init_prob=0.45"],
+    "sparsity weight 2 to 3": ["train.sparsity_weight_start=2.0", "train.sparsity_weight_end=3.0"],
+    "noise to the end": ["train.noise_final=1.0"],
 }  # fmt: skip
-"""Name -> what is changed of `params.yaml`."""
+"""Name -> what is changed of `params.yaml`; the last three take one of the paper's values each."""
 SHOWN = (
     "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio",
     "neighborhood_ppl_ratio", "text_ppl_ratio", "forgetting",
@@ -67,11 +70,14 @@ def searched(target: str, seed: int, overrides: list[str], statements: list[Stat
     model = SearchModel(*open_model(manifest, "cpu"), options)
     trainer, validate = build_search(model, [*statements, *unseen], train, validation, seed)
     result = find_subnetwork(trainer, validate)
-    return trainer.gates.to_mask(result.bits, read_manifest(manifest)["fingerprint"], {})
+    meta = {"options": json.dumps(asdict(options), sort_keys=True)}
+    return trainer.gates.to_mask(result.bits, read_manifest(manifest)["fingerprint"], meta)
 
 
-def scored(target: str, mask: Mask, statements: list[Statement], given: TestOptions) -> Any:
-    """Return the metrics of the model without a mask's weights, and of the mask alone."""
+def opened(
+    target: str, mask: Mask, statements: list[Statement], given: TestOptions
+) -> MaskEvaluation:
+    """Return the evaluation of a mask on what no search reads, without the costly groups."""
     options = replace(
         given,
         multiple_choice=False,
@@ -83,14 +89,22 @@ def scored(target: str, mask: Mask, statements: list[Statement], given: TestOpti
     )
     model, tokenizer = open_model(DATA / "pretrain/model.json", "cpu")
     texts = {"text": (DATA / "prepare/text/test.txt").read_text("utf-8")}
-    evaluation = MaskEvaluation(
-        model, tokenizer, mask, target, {target: statements}, texts, options
-    )
-    context = evaluation.context
+    return MaskEvaluation(model, tokenizer, mask, target, {target: statements}, texts, options)
+
+
+def scored(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
+    """Return the metrics of the model without a mask's weights, and of the mask alone."""
+    context, options = evaluation.context, evaluation.options
     with torch.no_grad():
         of_mask = compare_masks(context, {"mask": mask}, options, evaluation.references)["mask"]
         alone = sufficiency(context, mask).values
     return {name: of_mask.values[name] for name in SHOWN if name in of_mask.values} | alone
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of an earlier call."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return rows
 
 
 def main() -> None:
@@ -103,14 +117,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    rows: list[dict[str, Any]] = json.loads(FOUND.read_text())["rows"] if FOUND.is_file() else []
+    rows = read_rows(FOUND)
     done = {(row["variant"], row["target"], row["seed"]) for row in rows}
     wanted = [(v, t, s) for s in given.seeds for t in given.targets for v in given.variants]
     for variant, target, seed in wanted:
         if (variant, target, seed) not in done:
             statements = read_statements(DATA / f"verbalize/{target}.jsonl")
             mask = searched(target, seed, VARIANTS[variant], statements)
-            row = scored(target, mask, statements, params.test)
+            row = scored(opened(target, mask, statements, params.test), mask)
             rows.append({"variant": variant, "target": target, "seed": seed, **row})
             atomic_write(FOUND, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
             print(rows[-1], flush=True)
