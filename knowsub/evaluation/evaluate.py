@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.evaluation.choice import MultipleChoice, multiple_choice, prepare_multiple_choice
@@ -59,6 +60,7 @@ from knowsub.evaluation.robustness import (
 )
 from knowsub.kg.facts import Role, Statement
 from knowsub.lm.batch import encode_text
+from knowsub.lm.score import DELAY
 from knowsub.masks.ablation import all_matrices, masked_matrices
 from knowsub.masks.mask import Mask, load_mask
 
@@ -211,7 +213,8 @@ def evaluate_mask(
             metrics |= logit_lens(context, swapped, references.logit_lens, budget)
     evidence.metrics |= metrics | Metrics(skipped=references.skipped)
 
-    drawn = islice(random_masks, options.random_masks)
+    count = options.random_masks
+    drawn = tqdm(islice(random_masks, count), "random masks", count, delay=DELAY, leave=False)
     random_mask = _score_random_masks(context, evidence, drawn, options.random_text_masks)
     if options.quantization:
         known = references.known["target"]

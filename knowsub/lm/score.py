@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.kg.facts import Statement
@@ -17,6 +18,7 @@ from knowsub.lm.head import lm_head
 from knowsub.lm.load import context_length
 
 MAX_LOGITS = 1 << 24  # that scoring holds at a time: 64 MiB in float32
+DELAY = 5.0  # before work shows its progress [s]: short work shows none
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ class ObjectScorer:
         new = [statement for pair, statement in pairs.items() if pair not in self._scores]
         if new:
             batch = self._encode(new)
-            for rows in self._by_length(batch):
+            groups = self._by_length(batch)
+            for rows in tqdm(groups, f"scoring {len(new)} statements", delay=DELAY, leave=False):
                 try:
                     scores = score(self._model, batch[rows].trimmed(), rows=self.ROWS)
                 except NotFiniteError as error:
