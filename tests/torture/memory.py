@@ -18,7 +18,7 @@ from benchmarks.workload import Shape, build, search
 shape = Shape()
 made = search(build(shape), shape)
 for _ in range(2):
-    made.advance()
+    made.train_step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 """
 
