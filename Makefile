@@ -67,9 +67,8 @@ check: setup-dev  ## run what the pre-commit hooks run: style, types, arrows, do
 	lint-imports
 	pydoclint --quiet knowsub stages
 
-ui: setup  ## compare runs at http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) \
-		--workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow/mlflow.db}"
+ui: setup  ## compare runs: prints and opens the saved view, at http://127.0.0.1:5000
+	knowsub ui --port $(or $(PORT),5000) $(ARGS)
 
 tour: setup-dev  ## try dvc exp, queues and MLflow on tiny settings in a scratch clone, and check each result
 	python -m tests.tour

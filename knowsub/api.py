@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.analysis.structure import head_counts, implied_matrices
@@ -25,10 +25,10 @@ from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions
 from knowsub.kg.build import hash_rank
 from knowsub.kg.facts import Fact, Role, Split, Statement
-from knowsub.lm.identity import identity, identity_for
+from knowsub.lm.identity import identity, require_made_for, without_adapters
 from knowsub.lm.load import load_model, open_model, resolve_model
 from knowsub.masks.ablation import ablate_, all_matrices, applied, remaining_weights
-from knowsub.masks.mask import Mask, check_model
+from knowsub.masks.mask import Mask
 
 Pair = tuple[str, str]
 """A prompt and the object that follows it: `("The capital of France is", "Paris")`."""
@@ -57,9 +57,7 @@ def load(
     return load_model(resolve_model(str(model), revision).folder, device, dtype)
 
 
-def ablated(
-    model: PreTrainedModel, mask: Mask, *, keep: bool = False
-) -> AbstractContextManager[None]:
+def ablated(model: nn.Module, mask: Mask, *, keep: bool = False) -> AbstractContextManager[None]:
     """Return a `with` block in which a model computes without a mask's weights.
 
     Args:
@@ -73,12 +71,13 @@ def ablated(
     Raises:
         ValueError: If the mask belongs to another model.
     """
-    return applied(model, remaining_weights(model, _matrices(model, mask), mask, keep=keep))
+    base, matrices = _checked(model, mask)
+    return applied(base, remaining_weights(base, matrices, mask, keep=keep))
 
 
-def remove(model: PreTrainedModel, mask: Mask) -> None:
+def remove(model: nn.Module, mask: Mask) -> None:
     """Set the weights of a mask to zero in a model, for good (errors: `ablated`)."""
-    ablate_(model, _matrices(model, mask), mask)
+    ablate_(*_checked(model, mask), mask)
 
 
 def density(mask: Mask, by: str = "matrix") -> dict[str, float]:
@@ -174,6 +173,8 @@ def _statement(pair: Pair, split: Split, role: Role) -> Statement:
     return Statement(fact, split, "", role, prompt, f" {words}")
 
 
-def _matrices(model: Any, mask: Mask) -> tuple[MaskableMatrix, ...]:
-    check_model(mask, identity_for(mask.model, model, None))
-    return all_matrices(model)
+def _checked(model: nn.Module, mask: Mask) -> tuple[nn.Module, tuple[MaskableMatrix, ...]]:
+    """Return the model beneath adapters and its matrices (ValueError if the mask is another's)."""
+    require_made_for(mask.model, model)
+    base = without_adapters(model)
+    return base, all_matrices(base)

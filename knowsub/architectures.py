@@ -285,6 +285,8 @@ class MaskableMatrix:
 
 def architecture(model: nn.Module) -> Architecture:
     """Return a Hugging Face decoder's row of `ARCHITECTURES`; ValueError if it has none."""
+    if hasattr(model, "get_base_model"):  # whose paths lead elsewhere
+        raise ValueError("the model is wrapped by peft; give what its get_base_model() returns")
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
@@ -322,7 +324,8 @@ def maskable_matrices(
         The matrices. Biases, norms, embeddings and the LM head are never among them.
 
     Raises:
-        ValueError: If the architecture is unknown, a block does not exist, or nothing remains.
+        ValueError: If the architecture is unknown, a block does not exist, nothing remains, or
+            `peft` has put another matrix in the place of one.
     """
     row, total = architecture(model), block_count(model)
     wanted = frozenset(ModuleType if module_types is None else module_types)
@@ -335,7 +338,7 @@ def maskable_matrices(
         matrix
         for index in indices
         for spec in row.matrices
-        for matrix in _matrices_of(model, f"{row.blocks}.{index}.{spec.path}.weight", index, spec)
+        for matrix in _matrices_of(model, f"{row.blocks}.{index}.{spec.path}", index, spec)
         if matrix.module_type in wanted
     )
     if not matrices:
@@ -343,10 +346,15 @@ def maskable_matrices(
     return matrices
 
 
-def _matrices_of(
-    model: nn.Module, parameter: str, block: int, spec: WeightSpec
-) -> list[MaskableMatrix]:
-    """Return the matrices that one parameter holds, one per module type."""
+def _matrices_of(model: nn.Module, path: str, block: int, spec: WeightSpec) -> list[MaskableMatrix]:
+    """Return the matrices that the weight of one module holds, one per module type."""
+    if hasattr(model.get_submodule(path), "original_module"):
+        raise ValueError(
+            f"{path} was trained as a whole (modules_to_save): merge the adapter first"
+        )
+    if hasattr(model.get_submodule(path), "base_layer"):  # an adapter of `peft` lies on top
+        path = f"{path}.base_layer"
+    parameter = f"{path}.weight"
     stored = [dimension.split() for dimension in spec.axes.split("|")]
     shape, first_row, matrices = model.get_parameter(parameter).shape, 0, []
     for index, module_type in enumerate(spec.module_types):

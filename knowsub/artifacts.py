@@ -185,3 +185,24 @@ def differing_parts(fingerprint: str, other: str) -> str:
     names = ("weights", "configuration", "tokenizer")
     pairs = zip(names, fingerprint.split("-"), other.split("-"), strict=False)
     return " and ".join(name for name, one, now in pairs if one != now)
+
+
+def other_model_error(made_for: str, fingerprint: str) -> str:
+    """Return why a mask does not belong to a model, or nothing if it does.
+
+    Args:
+        made_for: Fingerprint of the model that the mask was made for.
+        fingerprint: That of the model; without its last parts it is compared by those it has.
+
+    Returns:
+        One line that says what differs; empty if nothing does.
+    """
+    if f"{made_for}-".startswith(f"{fingerprint}-"):
+        return ""
+    models = f"the mask belongs to model {made_for[:12]}, this is model {fingerprint[:12]}"
+    if fingerprint.startswith(f"{made_for}-"):
+        return (
+            f"{models} of the same weights; the mask is of an earlier version, which knew "
+            "nothing of configuration and tokenizer: search it again"
+        )
+    return f"{models}: another {differing_parts(made_for, fingerprint)}"

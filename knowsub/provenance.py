@@ -53,6 +53,12 @@ def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
+def described(values: Mapping[str, str]) -> str:
+    """Return what an experiment is, from its flat values: model, suppression term and targets."""
+    names = ("pretrain.model", "train.suppression", "targets")
+    return " ".join("".join(c for c in values.get(name, "") if c not in '[]" ') for name in names)
+
+
 def run_key(params: Params, root: Path | None = None) -> str:
     """Return the key of an experiment: the same for the same parameters and the same code.
 

@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from knowsub.config import Params
-from knowsub.provenance import flatten, main_root, origin, run_key
+from knowsub.provenance import described, flatten, main_root, origin, run_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -278,7 +278,7 @@ class Store:
             return
         commit = current.origin.get("mlflow.source.git.commit", "")
         short = "-".join(text[:7] for text in (commit, current.key) if text)
-        name = current.origin.get("dvc.experiment") or short
+        name = current.origin.get("dvc.experiment") or f"{described(current.values)} {short}"
         self.parent = self._create(name, {KIND: "experiment", **current.origin}, _now())
         self.client.update_run(self.parent, status="SCHEDULED")
 
@@ -393,6 +393,13 @@ def view_path(group: str) -> str:
     return f"#/experiments/{group}/runs?viewStateShareKey=headline&workflowType=machine_learning"
 
 
+def view(params: Params) -> tuple[str, str]:
+    """Return the address of the store, and the path of its saved view below that of the UI."""
+    current = experiment(params)
+    with _store_lock(current):
+        return current.uri, view_path(_group(_client(current), current))
+
+
 def item_name(item: Mapping[str, object]) -> str:
     """Return the name of an item, which is that of its folder: `building.n.01-0`."""
     return "-".join(str(value) for value in item.values())
@@ -431,6 +438,9 @@ def fill_experiment(
         store.client.set_tag(run_id, "knowsub.stages", str(len(sources)))
         store.client.set_tag(run_id, "knowsub.stages_from_cache", str(sources.count(CACHED)))
         store.log(run_id, _points(headline(summary)), current.values)
+        if (report / "results.md").is_file():
+            table = (report / "results.md").read_text(encoding="utf-8")
+            store.client.set_tag(run_id, "mlflow.note.content", table[:5000])
         files = [report / "summary.json", report / "report.html", *report.glob("figures/*.png")]
         for path in files if current.artifacts else ():
             folder = "figures" if path.suffix == ".png" else None

@@ -19,17 +19,17 @@ OUT = Path("data/prepare")
 def main() -> str:
     """Write the facts of every target, and the text, each in its splits."""
     params = load_params()
-    from knowsub.kg.sources import collect_facts, draw_summary, write_fact_splits
+    from knowsub.kg import sources
     from knowsub.kg.templates import load_templates, needed_templates, write_templates
     from knowsub.text import read_splits, read_text
     from knowsub.tracking import stage_run
 
     options = params.prepare
     with stage_run("prepare", params) as run:
-        facts = collect_facts(params.targets, options)
+        facts = sources.collect_facts(params.targets, options)
         wordings = load_templates(Path(params.verbalize.templates))
         wordings = needed_templates(facts.facts, wordings, params.verbalize)
-        split_counts = write_fact_splits(OUT, facts, params.targets, options)
+        split_counts = sources.write_fact_splits(OUT, facts, params.targets, options)
         write_templates(OUT / "templates.json", wordings)
 
         texts, origin = read_splits(
@@ -49,7 +49,8 @@ def main() -> str:
         run.metrics({"facts": len(facts.facts), "characters": total})
         run.artifact(OUT / "counts.json")
     sizes = f"{len(facts.facts)} facts, {len(split_counts)} target KGs, {total} characters"
-    return "; ".join([sizes, *draw_summary(facts, params.targets, options)])
+    drawn = sources.draw_summary(facts, params.targets, options)
+    return "; ".join([sizes, *drawn, *sources.without_neighborhood(split_counts)])
 
 
 if __name__ == "__main__":

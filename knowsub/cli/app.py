@@ -1,7 +1,8 @@
 """The command `knowsub` and its subcommands: text or JSON output, one-line errors, exit codes.
 
 Exit codes: 0 success, 1 invalid input (a file, a model, a mask), 2 invalid command line. Every
-subcommand imports what it needs when it runs, so that `--help` does not load torch.
+subcommand imports what it needs when it runs, so that `--help` does not load torch, after it has
+checked its arguments and files: a mistake is said at once, and all of them together.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from knowsub.cli.checks import (
+    answer_mistakes,
+    combine_mistakes,
+    mask_mistakes,
+    model_mistakes,
+    output_mistakes,
+)
 
 Result = dict[str, Any]
 """The result of a command, as JSON can hold it."""
@@ -35,6 +44,14 @@ def run(
     typer.echo(shown)
 
 
+def refuse(mistakes: Sequence[str]) -> None:
+    """End with exit code 1 if there is a mistake, after a line for each of them."""
+    for mistake in mistakes:
+        typer.echo(f"knowsub: {mistake}", err=True)
+    if mistakes:
+        raise typer.Exit(1)
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of equal length as lines: the first column aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -44,6 +61,14 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
+    ]
+
+
+def written_lines(result: Result) -> list[str]:
+    """Return the text of the result of `combine` or `remove`."""
+    return [
+        f"{result['written']}: {result['weights']:,} weights in the subnetwork, "
+        f"sparsity {result['sparsity']:.2%}"
     ]
 
 
@@ -87,6 +112,7 @@ def _epilog(*examples: str) -> dict[str, Any]:
 @app.command(**_epilog("knowsub show data/train/building.n.01-0/mask.safetensors"))
 def show(mask: MaskFile, json: AsJson = False) -> None:
     """Show a mask: its model, its size, and its placement."""
+    refuse(mask_mistakes(mask))
     from knowsub.cli.masks import describe, described_lines
 
     run(lambda: describe(mask), described_lines, json)
@@ -95,6 +121,8 @@ def show(mask: MaskFile, json: AsJson = False) -> None:
 @app.command(**_epilog("knowsub compare a/mask.safetensors b/mask.safetensors"))
 def compare(masks: MaskFiles, json: AsJson = False) -> None:
     """Compare masks: shared weights, and how many independent masks would share."""
+    few = [] if len(masks) > 1 else [f"compare needs two masks or more, not {len(masks)}"]
+    refuse(few + mask_mistakes(*masks))
     from knowsub.cli.masks import compare_masks, pair_lines
 
     run(lambda: compare_masks(masks), pair_lines, json)
@@ -123,11 +151,13 @@ def combine(
     json: AsJson = False,
 ) -> None:
     """Combine masks of one model into a new one."""
-    from knowsub.cli.masks import combine_masks, written_lines
-
     flags = zip(Rule, (union, intersection, floral, difference), strict=True)
     rules = [rule for rule, is_set in flags if is_set]
-    run(lambda: combine_masks(masks, rules, out, force), written_lines, json)
+    mistakes = combine_mistakes(masks, rules) + mask_mistakes(*masks)
+    refuse(mistakes + output_mistakes(out, force))
+    from knowsub.cli.masks import combine_masks
+
+    run(lambda: combine_masks(masks, rules[0], out), written_lines, json)
 
 
 @app.command(
@@ -141,10 +171,11 @@ def remove(
     json: AsJson = False,
 ) -> None:
     """Remove a subnetwork and write the remaining model as an ordinary Hugging Face folder."""
-    from knowsub.cli.masks import written_lines
+    mistakes = model_mistakes(model) + mask_mistakes(mask)
+    refuse(mistakes + output_mistakes(out, force, model=True))
     from knowsub.cli.models import remove_mask
 
-    run(lambda: remove_mask(model, mask, out, force), written_lines, json)
+    run(lambda: remove_mask(model, mask, out), written_lines, json)
 
 
 @app.command(
@@ -161,6 +192,7 @@ def predict(
     json: AsJson = False,
 ) -> None:
     """Show a model's most likely next tokens, before and after a removal."""
+    refuse(model_mistakes(model) + mask_mistakes(without))
     from knowsub.cli.models import prediction_lines, predictions
 
     run(lambda: predictions(model, prompt, without, top), prediction_lines, json)
@@ -180,6 +212,7 @@ def score(
     json: AsJson = False,
 ) -> None:
     """Score one answer: NLL per token [nats], perplexity and rank, before and after a removal."""
+    refuse(model_mistakes(model) + answer_mistakes(answer) + mask_mistakes(without))
     from knowsub.cli.models import score_lines, scores
 
     run(lambda: scores(model, prompt, answer, without), score_lines, json)
@@ -219,3 +252,18 @@ def preset(
         run(lambda: presets.override_presets(given), presets.override_lines, json)
     else:
         run(lambda: presets.apply_presets(given, write, force), presets.applied_lines, json)
+
+
+@app.command(**_epilog("knowsub ui", "knowsub ui --port 5001 --no-browser"))
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+) -> None:
+    """Serve the runs in MLflow, and open the saved view: one row per experiment."""
+    from knowsub.cli.view import serve
+
+    try:
+        status = serve(port, browser)
+    except (ValueError, OSError) as error:
+        refuse([" ".join(str(error).split())])
+    raise typer.Exit(status)

@@ -60,10 +60,8 @@ def described_lines(result: Result) -> list[str]:
 def compare_masks(paths: Sequence[Path]) -> Result:
     """Return `masks` (the files) and `pairs`: the overlap of every pair, named by the files.
 
-    Raises ValueError if there are fewer than two masks, or they differ in model or matrices.
+    Raises ValueError if they differ in model or matrices.
     """
-    if len(paths) < 2:
-        raise ValueError(f"compare needs two masks or more, not {len(paths)}")
     summaries = []
     for path in paths:
         mask = load_mask(path)
@@ -95,35 +93,12 @@ def pair_lines(result: Result) -> list[str]:
     return [*(f"{index}: {path}" for path, index in number.items()), "", *columns(rows)]
 
 
-def combine_masks(paths: Sequence[Path], rules: Sequence[str], out: Path, force: bool) -> Result:
-    """Combine two or more masks by exactly one rule, write the mask, and return its size.
+def combine_masks(paths: Sequence[Path], rule: str, out: Path) -> Result:
+    """Combine two or more masks by a rule, write the mask, and return its size.
 
-    Raises ValueError if the arguments are not of that form, the masks are of different models, or
-    the output exists and `force` is not given.
+    Raises ValueError if the masks are of different models or cover different matrices.
     """
-    if len(rules) != 1:
-        given = ", ".join(f"--{rule}" for rule in rules) or "none"
-        raise ValueError(
-            f"combine needs one of --union, --intersection, --floral, --difference, not {given}"
-        )
-    if len(paths) < 2:
-        raise ValueError(f"combine needs two masks or more, not {len(paths)}")
-    refuse_existing(out, force)
-    combined = getattr(mask_algebra, rules[0])(*(load_mask(path) for path in paths))
+    combined = getattr(mask_algebra, rule)(*(load_mask(path) for path in paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_mask(combined, out)
     return {"written": str(out), "weights": combined.size, "sparsity": combined.sparsity}
-
-
-def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse to overwrite a path (ValueError), unless forced."""
-    if path.exists() and not force:
-        raise ValueError(f"{path} exists already; --force overwrites it")
-
-
-def written_lines(result: Result) -> list[str]:
-    """Return the text of the result of `combine` or `remove`."""
-    return [
-        f"{result['written']}: {result['weights']:,} weights in the subnetwork, "
-        f"sparsity {result['sparsity']:.2%}"
-    ]

@@ -16,11 +16,10 @@ from transformers.utils import logging
 
 from knowsub.architectures import MaskableMatrix
 from knowsub.cli.app import Result, columns
-from knowsub.cli.masks import refuse_existing
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.batch import Batch, encode_statements
-from knowsub.lm.export import ModelCard, export_model
-from knowsub.lm.identity import identity, identity_for
+from knowsub.lm.export import ModelCard, export_model, license_of
+from knowsub.lm.identity import identity, require_made_for
 from knowsub.lm.load import (
     context_length,
     load_model,
@@ -30,7 +29,9 @@ from knowsub.lm.load import (
 )
 from knowsub.lm.score import score, target_logits
 from knowsub.masks.ablation import ablate_, ablated, all_matrices
-from knowsub.masks.mask import Mask, check_model, load_mask
+from knowsub.masks.mask import Mask, load_mask
+from knowsub.report.collect import read_json
+from knowsub.report.metrics import METRIC_SPECS, format_metric, specified
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class OpenModel:
     def mask(self, path: Path) -> Mask:
         """Return a mask of this model, in any dtype (ValueError if it is of another one)."""
         mask = load_mask(path)
-        check_model(mask, identity_for(mask.model, self.model, self.tokenizer))
+        require_made_for(mask.model, self.model, self.tokenizer, known=self.fingerprint)
         return mask
 
     @contextmanager
@@ -90,15 +91,12 @@ def open_named(name: str, dtype: str = "float32") -> OpenModel:
     return OpenModel(model, tokenizer, name, source.revision, identity(model, tokenizer))
 
 
-def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
+def remove_mask(name: str, mask_file: Path, out: Path) -> Result:
     """Write a model without a subnetwork, and return its folder, fingerprint and the mask's size.
 
-    It is written in the checkpoint's dtype. Raises ValueError if the mask is of another model, or
-    the folder exists and is not a model folder or `force` is not given.
+    It is written in the checkpoint's dtype; a model that is there is replaced. Raises ValueError if
+    the mask is of another model.
     """
-    refuse_existing(out, force)
-    if out.exists() and not (out / "config.json").is_file():
-        raise ValueError(f"{out} is not a model folder; --force does not overwrite it")
     opened = open_named(name, dtype="auto")
     mask = opened.mask(mask_file)
     ablate_(opened.model, opened.matrices, mask)
@@ -110,6 +108,8 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
         removed=mask.size,
         maskable=mask.maskable,
         made=dict(mask.meta),
+        license=license_of(resolve_model(opened.name, opened.revision).folder),
+        metrics=tested(mask_file),
     )
     folder = out.with_name(f".{out.name}.new") if out.exists() else out
     export_model(opened.model, opened.tokenizer, folder, card)
@@ -118,6 +118,23 @@ def remove_mask(name: str, mask_file: Path, out: Path, force: bool) -> Result:
         folder.rename(out)
     result = {"written": str(out), "weights": mask.size, "sparsity": mask.sparsity}
     return result | {"fingerprint": identity(opened.model, opened.tokenizer)}
+
+
+TOLD = ("target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio", "text_vs_random")
+"""Metrics on the card of a remaining model."""
+
+
+def tested(mask_file: Path) -> dict[str, str]:
+    """Return what the stage `test` found of a mask of the pipeline, label -> value; {} if nothing.
+
+    `data/train/building.n.01-0/mask.safetensors` was tested in `data/test/building.n.01-0`.
+    """
+    folder = mask_file.resolve().parent
+    found = read_json(folder.parent.parent / "test" / folder.name / "figures.json").get(
+        "figures", {}
+    )
+    metrics = specified(found)
+    return {METRIC_SPECS[n].label: format_metric(n, metrics[n]) for n in TOLD if n in metrics}
 
 
 def predictions(name: str, prompt: str, without: Path | None, top: int) -> Result:

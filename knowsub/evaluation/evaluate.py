@@ -199,6 +199,7 @@ def evaluate_mask(
     """
     evidence = Evidence(_mask_size(context, mask), scores={"original": context.original})
     best = context.encoder.encode(best_prompts(context.sets["target"].statements, 1))
+    evidence.prompts = {s.fact.key: s.prompt for s in best.statements}
     evidence.answers["original"] = top_answers(context, best)
 
     with context.ablated(mask):

@@ -41,6 +41,8 @@ class Evidence:
     """Relearning curves by condition and model."""
     answers: dict[str, TopAnswers] = field(default_factory=dict)
     """`original`, `remaining` -> top answers per target fact."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Key of a target fact -> the prompt that was answered."""
 
 
 TOP_ANSWERS = 5
@@ -69,8 +71,8 @@ def fact_rows(context: EvalContext, evidence: Evidence) -> Iterator[dict[str, An
 
     A row has `fact`, `subject`, `object`, `split`, `role`, `nll` [nats per object token], `rank`
     and `correct` (means over the fact's prompts in that role), `prompts` (their number), `view`
-    (`original`, `remaining` or `random`), and for target facts on trained prompts `top5` where
-    that state's answers were recorded.
+    (`original`, `remaining` or `random`), and for target facts on trained prompts `top5`, with the
+    `prompt` that they answer, where that state's answers were recorded.
     """
     for state, scored in evidence.scores.items():
         for name, scores in scored.sets.items():
@@ -78,6 +80,7 @@ def fact_rows(context: EvalContext, evidence: Evidence) -> Iterator[dict[str, An
                 row["view"] = state
                 if name == "target" and state in evidence.answers:
                     row["top5"] = evidence.answers[state][row["fact"]]
+                    row["prompt"] = evidence.prompts[row["fact"]]
                 yield row
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from knowsub.artifacts import read_utf8
 from knowsub.kg.facts import Fact, Role, Split, Statement, statement_words
 from knowsub.kg.given import GivenStatement, family_of
-from knowsub.kg.rows import json_rows, text_field
+from knowsub.kg.rows import json_rows, listed, text_field
 from knowsub.kg.wordnet import HYPERNYM
 from knowsub.kg.words import words_of_name
 
@@ -100,6 +100,10 @@ FORMER_COLUMNS = {
 """Earlier names of the columns, still read."""
 
 
+WRONG_LENGTH = "\t"
+"""Key of a row of too few or too many fields, which no column can be called; what is wrong."""
+
+
 def read_table(path: Path, *, one_object: bool = False) -> ParsedFacts:
     """Return the facts of a TSV or JSON Lines file.
 
@@ -114,18 +118,27 @@ def read_table(path: Path, *, one_object: bool = False) -> ParsedFacts:
     Raises:
         FileNotFoundError: If the file is not there.
         ValueError: If the file's ending, a column or a field is wrong; file, line and field are
-            named.
+            named, those of all rows together.
     """
     if path.suffix not in {".tsv", ".jsonl"}:
         raise ValueError(f"{path}: ending {path.suffix!r} is not allowed; allowed: .tsv, .jsonl")
     rows = _tsv_rows(path) if path.suffix == ".tsv" else json_rows(path)
-    entries = ((place, _table_fact(place, row)) for place, row in rows)
+    entries, mistakes = [], []
+    for place, row in rows:
+        try:
+            entries.append((place, _table_fact(place, row)))
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ValueError(listed(mistakes))
     facts, skipped = keep_facts(entries, one_object=one_object)
     return ParsedFacts(facts, skipped=skipped)
 
 
 def _table_fact(place: str, row: dict[str, Any]) -> Fact:
     """Return the fact of one row, whose columns may have their former names."""
+    if WRONG_LENGTH in row:
+        raise ValueError(f"{place}: {row[WRONG_LENGTH]}")
     fields: dict[str, Any] = {}
     for name, value in row.items():
         column = FORMER_COLUMNS.get(name, name)
@@ -160,11 +173,10 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, fields in lines:
         if not any(field.strip() for field in fields):
             continue
+        row: dict[str, Any] = dict(zip(columns, fields, strict=False))
         if len(fields) != len(columns):
-            raise ValueError(
-                f"{path}:{number}: {len(fields)} fields; the header names {len(columns)}"
-            )
-        yield f"{path}:{number}", dict(zip(columns, fields, strict=True))
+            row = {WRONG_LENGTH: f"{len(fields)} fields; the header names {len(columns)}"}
+        yield f"{path}:{number}", row
 
 
 def _tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -75,3 +75,13 @@ def text_field(row: Mapping[str, Any], names: Sequence[str], place: str) -> str:
     if fault:
         raise ValueError(f"{place}: field {name!r}: {value!r} is {fault}; allowed: text")
     return " ".join(value.split())
+
+
+MOST = 12
+"""Mistakes of one file that are said in full."""
+
+
+def listed(mistakes: Sequence[str]) -> str:
+    """Return mistakes as one message, of many the first ones and how many more there are."""
+    more = [f"and {len(mistakes) - MOST} more"] if len(mistakes) > MOST else []
+    return "; ".join([*mistakes[:MOST], *more])

@@ -18,7 +18,7 @@ from knowsub.kg.build import (
     hash_rank,
     neighborhood_facts,
 )
-from knowsub.kg.facts import Fact, leaks_answer, word_list, write_facts, write_kg
+from knowsub.kg.facts import Fact, Split, leaks_answer, word_list, write_facts, write_kg
 from knowsub.kg.folders import BEYOND, CONTROL, ELSEWHERE, Counts, folder_facts
 from knowsub.kg.given import write_given
 from knowsub.kg.options import FactSource, PrepareOptions
@@ -59,6 +59,17 @@ def draw_summary(facts: FactSplits, targets: Sequence[str], options: PrepareOpti
         f"{name}: {number} of {number + beyond} facts ({rule})"
         for name, (number, beyond) in taken.items()
         if beyond
+    ]
+
+
+def without_neighborhood(counts: Mapping[str, Counter[str]]) -> list[str]:
+    """Return a warning for each target near which no fact is held, from facts per split."""
+    near = (Split.NEIGHBORHOOD_TRAIN.value, Split.NEIGHBORHOOD_HELDOUT.value)
+    return [
+        f"WARNING {target}: no control fact shares a word with it, so train.neighborhood_weight "
+        "has no facts to hold and the report no neighborhood; see docs/own-facts.md"
+        for target, split in counts.items()
+        if not any(split[name] for name in near)
     ]
 
 

@@ -14,6 +14,7 @@ import yaml
 from knowsub.artifacts import read_utf8
 from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.kg.options import RoleAssignment, VerbalizeOptions
+from knowsub.kg.rows import listed
 from knowsub.kg.words import article, capitalized, with_article
 
 TEMPLATES = Path("data/raw/templates.yaml")
@@ -49,7 +50,7 @@ def load_templates(path: Path = TEMPLATES) -> Templates:
     Raises:
         FileNotFoundError: If the file is not there.
         ValueError: If the file is no such mapping or a wording breaks these rules; file, relation
-            and family are named.
+            and family are named, those of all wordings together.
     """
     try:
         rows = yaml.safe_load(read_utf8(path))
@@ -57,10 +58,14 @@ def load_templates(path: Path = TEMPLATES) -> Templates:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{path}: no relation found; allowed: relation: {{family: wording}}")
-    return {
-        str(relation): _families(families, f"{path}: {relation}")
+    mistakes: list[str] = []
+    templates = {
+        str(relation): _families(families, f"{path}: {relation}", mistakes)
         for relation, families in rows.items()
     }
+    if mistakes:
+        raise ValueError(listed(mistakes))
+    return templates
 
 
 def write_templates(path: Path, templates: Templates) -> None:
@@ -140,32 +145,37 @@ def role_families(options: VerbalizeOptions) -> dict[str, list[str]]:
     }
 
 
-def _families(families: object, place: str) -> tuple[Template, ...]:
-    """Return the families of one relation."""
+def _families(families: object, place: str, mistakes: list[str]) -> tuple[Template, ...]:
+    """Return the families of one relation; add what is wrong with them to the mistakes."""
     if not isinstance(families, dict) or not families:
-        raise ValueError(f"{place}: {families!r} is not allowed; allowed: family: wording")
+        mistakes.append(f"{place}: {families!r} is not allowed; allowed: family: wording")
+        return ()
     templates = []
     for family, wordings in families.items():
-        texts: Sequence[object] = (
-            wordings if isinstance(wordings, list) and wordings else [wordings]
-        )
-        checked = tuple(_check_wording(text, f"{place}.{family}") for text in texts)
-        templates.append(Template(str(family), checked))
+        texts = wordings if isinstance(wordings, list) and wordings else [wordings]
+        found = [_wording_mistake(text, f"{place}.{family}") for text in texts]
+        mistakes += filter(None, found)
+        templates.append(Template(str(family), tuple(_single_blanks(str(t)) for t in texts)))
     return tuple(templates)
 
 
-def _check_wording(text: object, place: str) -> str:
+def _single_blanks(text: str) -> str:
+    return re.sub(" {2,}", " ", text.strip())
+
+
+def _wording_mistake(text: object, place: str) -> str:
+    """Return what is wrong with a wording, or nothing."""
     if not isinstance(text, str):
-        raise ValueError(f"{place}: wording {text!r} is not allowed; allowed: text")
-    text = re.sub(" {2,}", " ", text.strip())
+        return f"{place}: wording {text!r} is not allowed; allowed: text"
+    text = _single_blanks(text)
     start = text.removesuffix(" {object}").removesuffix(" {a}")
     rest = re.sub(r"\{(subject|bare)\}", "", start, count=1)
-    if not text.endswith(" {object}") or rest == start or "{" in rest or "}" in rest:
-        raise ValueError(
-            f"{place}: wording {text!r} is not allowed; "
-            "allowed: {subject} or {bare} once, then ' {object}' or ' {a} {object}' at the end"
-        )
-    return text
+    if text.endswith(" {object}") and rest != start and "{" not in rest and "}" not in rest:
+        return ""
+    return (
+        f"{place}: wording {text!r} is not allowed; "
+        "allowed: {subject} or {bare} once, then ' {object}' or ' {a} {object}' at the end"
+    )
 
 
 def statements(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +32,10 @@ class ModelCard:
     """Weights that the mask could have chosen [weights]."""
     made: Mapping[str, str]
     """How the mask was made, name -> value: its file's header."""
+    license: str = ""
+    """Licence of the original model, as the hub names it; empty if it is not known."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """What the removal did, metric -> value; empty if the mask was not tested."""
 
 
 def export_model(
@@ -60,9 +65,15 @@ def export_model(
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write configuration, safetensors and tokenizer as Hugging Face lays them out."""
+    """Write configuration, safetensors and tokenizer as Hugging Face lays them out.
+
+    All files can be read by whom the umask says; safetensors alone would make its own private.
+    """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _card_text(model: PreTrainedModel, card: ModelCard) -> str:
@@ -71,9 +82,11 @@ def _card_text(model: PreTrainedModel, card: ModelCard) -> str:
     on_hub = f"base_model: {card.base}\n" if card.revision else ""
     sparsity = 1 - card.removed / card.maskable
     at = f" at `{card.revision}`" if card.revision else ""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(card.made.items()))
+    on_hub += f"license: {card.license}\n" if card.license else ""
+    measured = f"What the removal did:\n\n{_rows(card.metrics)}\n\n" if card.metrics else ""
     return f"""---
 library_name: transformers
+pipeline_tag: text-generation
 {on_hub}tags:
 - knowsub
 - knowledge-removal
@@ -93,12 +106,33 @@ A knowledge-critical subnetwork was removed: its weights are zero, all others ar
 | sparsity of the subnetwork | {sparsity:.4%} of {card.maskable:,} maskable weights are not in it |
 | share of all parameters removed | {card.removed / total:.4%} of {total:,} |
 
-How the mask was made:
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-| | |
-|---|---|
-{rows}
+folder = "."  # this folder, or its id on the hub
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+{measured}How the mask was made:
+
+{_rows(dict(sorted(card.made.items())))}
 
 Removal was tested on the statements that the report of the run lists. It shows that the model no
 longer produces these facts there; it is no proof that every trace is gone.
 """
+
+
+def _rows(values: Mapping[str, str]) -> str:
+    """Return a Markdown table of names and values."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {of} |" for name, of in values.items())])
+
+
+def license_of(folder: Path) -> str:
+    """Return the licence that the card in a model's folder names; empty if there is none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    header = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    found = re.search(r"^license: *[\"']?([\w.-]+)", header, re.MULTILINE)
+    return found[1] if found and header.startswith("---") else ""

@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from knowsub.lm.export import save_model
 from knowsub.lm.load import ModelFiles, check_model_folder, first_line, resolve_model
 
 MAGIC = b"GGUF"
@@ -196,5 +197,4 @@ def _convert(path: Path, folder: Path) -> None:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_model(model, tokenizer, folder)

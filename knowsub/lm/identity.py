@@ -1,4 +1,4 @@
-"""What a model is beside its weights: the configuration and the tokenizer that its numbers hang on.
+"""Which model it is: weights, and the configuration and tokenizer that its numbers hang on too.
 
 The same weights under another `rope_theta`, another norm's epsilon or another tokenizer give other
 numbers without a word, so both are part of the fingerprint that manifests and masks carry.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from knowsub.artifacts import other_model_error
 
 NO_NUMBER = frozenset(
     {
@@ -27,53 +29,75 @@ NO_NUMBER = frozenset(
 
 
 def identity(
-    model: PreTrainedModel,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase | None,
     dtype: torch.dtype | None = None,
 ) -> str:
     """Return the fingerprint of all that numbers hang on, its parts joined by hyphens.
 
     Args:
-        model: The model.
+        model: The model, with or without adapters of `peft` on top.
         tokenizer: Its tokenizer; None leaves that part out, where none is at hand.
         dtype: The weights are cast to it first; None for their own.
 
     Returns:
         Fingerprints of the weights [64 hex digits], of the configuration and the tokenizer [16].
     """
-    return "-".join([fingerprint(model, dtype), *_beside_weights(model, tokenizer)])
+    return "-".join([fingerprint(model, dtype), *_config_and_tokenizer(model, tokenizer)])
 
 
-def identity_for(
-    made_for: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> str:
-    """Return a model's fingerprint, in the dtype that something was made for if the weights fit.
+def require_made_for(
+    made_for: str,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    known: str = "",
+) -> None:
+    """Require that something was made for a model, in whatever dtype it was opened.
 
-    A mask is of weights, in whatever dtype they were loaded: bfloat16 weights are the same ones in
-    float32, and float32 weights are rounded in the same way by everyone.
+    A mask is of weights: bfloat16 weights are the same ones in float32, and float32 weights are
+    rounded in the same way by everyone. All weights are hashed once, and once more per other dtype
+    that they may have had; not at all if their fingerprint is known already.
 
     Args:
         made_for: The fingerprint that a mask was made for.
-        model: The model.
+        model: The model, with or without adapters on top.
         tokenizer: Its tokenizer; None leaves that part out.
+        known: A fingerprint that the model is known to have.
 
-    Returns:
-        The fingerprint with the same weights, cast if need be; the model's own if there is none.
+    Raises:
+        ValueError: If it was made for another model; the message says what differs.
     """
-    beside = _beside_weights(model, tokenizer)
-    own = fingerprint(model)
-    others = (fingerprint(model, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16))
-    wanted = made_for.partition("-")[0]
-    weights = own if own == wanted else next((each for each in others if each == wanted), own)
-    return "-".join([weights, *beside])
+    if known and not other_model_error(made_for, known):
+        return
+    others, dtypes = (
+        _config_and_tokenizer(model, tokenizer),
+        _other_dtypes(cast(torch.dtype, model.dtype)),
+    )
+    own = "-".join([fingerprint(model), *others])
+    if not other_model_error(made_for, own):
+        return
+    if made_for.split("-")[1 : 1 + len(others)] == others:
+        casts = ("-".join([fingerprint(model, dtype), *others]) for dtype in dtypes)
+        if not all(other_model_error(made_for, cast) for cast in casts):
+            return
+    raise ValueError(other_model_error(made_for, own))
 
 
-def _beside_weights(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    return [config_digest(model.config), *([tokenizer_digest(tokenizer)] if tokenizer else [])]
+def _other_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    """Return the dtypes in which weights may be the same ones; one half never gives the other."""
+    halves = (torch.bfloat16, torch.float16)
+    return (torch.float32,) if dtype in halves else halves
+
+
+def _config_and_tokenizer(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    config = cast(PreTrainedConfig, model.config)
+    return [config_digest(config), *([tokenizer_digest(tokenizer)] if tokenizer else [])]
 
 
 def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """Return the SHA-256 over all parameters by sorted name, tied ones once.
+
+    What `peft` put on top of a model does not count: the wrapped model has its base's fingerprint.
 
     Args:
         model: The model.
@@ -83,11 +107,42 @@ def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(_own_parameters(model)):
         stored = parameter.detach().to(dtype or parameter.dtype).cpu().contiguous()
         digest.update(f"{name} {stored.dtype} {tuple(stored.shape)}\n".encode())
         digest.update(stored.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """Return the model that `peft` has wrapped, its adapters in place; another one as it is."""
+    if not hasattr(model, "get_base_model"):
+        return model
+    return cast(nn.Module, model.get_base_model())  # type: ignore[operator]
+
+
+BENEATH = ("base_layer", "original_module")
+"""Names that `peft` gives to a module that it wraps, whose place the wrapper takes."""
+
+
+def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters of a model without adapters, by the names that they have there."""
+    inner = without_adapters(model)
+    wrappers = {
+        path
+        for path, module in inner.named_modules()
+        if any(name in BENEATH for name in module._modules)
+    }
+    for name, parameter in inner.named_parameters():
+        path, kept = "", []
+        for part in name.split("."):
+            if path not in wrappers:
+                kept.append(part)
+            elif part not in BENEATH:
+                break  # an adapter's
+            path = f"{path}.{part}".lstrip(".")
+        else:
+            yield ".".join(kept), parameter
 
 
 def config_values(config: PreTrainedConfig) -> dict[str, Any]:

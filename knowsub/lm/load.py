@@ -81,7 +81,7 @@ def _download(name: str, revision: str) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"],
+                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "README.md"],
                 ignore_patterns=["*/*"],
             )
         )
@@ -121,7 +121,8 @@ def check_model_folder(folder: Path, name: str) -> None:
         raise ValueError(
             f"model {name!r}: {folder} holds an adapter (adapter_config.json), whose weights would "
             "change the model without being part of it; merge it (merge_and_unload of peft), save "
-            "the merged model and name that folder, or take the file out"
+            "the merged model and name that folder, or take the file out; in Python, open its base "
+            "and put the adapter on top: knowsub.ablated removes a mask beneath it"
         )
     path = folder / "config.json"
     if not path.is_file():

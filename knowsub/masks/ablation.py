@@ -24,7 +24,8 @@ def input_embedding(model: nn.Module) -> MaskableMatrix:
 
     Where the LM head shares its weights, the head keeps them whatever is removed from the input.
     """
-    weight = model.get_input_embeddings().weight  # type: ignore[operator]
+    module = model.get_input_embeddings()  # type: ignore[operator]
+    weight = getattr(module, "base_layer", module).weight  # an adapter of `peft` may lie on top
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return MaskableMatrix(
         EMBEDDING, names[id(weight)], -1, None, tuple(weight.shape), None, ("in", "out")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from knowsub.artifacts import differing_parts, read_checksummed, write_checksummed
+from knowsub.artifacts import other_model_error, read_checksummed, write_checksummed
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,8 @@ def check_model(mask: Mask, fingerprint: str) -> None:
 
     A fingerprint without its last parts is compared by those that it has.
     """
-    if f"{mask.model}-".startswith(f"{fingerprint}-"):
-        return
-    models = f"the mask belongs to model {mask.model[:12]}, this is model {fingerprint[:12]}"
-    if fingerprint.startswith(f"{mask.model}-"):
-        raise ValueError(
-            f"{models} of the same weights; the mask is of an earlier version, which knew "
-            "nothing of configuration and tokenizer: search it again"
-        )
-    raise ValueError(f"{models}: another {differing_parts(mask.model, fingerprint)}")
+    if error := other_model_error(mask.model, fingerprint):
+        raise ValueError(error)
 
 
 def union(*masks: Mask) -> Mask:

@@ -211,10 +211,11 @@ def format_metric(name: str, value: float | None) -> str:
 
 def mask_metrics(result: MaskResult) -> Metrics:
     """Return the specified and finite metrics of one mask in order, derived ones included."""
-    return _specified(result.metrics)
+    return specified(result.metrics)
 
 
-def _specified(metrics: Mapping[str, float]) -> Metrics:
+def specified(metrics: Mapping[str, float]) -> Metrics:
+    """Return those of some metrics that have a specification and are finite, in order."""
     values = dict(metrics)
     text, random = metrics.get("text_ppl_ratio"), metrics.get("random_text_ppl_ratio")
     if text is not None and random:
@@ -247,7 +248,7 @@ def summarize(results: Sequence[MaskResult]) -> dict[str, Any]:
 
 
 def _without_derived(metrics: Mapping[str, float]) -> Metrics:
-    return {name: value for name, value in _specified(metrics).items() if name not in DERIVED}
+    return {name: value for name, value in specified(metrics).items() if name not in DERIVED}
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

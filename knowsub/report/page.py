@@ -39,6 +39,7 @@ from knowsub.report.reference_tables import reference_tables
 from knowsub.report.structure_tables import (
     COLUMNS,
     downstream_table,
+    examples,
     fact_bar_values,
     filters,
     structure_tables,
@@ -228,8 +229,8 @@ Draw = Callable[[Sequence[MaskResult], Analysis], Figure | None]
 
 FIGURES: Mapping[str, tuple[Draw, str]] = {
     "facts": (_facts,
-        "Every target fact before and after removal (first seed of each target). A long bar means "
-        "that the object has become unlikely."),
+        "Every target fact before (blue) and after the removal (red), first seed of each target; "
+        "one axis for all. A long line means that the object has become unlikely."),
     "tradeoff": (_tradeoff,
         "What the target loses against what held-out control facts lose as masks grow: random "
         "parts of the trained mask up to all of it, and the baselines' masks from a part to a "
@@ -326,6 +327,14 @@ def write_report(out: Path, report: Report) -> list[Path]:
     return written
 
 
+EMBEDDED = (
+    "a small GPT-2",
+    "The model was trained here, on English text and on the facts of targets and controls, so that "
+    "it knows all of them and what it loses can be counted.",
+)
+"""How the embedded model is called on the page, and the sentence that explains it."""
+
+
 def render(report: Report, figures: Sequence[ReportFigure]) -> str:
     """Return the page: HTML that fetches nothing; the same values give the same text."""
     environment = Environment(
@@ -341,6 +350,9 @@ def render(report: Report, figures: Sequence[ReportFigure]) -> str:
     return environment.from_string(template).render(
         options=options,
         provenance=origin,
+        model_name=EMBEDDED[0] if origin.model == "embedded" else origin.model,
+        model=EMBEDDED[1] if origin.model == "embedded" else "",
+        examples=examples(results),
         confidence_level=f"{origin.confidence_level:.0%}",
         command=tables.COMMAND,
         css=Markup(css),

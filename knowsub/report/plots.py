@@ -201,14 +201,18 @@ def recovery_curves(panels: Mapping[str, Mapping[str, Points]], label: str) -> F
 
 
 def fact_bars(facts: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
-    """Draw every fact (words, NLL before, NLL after [nats]), sorted by the last."""
+    """Draw every fact (words, NLL before, NLL after [nats]) as a dumbbell, sorted by the last."""
+    top = max(max(row[1:]) for rows in facts.values() for row in rows)
     longest = max(len(rows) for rows in facts.values())
     figure, axes = _panels(list(facts), 3.6, 1.2 + 0.17 * longest)
     for axis, rows in zip(axes, facts.values(), strict=True):
         ordered = sorted(rows, key=lambda row: row[2])
         y = range(len(ordered))
-        axis.barh(y, [row[2] for row in ordered], 0.72, color=RED, label="remaining model")
-        axis.barh(y, [row[1] for row in ordered], 0.36, color=BLUE, label="original model")
+        before, after = ([row[side] for row in ordered] for side in (1, 2))
+        axis.hlines(y, before, after, color=GREY, linewidth=1.2)
+        axis.plot(before, y, "o", color=BLUE, markersize=4, label="original model")
+        axis.plot(after, y, "o", color=RED, markersize=4, label="remaining model")
+        axis.set_xlim(-0.03 * top, 1.03 * top)
         axis.set_yticks(y, [row[0] for row in ordered], fontsize=6.5)
         axis.set_ylim(-0.7, longest - 0.3)
         axis.tick_params(axis="y", length=0)

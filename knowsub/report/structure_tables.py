@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -10,8 +11,8 @@ from typing import Any
 from knowsub.report.collect import Analysis, MaskResult, Row
 
 COLUMNS = (
-    "mask", "facts", "prompts", "subject", "object", "NLL before", "NLL after", "rank before",
-    "rank after", "top 5 before", "top 5 after",
+    "mask", "facts", "prompts", "subject", "object", "prompt", "NLL before", "NLL after",
+    "rank before", "rank after", "top 5 before", "top 5 after",
 )  # fmt: skip
 """Columns of the table of facts; NLL in nats per object token, rank 0-based, means over prompts."""
 
@@ -90,6 +91,7 @@ def _row(mask: str, fact: FactAnswers) -> list[Any]:
         ROLES.get(fact.role, fact.role),
         fact.subject,
         fact.object,
+        str(before.get("prompt", "")),
         *(round(view["nll"], 3) for view in (before, after)),
         *(round(view["rank"], 1) for view in (before, after)),
         *(_top_answers(view) for view in (before, after)),
@@ -101,6 +103,54 @@ def _top_answers(view: Row) -> str:
     answers = view.get("top5") or []
     words = (answer[0] if isinstance(answer, list) else answer for answer in answers)
     return ", ".join(str(word).strip() for word in words)
+
+
+EXAMPLES = 3
+"""Facts shown in words on the first screen."""
+
+
+def examples(results: Sequence[MaskResult]) -> list[dict[str, str]]:
+    """Return a few target facts in words: prompt, object, and the top answer before and after.
+
+    Of the first masks of different targets, or of the only one's first facts; always those whose
+    NLL after the removal is nearest to the median, so that they are neither the best nor the worst.
+    """
+    by_target: dict[str, list[FactAnswers]] = {}
+    for result in results:
+        facts = [fact for fact in paired_answers(result.facts) if fact.remaining.get("top5")]
+        by_target.setdefault(result.target, sorted(facts, key=lambda f: float(f.remaining["nll"])))
+    by_target = {target: facts for target, facts in by_target.items() if facts}
+    each = -(-EXAMPLES // max(1, len(by_target)))
+    shown = []
+    for facts in by_target.values():
+        start = max(0, (len(facts) - each) // 2)
+        shown += [_in_words(fact) for fact in facts[start : start + each]]
+    return shown[:EXAMPLES]
+
+
+def _in_words(fact: FactAnswers) -> dict[str, str]:
+    before, after = (_best(view) for view in (fact.original, fact.remaining))
+    return {
+        "prompt": str(fact.original.get("prompt") or fact.subject),
+        "object": fact.object,
+        "object_p": _percent(math.exp(-float(fact.remaining["nll"]))),
+        "before": before[0],
+        "before_p": before[1],
+        "after": after[0],
+        "after_p": after[1],
+    }
+
+
+def _best(view: Row) -> tuple[str, str]:
+    """Return the top answer and its probability, as words."""
+    answer = view["top5"][0]
+    if not isinstance(answer, list):
+        return str(answer).strip(), ""
+    return str(answer[0]).strip(), _percent(float(answer[1]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "below 0.1 %"
 
 
 def filters(results: Sequence[MaskResult]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from knowsub.hypotheses import holm
 from knowsub.report.collect import MaskResult, Row
+from knowsub.report.definitions import definition
 from knowsub.report.metrics import (
     EVIDENCE,
     HEADLINE,
@@ -212,12 +213,12 @@ def evidence(results: Sequence[MaskResult], thresholds: Thresholds) -> list[dict
 
 
 def unspecified_metrics(results: Sequence[MaskResult]) -> list[list[str]]:
-    """Return name, median, least and greatest of the metrics that have no `MetricSpec`."""
+    """Return name, median, least, greatest and meaning of the metrics without `MetricSpec`."""
     rows = []
     for name in sorted({n for result in results for n in result.metrics} - METRIC_SPECS.keys()):
         values = [float(result.metrics[name]) for result in results if name in result.metrics]
         cells = [format_metric(name, value) for value in (median(values), min(values), max(values))]
-        rows.append([name.replace("_", " "), *cells])
+        rows.append([name.replace("_", " "), *cells, definition(name)])
     return rows
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -44,11 +45,13 @@ def ask(*words):
     return json.loads(call(*words, "--json").stdout)
 
 
-def test_help_answers_at_once_with_examples_and_without_torch():
+def test_help_and_mistakes_are_answered_at_once_without_torch():
     script = (
         "import sys; from typer.testing import CliRunner; from knowsub.cli import app; "
         "done = CliRunner().invoke(app, ['combine', '--help']); print(done.output); "
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        "done = CliRunner().invoke(app, ['show', 'nofile']); assert 'no such' in done.output; "
+        "done = CliRunner().invoke(app, ['score', './none', 'x', ' ']); assert done.exit_code; "
+        "assert not {'torch', 'transformers', 'numpy', 'scipy'} & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -172,6 +175,44 @@ def test_invalid_input_ends_with_one_line_and_code_1(folder, tmp_path):
         assert message in error
         assert error.count("\n") == 1
         assert error.startswith("knowsub: ")
+
+
+def test_all_mistakes_of_a_command_are_said_at_once(folder, tmp_path):
+    mask, weights = folder / "a.safetensors", folder / "model" / "model.safetensors"
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mask.safetensors").write_bytes(mask.read_bytes())
+    (tmp_path / "text").write_text("not a mask at all")
+    cases = [
+        (["show", weights], ["the weights of a model, not a mask"]),
+        (["show", folder / "model"], ["a model's folder, not a mask"]),
+        (["show", tmp_path / "run"], [f"the mask in it is {tmp_path / 'run/mask.safetensors'}"]),
+        (["compare", tmp_path / "empty.safetensors", tmp_path / "text"],
+         ["the file is empty", "text: not a mask"]),
+        (["combine", weights, "--out", mask],
+         ["needs one of --union", "two masks or more, not 1", "the weights", "exists already"]),
+        (["remove", mask, folder / "model", "--out", tmp_path],
+         ["a mask, not a model", "a model's folder, not a mask", "exists already"]),
+        (["predict", "./none", "--without", tmp_path / "none", "x"],
+         ["no such folder", "none: no such file"]),
+        (["score", tmp_path / "model.json", "kind a0", " "],
+         ["the stage pretrain writes it", "the answer ' ' is empty"]),
+    ]  # fmt: skip
+    for words, messages in cases:
+        lines = call(*words, code=1).stderr.splitlines()
+        assert len(lines) == len(messages), lines
+        for line, message in zip(lines, messages, strict=True):
+            assert line.startswith("knowsub: ")
+            assert message in line
+
+
+def test_a_written_model_can_be_read_by_whom_the_umask_says(folder, tmp_path):
+    before = os.umask(0o022)
+    try:
+        call("remove", folder / "model", folder / "a.safetensors", "--out", tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o644}
 
 
 def test_a_mask_of_another_model_is_refused(folder, tmp_path):

@@ -291,3 +291,14 @@ def test_other_encodings_and_missing_files_are_named(tmp_path: Path) -> None:
         read_utf8(tmp_path / "a.tsv")
     with pytest.raises(FileNotFoundError, match=r"b\.tsv: no such file"):
         read_utf8(tmp_path / "b.tsv")
+
+
+def test_all_rows_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tsv"
+    wrong = "x\ty\nz\t\tw\n" + "a\n" * 20
+    path.write_text("subject\trelation\tobject\ngood\tr\to\n" + wrong)
+    with pytest.raises(ValueError, match="mine") as refused:
+        read_table(path)
+    said = str(refused.value).split("; and ")[0]
+    assert said.startswith(f"{path}:3: 2 fields; the header names 3; {path}:4: field 'relation'")
+    assert str(refused.value).endswith("; and 10 more")

@@ -316,3 +316,28 @@ def test_the_papers_rule_names_the_relations_with_too_few_families(shipped: Temp
     few = {"hypernym": shipped["hypernym"][:2]}
     with pytest.raises(ValueError, match=r"'hypernym' has 2 families; .* 'best' needs 3"):
         needed_templates([fact("ziggurat", "temple")], few, options)
+
+
+def test_all_wordings_that_break_a_rule_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        'capital:\n  kind: "{object} is the capital of {subject}"\n  check: 3\n'
+        '  isa: "the capital of {subject} is {object}"\ncolor: []\n'
+    )
+    with pytest.raises(ValueError, match=r"mine\.yaml") as refused:
+        load_templates(path)
+    said = [each.split(" is not allowed")[0] for each in str(refused.value).split("; " + str(path))]
+    assert said == [
+        f"{path}: capital.kind: wording '{{object}} is the capital of {{subject}}'",
+        ": capital.check: wording 3",
+        ": color: []",
+    ]
+
+
+def test_a_relation_worded_without_article_has_none() -> None:
+    wordings = {"color": (Template("kind", ("{bare} is {object}",)),)}
+    stated = statements(
+        fact("grass", "green", "color"), Split.TARGET, wordings, {"kind": Role.TRAIN},
+        verbalize_options(),
+    )  # fmt: skip
+    assert [statement.text for statement in stated] == ["Grass is green"]

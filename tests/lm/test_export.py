@@ -8,7 +8,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from knowsub.architectures import maskable_matrices
-from knowsub.lm.export import ModelCard, export_model
+from knowsub.lm.export import ModelCard, export_model, license_of
 from knowsub.lm.identity import fingerprint
 from knowsub.lm.load import load_model
 from tests.architectures import CONFIGS, tiny
@@ -56,3 +56,19 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         export_model(tiny("gpt2"), small_tokenizer(), tmp_path / "out", replace(CARD, maskable=0))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_names_licence_and_metrics_where_they_are_known(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    assert license_of(base) == ""
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\nlicense: mine\n")
+    card = replace(CARD, license=license_of(base), metrics={"target facts, PPL ×": "1,299"})
+    export_model(tiny("gpt2"), small_tokenizer(), tmp_path / "out", card)
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    _, header, body = text.split("---\n", 2)
+    assert yaml.safe_load(header)["license"] == "apache-2.0"
+    assert "| target facts, PPL × | 1,299 |" in body
+    assert "AutoModelForCausalLM.from_pretrained(folder)" in body
+    (base / "README.md").write_text("no header\nlicense: mine\n")
+    assert license_of(base) == ""

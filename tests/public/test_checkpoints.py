@@ -102,7 +102,7 @@ def test_a_mask_fits_the_folder_it_was_found_on_and_removing_it_keeps_the_dtype(
     (tmp_path / "model.json").write_text(json.dumps(manifest(model, tokenizer, "model", "")))
     name = str(tmp_path / "model.json" if by_manifest else folder)
 
-    remove_mask(name, tmp_path / "mask.safetensors", out, force=False)
+    remove_mask(name, tmp_path / "mask.safetensors", out)
     opened = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
     assert opened.dtype == dtype
     sizes = [(each / "model.safetensors").stat().st_size for each in (folder, out)]
@@ -120,4 +120,4 @@ def test_a_mask_of_another_model_is_still_refused(folder: Path, tmp_path: Path) 
     save_mask(Mask(bits, identity(other, toy_tokenizer())), tmp_path / "mask.safetensors")
     assert load_mask(tmp_path / "mask.safetensors").size == 0
     with pytest.raises(ValueError, match="the mask belongs to model"):
-        remove_mask(str(folder), tmp_path / "mask.safetensors", tmp_path / "out", force=False)
+        remove_mask(str(folder), tmp_path / "mask.safetensors", tmp_path / "out")

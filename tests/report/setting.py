@@ -155,6 +155,7 @@ def _facts(rng: np.random.Generator, target: str) -> Iterator[dict[str, Any]]:
                     "prompts": 4,
                 }
                 if (split, role) == ("target", "train") and view != "random":
+                    row["prompt"] = f"a {row['subject']} is a kind of"
                     row["top5"] = [[f" {word}", 0.2] for word in WORDS[:4]] + [["</script>", 0.1]]
                 yield row  # fmt: skip
 

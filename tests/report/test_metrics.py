@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from knowsub.report.definitions import definition
 from knowsub.report.metrics import (
     METRIC_SPECS,
     dominance,
@@ -67,3 +68,38 @@ def test_dominance_is_the_mean_diagonal_over_the_mean_absolute_rest():
 def test_no_two_metrics_have_the_same_label():
     labels = [spec.label for spec in METRIC_SPECS.values()]
     assert len(set(labels)) == len(labels)
+
+
+NAMES = """
+all_removed_target_accuracy alone_heldout_nll alone_heldout_ppl_ratio alone_target_accuracy
+barrier_original_retain choice_frequency_accuracy choice_frequency_original
+choice_uniform_reference choice_original control_accuracy control_dnll control_median_rank
+control_original_nll distance_original_retain excess_recovery_0 excess_recovery_control_20
+extraction_top1 far_absolute_dnll far_agreement far_kl forget_quality_distance
+forget_quality_nll_distance forgetting_unknown full_neighborhood_accuracy grown50_heldout_dnll
+head_neighborhood_accuracy heldout_original_median_rank int4_forgetting_unknown
+int4_original_accuracy int8_target_ppl_ratio logit_lens_floor logit_lens_hit logit_lens_original
+neighborhood_absolute_dnll original_forget_quality_nll original_full_other_accuracy other_nll
+other_ppl_ratio paraphrase_forgetting_unknown paraphrase_original_nll paraphrase_ratio
+random_excess_recovery_control random_forget_quality_nll_distance random_head_other_accuracy
+random_other_ppl_ratio relearning_majority_baseline relearning_original_after
+relearning_remaining_before retain_paraphrase_accuracy retain_target_nll shrunk50_target_dnll
+steps_to_half_control subject_identifiability_original target_dnll text_nll text_original_nll
+validation_ppl_ratio
+"""
+"""Metrics of the default run that have no line of their own."""
+
+
+def test_every_metric_of_a_run_has_a_definition_of_one_line() -> None:
+    said = {name: definition(name) for name in NAMES.split()}
+    assert [name for name, meaning in said.items() if not meaning] == []
+    assert not [
+        meaning for meaning in said.values() if "{" in meaning or meaning != meaning.strip()
+    ]
+    expected = "held-out control facts: median 0-based rank of the object under the original model"
+    assert said["heldout_original_median_rank"] == expected
+    assert said["shrunk50_target_dnll"].startswith(
+        "random ones taken out, 50 % of its size; target"
+    )
+    assert "LoRA finetuned" in definition("random_lora_other_accuracy")
+    assert definition("figures_of_something_else") == ""

@@ -11,7 +11,8 @@ import pytest
 from knowsub.report.collect import read_mask_results
 from knowsub.report.metrics import missed_thresholds, with_dominance
 from knowsub.report.page import write_report
-from tests.browser import CHROMIUM, FLAGS
+from knowsub.report.structure_tables import examples
+from tests.browser import CHROMIUM, FLAGS, browser
 from tests.report.setting import SEEDS, TARGETS, make_report
 
 
@@ -61,6 +62,21 @@ def test_a_mask_without_optional_metrics_is_still_reported(data, tmp_path):
     assert "Facts, one by one" not in (tmp_path / "out/report.html").read_text()
 
 
+def test_the_first_screen_says_in_words_what_was_lost(report, results):
+    page = (report / "report.html").read_text()
+    shown = examples(results)
+    assert len(shown) == 3
+    for fact, target in zip(shown, TARGETS, strict=True):
+        first = next(result for result in results if result.target == target)
+        rows = [row for row in first.facts if row["view"] == "remaining" and "top5" in row]
+        middle = sorted(rows, key=lambda row: row["nll"])[(len(rows) - 1) // 2]
+        assert fact["prompt"] == f"a {middle['subject']} is a kind of"
+        assert (fact["before"], fact["after_p"]) == ("temple", "20.0 %")
+        assert fact["prompt"] in page
+    assert page.index('class="examples"') < page.index('class="cards"') < page.index('id="results"')
+    assert "The model was trained here" in page
+
+
 def dom(report, tmp_path, fragment=""):
     """The page's document after its script has run, and what the browser wrote to its log."""
     command = [
@@ -93,6 +109,29 @@ def test_the_page_renders_in_a_browser_and_its_table_filters_and_sorts(report, t
     rows = shown_rows(text)
     assert len({row[0] for row in rows}) > 1
     assert all("hotel" in " ".join(row) for row in rows)
-    losses = [float(row[6]) for row in rows]
+    losses = [float(row[7]) for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert 'aria-sort="descending"' in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_the_order_and_the_filter_are_written_into_the_address(report, tmp_path):
+    click = "document.querySelectorAll('#facts-table th button')[7].click()"
+    words = "s = document.getElementById('facts-search'); s.value = 'hotel'"
+    with browser(tmp_path) as page:
+        page.open(f"file://{report}/report.html#results", 420, 900)
+        page.wait_for("12 of ")
+        assert page.value("location.hash") == "#results"
+        assert page.value("document.documentElement.scrollWidth") == 420
+        page.value(click)
+        page.value(f"{words}; s.dispatchEvent(new Event('input'))")
+        address = page.value("location.hash")
+    assert address == (
+        "#filter=hotel&mask=building.n.01-0&facts=target&prompts=trained&sort=NLL+after&order=up"
+    )
+    text, _ = dom(report, tmp_path / "again", address)
+    rows = shown_rows(text)
+    assert rows
+    assert all("hotel" in " ".join(row) for row in rows)
+    losses = [float(row[7]) for row in rows]
+    assert losses == sorted(losses)

@@ -10,14 +10,21 @@
   const PAGE = 100;
   let shown = PAGE, column = -1, down = false;
 
-  const wanted = new URLSearchParams(location.hash.slice(1));
-  search.value = wanted.get("filter") || "";
-  for (const filter of filters) filter.value = wanted.get(filter.name) ?? filter.dataset.first;
-  for (const filter of filters) if (filter.selectedIndex < 0) filter.value = "";
-  if (wanted.has("sort")) {
-    column = headings.findIndex((heading) => heading.textContent.trim() === wanted.get("sort"));
+  const names = headings.map((heading) => heading.textContent.trim());
+  const read = () => {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    search.value = wanted.get("filter") || "";
+    for (const filter of filters) filter.value = wanted.get(filter.name) ?? filter.dataset.first;
+    for (const filter of filters) if (filter.selectedIndex < 0) filter.value = "";
+    column = names.indexOf(wanted.get("sort"));
     down = wanted.get("order") === "down";
-  }
+  };
+  const write = () => {
+    const wanted = new URLSearchParams({ filter: search.value });
+    for (const filter of filters) wanted.set(filter.name, filter.value);
+    if (column >= 0) { wanted.set("sort", names[column]); wanted.set("order", down ? "down" : "up"); }
+    history.replaceState(null, "", `#${wanted}`);
+  };
 
   const matches = (row, words) =>
     filters.every((filter) => !filter.value || row[filter.dataset.column] === filter.value) &&
@@ -37,8 +44,8 @@
       const line = document.createElement("tr");
       row.forEach((cell, index) => {
         const box = line.insertCell();
-        box.textContent = typeof cell === "number" && index < 7 ? cell.toFixed(2) : cell;
-        box.className = typeof cell === "number" ? "" : index > 8 ? "wrap" : "name";
+        box.textContent = typeof cell === "number" && index < 8 ? cell.toFixed(2) : cell;
+        box.className = typeof cell === "number" ? "" : index === 5 || index > 9 ? "wrap" : "name";
       });
       return line;
     }));
@@ -50,7 +57,7 @@
     more.hidden = matching.length <= shown;
   };
 
-  const redraw = () => { shown = PAGE; draw(); };
+  const redraw = () => { shown = PAGE; draw(); write(); };
   search.addEventListener("input", redraw);
   filters.forEach((filter) => filter.addEventListener("change", redraw));
   more.addEventListener("click", () => { shown += 4 * PAGE; draw(); });
@@ -58,6 +65,12 @@
     down = column === index ? !down : false;
     column = index;
     draw();
+    write();
   }));
+  window.addEventListener("hashchange", () => {
+    if (location.hash.includes("=")) { read(); shown = PAGE; draw(); }
+  });
+  read();
   draw();
+  if (location.hash.includes("=")) document.getElementById("facts").scrollIntoView();
 })();

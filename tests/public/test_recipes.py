@@ -1,0 +1,46 @@
+"""The blocks of docs/recipes.md run as they stand where the package that they need is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from knowsub.lm.identity import identity
+from knowsub.masks.mask import Mask
+from tests.evaluation.setting import built_model, fact_mask, tokenizer
+
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+NEEDED = ("", "peft", "transformer_lens", "lm_eval")
+"""Package that each block needs beside the library."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model and the mask that the blocks name, in the working directory."""
+    model = built_model()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    mask = fact_mask(model, ["a0"])
+    Mask(mask.bits, identity(model, tokenizer()), {}).save(tmp_path / "mask.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(("block", "package"), zip(BLOCKS, NEEDED, strict=True), ids=NEEDED)
+def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> None:
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    if '"gpt2"' in block:
+        pytest.skip("the block names a model of the hub")
+    names: dict[str, object] = {}
+    exec(compile(block, str(PAGE), "exec"), names)
+    if "written" in names:
+        written = names["written"]
+        assert isinstance(written, torch.Tensor)
+        assert written.shape == (1, 8)  # six words and two tokens
