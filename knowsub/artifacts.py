@@ -173,30 +173,14 @@ def read_utf8(path: Path) -> str:
 
 
 def differing_parts(fingerprint: str, other: str) -> str:
-    """Return in words which parts of two models' fingerprints differ.
-
-    Args:
-        fingerprint: Hashes of a model's weights, configuration and tokenizer, joined by hyphens.
-        other: Another one.
-
-    Returns:
-        Names of the parts, such as `configuration and tokenizer`.
-    """
+    """Return which parts of two models' fingerprints differ, such as `weights and tokenizer`."""
     names = ("weights", "configuration", "tokenizer")
     pairs = zip(names, fingerprint.split("-"), other.split("-"), strict=False)
     return " and ".join(name for name, one, now in pairs if one != now)
 
 
 def other_model_error(made_for: str, fingerprint: str) -> str:
-    """Return why a mask does not belong to a model, or nothing if it does.
-
-    Args:
-        made_for: Fingerprint of the model that the mask was made for.
-        fingerprint: That of the model; without its last parts it is compared by those it has.
-
-    Returns:
-        One line that says what differs; empty if nothing does.
-    """
+    """Return in what a mask's model differs from one with a fingerprint; empty if in nothing."""
     if f"{made_for}-".startswith(f"{fingerprint}-"):
         return ""
     models = f"the mask belongs to model {made_for[:12]}, this is model {fingerprint[:12]}"

@@ -55,8 +55,8 @@ def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 def described(values: Mapping[str, str]) -> str:
     """Return what an experiment is, from its flat values: model, suppression term and targets."""
-    names = ("pretrain.model", "train.suppression", "targets")
-    return " ".join("".join(c for c in values.get(name, "") if c not in '[]" ') for name in names)
+    words = (values.get(name, "") for name in ("pretrain.model", "train.suppression", "targets"))
+    return " ".join(words).translate({ord(mark): None for mark in '[]"'})
 
 
 def run_key(params: Params, root: Path | None = None) -> str:

@@ -438,9 +438,8 @@ def fill_experiment(
         store.client.set_tag(run_id, "knowsub.stages", str(len(sources)))
         store.client.set_tag(run_id, "knowsub.stages_from_cache", str(sources.count(CACHED)))
         store.log(run_id, _points(headline(summary)), current.values)
-        if (report / "results.md").is_file():
-            table = (report / "results.md").read_text(encoding="utf-8")
-            store.client.set_tag(run_id, "mlflow.note.content", table[:5000])
+        for table in report.glob("results.md"):
+            store.client.set_tag(run_id, "mlflow.note.content", table.read_text("utf-8")[:5000])
         files = [report / "summary.json", report / "report.html", *report.glob("figures/*.png")]
         for path in files if current.artifacts else ():
             folder = "figures" if path.suffix == ".png" else None

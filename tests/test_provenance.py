@@ -17,6 +17,8 @@ from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.trainer import find_subnetwork
 from knowsub.provenance import (
     code_commit,
+    described,
+    flatten,
     main_root,
     parameters_shown,
     run_key,
@@ -177,3 +179,8 @@ def test_the_commit_is_the_last_one_that_changed_the_sources(tmp_path: Path) -> 
     assert code_commit(tmp_path) == first
     (tmp_path / "params.yaml").write_text("a: 2\n")
     assert code_commit(tmp_path) == f"{first}, changed since"
+
+
+def test_an_experiment_is_called_by_model_suppression_term_and_targets() -> None:
+    values = flatten(load_params(["targets=[building.n.01,location.n.01]"]))
+    assert described(values) == "embedded zscore_all building.n.01, location.n.01"

@@ -76,13 +76,32 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         path.chmod(mode)
 
 
+LOADING = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its id on the hub
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```"""
+"""How the card says that a model is opened."""
+
+
 def _card_text(model: PreTrainedModel, card: ModelCard) -> str:
     """Return the card, in Markdown with the hub's YAML front matter."""
     total = sum(parameter.numel() for parameter in model.parameters())
     on_hub = f"base_model: {card.base}\n" if card.revision else ""
-    sparsity = 1 - card.removed / card.maskable
-    at = f" at `{card.revision}`" if card.revision else ""
     on_hub += f"license: {card.license}\n" if card.license else ""
+    at = f" at `{card.revision}`" if card.revision else ""
+    what = {
+        "original model": f"`{card.base}`{at}",
+        "original weights (SHA-256)": f"`{card.base_fingerprint}`",
+        "these weights (SHA-256)": f"`{fingerprint(model)}`",
+        "removed knowledge": card.knowledge,
+        "removed weights": f"{card.removed:,}",
+        "sparsity of the subnetwork": f"{1 - card.removed / card.maskable:.4%} of "
+        f"{card.maskable:,} maskable weights are not in it",
+        "share of all parameters removed": f"{card.removed / total:.4%} of {total:,}",
+    }
     measured = f"What the removal did:\n\n{_rows(card.metrics)}\n\n" if card.metrics else ""
     return f"""---
 library_name: transformers
@@ -96,23 +115,9 @@ pipeline_tag: text-generation
 
 A knowledge-critical subnetwork was removed: its weights are zero, all others are the original's.
 
-| | |
-|---|---|
-| original model | `{card.base}`{at} |
-| original weights (SHA-256) | `{card.base_fingerprint}` |
-| these weights (SHA-256) | `{fingerprint(model)}` |
-| removed knowledge | {card.knowledge} |
-| removed weights | {card.removed:,} |
-| sparsity of the subnetwork | {sparsity:.4%} of {card.maskable:,} maskable weights are not in it |
-| share of all parameters removed | {card.removed / total:.4%} of {total:,} |
+{_rows(what)}
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # this folder, or its id on the hub
-model = AutoModelForCausalLM.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-```
+{LOADING}
 
 {measured}How the mask was made:
 

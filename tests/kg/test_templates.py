@@ -13,6 +13,7 @@ from knowsub.kg.options import RoleAssignment, VerbalizeOptions
 from knowsub.kg.readers import RELATIONS
 from knowsub.kg.templates import (
     TEMPLATES,
+    Template,
     Templates,
     article,
     load_templates,

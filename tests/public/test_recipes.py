@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-@pytest.mark.parametrize(("block", "package"), zip(BLOCKS, NEEDED, strict=True), ids=NEEDED)
+@pytest.mark.parametrize(("block", "package"), list(zip(BLOCKS, NEEDED, strict=True)), ids=NEEDED)
 def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> None:
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
