@@ -212,7 +212,7 @@ CONFLICTS = [
     (["finetune.adaptations=[head,head]"], "finetune.adaptations: value ['head', 'head'] names"),
     (["finetune.questions=files"], "finetune.question_folder: value '' is not allowed; use a fold"),
     (["report.thresholds.sparsity='0.98'"], "report.thresholds.sparsity: value '0.98' is not all"),
-    (["+report.thresholds.near_acuracy='>= 1'"], "thresholds.near_acuracy: is no metric (did you"),
+    (["+report.thresholds.near_acuracy='>= 1'"], "thresholds.near_acuracy is no metric (did you"),
 ]
 
 

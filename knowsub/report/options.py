@@ -28,7 +28,7 @@ def _of_metrics(thresholds: dict[str, str]) -> dict[str, str]:
             f"{name}: is no metric{f' (did you mean {near[0]}?)' if near else ''}"
             for name, near in unknown.items()
         ]
-        raise ValueError("; ".join(said))
+        raise ValueError("; report.thresholds.".join(said))
     return thresholds
 
 
