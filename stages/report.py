@@ -22,7 +22,8 @@ def main(commit: str = "") -> str:
     params = load_params()
     from knowsub.provenance import code_commit, parameters_shown, versions
     from knowsub.report.collect import read_analysis, read_json, read_mask_results, read_summaries
-    from knowsub.report.metrics import missed_thresholds, with_dominance
+    from knowsub.report.cross import with_dominance
+    from knowsub.report.metrics import missed_thresholds
     from knowsub.report.page import Provenance, Report, write_report
     from knowsub.report.tables import write_tables
     from knowsub.tracking import stage_run

@@ -1,16 +1,17 @@
-"""The metrics: name, label, meaning, format, thresholds, and summaries over masks."""
+"""The metrics: name, label, meaning, format, thresholds, and summaries over masks.
+
+The names of thresholds are held against these when `params.yaml` is read, so nothing heavy is
+imported here.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from knowsub.report.collect import MaskResult
 from knowsub.report.options import THRESHOLD
@@ -314,45 +315,4 @@ def missed_thresholds(result: MaskResult, thresholds: Mapping[str, str]) -> list
         name
         for name, threshold in thresholds.items()
         if meets_threshold(metrics.get(name), threshold) is False
-    ]
-
-
-Matrix = npt.NDArray[np.float64]
-SMALLEST_DAMAGE = 1e-3
-"""Least mean damage to other targets that the dominance divides by [nats per token]."""
-
-
-def cross_matrices(results: Sequence[MaskResult]) -> dict[int, Matrix]:
-    """Return seed -> E[a, b], dNLL of target b after removing the subnetwork of a [nats per token].
-
-    Only seeds in which every mask was asked about every target, two at least.
-    """
-    targets = list(dict.fromkeys(result.target for result in results))
-    matrices: dict[int, Matrix] = {}
-    for seed in dict.fromkeys(result.seed for result in results):
-        rows = {
-            result.target: {**result.cross, result.target: result.metrics["target_dnll"]}
-            for result in results
-            if result.seed == seed and "target_dnll" in result.metrics
-        }
-        complete = all(set(targets) <= row.keys() for row in rows.values())
-        if len(targets) > 1 and rows.keys() == set(targets) and complete:
-            matrices[seed] = np.array([[rows[a][b] for b in targets] for a in targets])
-    return matrices
-
-
-def dominance(matrix: Matrix) -> float:
-    """Return the mean of a cross matrix's diagonal over the mean absolute value off it."""
-    off_diagonal = np.abs(matrix[~np.eye(len(matrix), dtype=bool)])
-    return float(matrix.diagonal().mean() / max(float(off_diagonal.mean()), SMALLEST_DAMAGE))
-
-
-def with_dominance(results: Sequence[MaskResult]) -> list[MaskResult]:
-    """Return the masks with the `diagonal_dominance` of their seed, where it is known."""
-    values = {seed: dominance(matrix) for seed, matrix in cross_matrices(results).items()}
-    return [
-        replace(result, metrics={**result.metrics, "diagonal_dominance": values[result.seed]})
-        if result.seed in values
-        else result
-        for result in results
     ]

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from knowsub.report import tables
 from knowsub.report.collect import Analysis, MaskResult, Row
-from knowsub.report.metrics import Matrix, cross_matrices, summarize
+from knowsub.report.cross import Matrix, cross_matrices
+from knowsub.report.metrics import summarize
 from knowsub.report.options import ReportOptions
 from knowsub.report.plots import (
     Figure,

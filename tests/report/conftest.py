@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from knowsub.report.collect import read_mask_results
-from knowsub.report.metrics import with_dominance
+from knowsub.report.cross import with_dominance
 from knowsub.report.page import write_report
 from tests.report.setting import SEEDS, TARGETS, make_report, write_outputs
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from knowsub.report.cross import dominance
 from knowsub.report.definitions import definition
 from knowsub.report.metrics import (
     METRIC_SPECS,
-    dominance,
     format_metric,
     mean_metrics,
     meets_threshold,

@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from knowsub.report.collect import read_mask_results
-from knowsub.report.metrics import missed_thresholds, with_dominance
+from knowsub.report.cross import with_dominance
+from knowsub.report.metrics import missed_thresholds
 from knowsub.report.page import write_report
 from knowsub.report.structure_tables import examples
 from tests.browser import CHROMIUM, FLAGS, browser
