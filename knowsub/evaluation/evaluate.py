@@ -201,7 +201,6 @@ def evaluate_mask(
     best = context.encoder.encode(best_prompts(context.sets["target"].statements, 1))
     evidence.prompts = {s.fact.key: s.prompt for s in best.statements}
     evidence.answers["original"] = top_answers(context, best)
-
     with context.ablated(mask):
         metrics, evidence.scores["remaining"] = compute_metrics(context, references, options)
         evidence.answers["remaining"] = top_answers(context, best)
@@ -213,7 +212,6 @@ def evaluate_mask(
             swapped, budget = references.multiple_choice.swapped, options.logit_lens_tokens
             metrics |= logit_lens(context, swapped, references.logit_lens, budget)
     evidence.metrics |= metrics | Metrics(skipped=references.skipped)
-
     count = options.random_masks
     drawn = tqdm(islice(random_masks, count), "random masks", count, delay=DELAY, leave=False)
     random_mask = _score_random_masks(context, evidence, drawn, options.random_text_masks)
