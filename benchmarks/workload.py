@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from knowsub.architectures import ModuleType, block_count, maskable_matrices
-from knowsub.discovery.options import (
-    Candidates,
-    HeadVocabulary,
-    Matmul,
-    Padding,
-    Precision,
-    Samples,
-    Suppression,
-    TrainOptions,
-)
+from knowsub.architectures import block_count, maskable_matrices
+from knowsub.config import load_params
+from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, drop_lower, upper_blocks
 from knowsub.masks.gates import Gates
-from knowsub.masks.options import Estimator, Granularity
 
 
 @dataclass(frozen=True)
@@ -74,23 +66,19 @@ def batches(shape: Shape, device: torch.device | str = "cpu") -> list[Batch]:
     return [batch.to(device) for batch in batches]
 
 
+DEFAULTS = load_params(path=Path(__file__).parents[1] / "params.yaml").train
+
+
 def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
-    """Return the paper's settings on the workload's batch sizes."""
-    chosen = TrainOptions(
-        granularity=Granularity.WEIGHT, estimator=Estimator.GUMBEL_SIGMOID, blocks="upper_half",
-        modules=list(ModuleType), init_prob=0.45, temperature=1.0, noise_final=1.0,
-        noise_decay_start=1.0, steps=steps, lr=0.2, warmup=0.1, decay=0.0,
-        suppression=Suppression.UNIFORM, suppression_weight=1.5, causal_shift=True,
-        control_weight=1.0, neighborhood_weight=0.0, text_weight=1.0, expression_weight=0.0,
-        sparsity_weight_start=2.0, sparsity_weight_end=3.0, sparsity_ramp_start=0.5,
-        target_density=0.0, max_density=1.0, target_batch=shape.target,
-        control_batch=shape.control, neighborhood_batch=1, unseen_share=0.5,
-        text_batch=shape.text, block_tokens=shape.block, grad_accumulation=1,
-        activation_checkpointing=False, precision=Precision.FLOAT32, matmul=Matmul.DEFAULT,
-        evaluate_every=steps, checkpoint_every=steps, max_control_ratio=1e9, max_text_ratio=1e9,
-        samples=Samples.SHARED, candidates=Candidates.ALL, embeddings=False,
-        distinction_weight=0.0, distinction_batch=2, padding=Padding.WIDEST,
-        head_vocabulary=HeadVocabulary.FULL,
+    """Return the paper's settings on the workload's batch sizes; the rest as in `params.yaml`."""
+    chosen = replace(
+        DEFAULTS, init_prob=0.45, noise_final=1.0, noise_decay_start=1.0, steps=steps, lr=0.2,
+        warmup=0.1, decay=0.0, suppression=Suppression.UNIFORM, suppression_weight=1.5,
+        control_weight=1.0, neighborhood_weight=0.0, text_weight=1.0, sparsity_weight_start=2.0,
+        sparsity_weight_end=3.0, target_density=0.0, max_density=1.0, target_batch=shape.target,
+        control_batch=shape.control, neighborhood_batch=1, text_batch=shape.text,
+        block_tokens=shape.block, evaluate_every=steps, checkpoint_every=steps,
+        max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip
     return replace(chosen, **changes)  # type: ignore[arg-type]
 

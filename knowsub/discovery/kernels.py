@@ -46,7 +46,7 @@ def matmul_autocast(precision: Precision, device: torch.device) -> AbstractConte
 
 def cast_head(precision: Precision, head: LMHead) -> LMHead:
     """Return the LM head in a precision: itself, or a frozen copy, so that it is cast only once."""
-    if precision is Precision.FLOAT32:
+    if precision is Precision.FLOAT32 or head.weight.dtype is torch.bfloat16:
         return head
     return copy.deepcopy(head).to(torch.bfloat16).requires_grad_(False)
 

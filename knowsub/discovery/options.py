@@ -62,6 +62,19 @@ class Padding(StrEnum):
     NONE = "none"
 
 
+class GateMemory(StrEnum):
+    """What a search keeps per gate beside its logit and its remaining weight.
+
+    `full`: Adam's moments, the sample, its slope or gradient, as vectors; `redrawn`: the moments
+    alone, the sample is drawn twice and each matrix updated as soon as its gradient has arrived;
+    `8bit`: the moments in 8 bits each, too.
+    """
+
+    FULL = "full"
+    REDRAWN = "redrawn"
+    EIGHT_BIT = "8bit"
+
+
 class HeadVocabulary(StrEnum):
     """Tokens of the LM head that the losses compare."""
 
@@ -154,6 +167,8 @@ class TrainOptions:
     """Microbatches that a step's batch is cut into, to save memory."""
     activation_checkpointing: bool
     """Whether activations are recomputed in the backward pass, to save memory."""
+    gate_memory: GateMemory
+    """What is kept per gate, to save memory."""
     precision: Precision
     """Of the matrix products; gates, losses and optimizer are float32."""
     padding: Padding
@@ -194,6 +209,22 @@ class TrainOptions:
             "with head_vocabulary: full"
         )
         require(masks, "train.embeddings", self.embeddings, allowed)
+        self._require_single_gradient()
+
+    def _require_single_gradient(self) -> None:
+        """Refuse pieces of gates where their gradient does not arrive as a whole, once a step."""
+        single = (
+            self.granularity is Granularity.WEIGHT
+            and self.samples is Samples.SHARED
+            and self.grad_accumulation == 1
+            and not (self.embeddings or self.expression_weight or self.distinction_weight)
+        )
+        allowed = (
+            "full, or granularity: weight, samples: shared, grad_accumulation: 1, no embeddings, "
+            "expression or distinction"
+        )
+        memory = self.gate_memory
+        require(single or memory is GateMemory.FULL, "train.gate_memory", memory.value, allowed)
 
     def block_range(self, total: int) -> range:
         """Return the masked blocks of a model.

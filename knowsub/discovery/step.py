@@ -24,7 +24,13 @@ from knowsub.discovery.kernels import (
     target_states,
 )
 from knowsub.discovery.losses import SUPPRESSION, negative_log_likelihood
-from knowsub.discovery.options import Padding, Precision, Suppression, TrainOptions
+from knowsub.discovery.options import (
+    GateMemory,
+    Padding,
+    Precision,
+    Suppression,
+    TrainOptions,
+)
 from knowsub.discovery.teacher import Ignorance, Teacher
 from knowsub.lm.batch import Batch, take_rows, to_device_of
 from knowsub.lm.blocks import activation_checkpointed
@@ -32,7 +38,8 @@ from knowsub.lm.head import lm_head
 from knowsub.lm.head_loss import chunked_head_loss
 from knowsub.masks.ablation import ParameterSwap
 from knowsub.masks.gates import Gates, GateSample
-from knowsub.masks.weights import MaskedWeights
+from knowsub.masks.redrawn import RedrawnSample
+from knowsub.masks.weights import GateGradReceiver, MaskedWeights
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,8 @@ class StepGradient:
         processes: The processes of the search; None for this process alone.
 
     Raises:
-        ValueError: If this processor does not compute as the options ask, or the processes cannot
-            share the microbatches of a step.
+        ValueError: If this processor or this model does not compute as the options ask, or the
+            processes cannot share the microbatches of a step.
     """
 
     def __init__(
@@ -181,15 +188,22 @@ class StepGradient:
         fused = fused_activations(varlen or upper)
         self.upper = activation_checkpointed(fused) if options.activation_checkpointing else fused
         self.head = cast_head(options.precision, lm_head(upper))
-        self.bfloat16 = options.precision is Precision.BFLOAT16
-        self.masked_weights = gates.masked_weights(torch.bfloat16 if self.bfloat16 else None)
+        self.in_pieces = options.gate_memory is not GateMemory.FULL
+        if self.in_pieces and varlen is None:
+            raise ValueError(
+                f"train.gate_memory: value {options.gate_memory.value!r} needs statements and text "
+                "in one pass, which this model's attention cannot do; use full"
+            )
+        dtype = torch.bfloat16 if options.precision is Precision.BFLOAT16 else None
+        self.masked_weights = gates.masked_weights(dtype, in_pieces=self.in_pieces)
         masked = [gates.model.get_parameter(name) for name in self.masked_weights.weights]
         frozen = cast_frozen(options.precision, self.upper.base_model, masked)
         self.frozen_weights = ParameterSwap(self.upper.base_model, frozen)
 
         launch_bound = gates.logits.device.type != "cpu" and self._tokens() <= LAUNCH_BOUND_TOKENS
-        self.single_pass = varlen is not None and launch_bound
-        self.by_length = varlen is not None and options.padding is Padding.NONE and not launch_bound
+        self.single_pass = varlen is not None and (launch_bound or self.in_pieces)
+        unpadded = options.padding is Padding.NONE and not self.single_pass
+        self.by_length = varlen is not None and unpadded
         # One backward pass can multiply into the straight-through gradient: no vector is needed.
         single_backward = self.single_pass and options.grad_accumulation == 1
         single_backward = single_backward and self.distinction is None
@@ -209,11 +223,7 @@ class StepGradient:
             which is written into the sample: it cannot be used again.
         """
         n_micro, processes = self.options.grad_accumulation, self.processes
-        counts = {
-            name: int(batch.target_mask[minibatch[name]].sum())
-            for name, batch in self.batches.items()
-            if name in minibatch
-        }
+        counts = self._counts(minibatch)
         expression = None
         if "expression" in minibatch:
             expression = self._expression(sample, minibatch["expression"])
@@ -235,14 +245,49 @@ class StepGradient:
             distinction = self._distinction(grad, minibatch)
         if not self.in_place:
             grad.mul_(sample.ste_grad)  # d loss / d gate x d gate / d logit
-        means = sums / to_device_of(torch.tensor(list(counts.values())), sums)
-        terms = dict(zip(counts, means.unbind(), strict=True)) | distinction
+        terms = means(sums, counts) | distinction
         if expression is not None:
             terms["expression"], expression_grad = expression
             grad += expression_grad
         return terms, grad
 
-    def _backward(self, rows: Minibatch, counts: dict[str, int]) -> Float[Tensor, " term"]:
+    def in_one_backward(
+        self,
+        sample: RedrawnSample,
+        minibatch: Minibatch,
+        check: Callable[[LossTerms], object],
+        receive: GateGradReceiver,
+    ) -> LossTerms:
+        """Return every loss term as a call does, and hand on the gradient matrix by matrix.
+
+        Args:
+            sample: A sample of the gates.
+            minibatch: The sequences.
+            check: Sees the terms before the backward pass; what it raises prevents it.
+            receive: Takes the gradient by the remaining weights, piece by piece.
+
+        Returns:
+            Mean of each term over its target positions [nats].
+        """
+        counts = self._counts(minibatch)
+        self.masked_weights.write(sample)
+        with self._applied(), self.masked_weights.gate_grads(receive):
+            return means(self._backward(minibatch, counts, check), counts)
+
+    def _counts(self, minibatch: Minibatch) -> dict[str, int]:
+        """Return the number of target positions of each term."""
+        return {
+            name: int(batch.target_mask[minibatch[name]].sum())
+            for name, batch in self.batches.items()
+            if name in minibatch
+        }
+
+    def _backward(
+        self,
+        rows: Minibatch,
+        counts: dict[str, int],
+        check: Callable[[LossTerms], object] = lambda terms: None,
+    ) -> Float[Tensor, " term"]:
         """Run a microbatch forward and backward; return each term's sum over its positions [nats].
 
         Its gradient is that of the mean over the positions of the whole minibatch, in `counts`.
@@ -260,6 +305,7 @@ class StepGradient:
                         teacher = self.teachers[name]
                         losses[name] = teacher.divergence(self.head, states, rows[name])
                 weighted = [self.coefficients[n] / counts[n] * loss for n, loss in losses.items()]
+                check(losses)
                 torch.stack(weighted).sum().backward()
                 sums |= {name: loss.detach() for name, loss in losses.items()}
         return torch.stack([sums[name] for name in counts]).double()
@@ -317,8 +363,10 @@ class StepGradient:
             yield
 
     def exact_weights(self) -> MaskedWeights:
-        """Return masked weights in the model's own precision: the step's, unless in bfloat16."""
-        return self.gates.masked_weights() if self.bfloat16 else self.masked_weights
+        """Return masked weights in the model's own precision: the step's, unless rounded."""
+        if self.masked_weights.exact:
+            return self.masked_weights
+        return self.gates.masked_weights(in_pieces=self.in_pieces)
 
     def _tokens(self) -> int:
         """Return the tokens of a microbatch at most, padding included."""
@@ -334,3 +382,9 @@ class StepGradient:
             for name, batch in self.batches.items()
         )
         return -(-tokens // options.grad_accumulation)
+
+
+def means(sums: Float[Tensor, " term"], counts: dict[str, int]) -> LossTerms:
+    """Return each term's sum over the number of its positions, by name."""
+    divided = sums / to_device_of(torch.tensor(list(counts.values())), sums)
+    return dict(zip(counts, divided.unbind(), strict=True))

@@ -27,9 +27,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from knowsub.discovery.adam import GateAdam
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.options import Candidates, Samples, TrainOptions
+from knowsub.discovery.options import Candidates, GateMemory, Samples, TrainOptions
+from knowsub.discovery.pieces import PieceStep, make_moments
 from knowsub.discovery.step import (
     LossTerms,
     Minibatch,
@@ -39,8 +41,9 @@ from knowsub.discovery.step import (
     split_terms,
 )
 from knowsub.lm.schedule import warmup_stable_decay
-from knowsub.masks.gates import Gates, GateSample, UniformNoise, probability_shares
+from knowsub.masks.gates import ALL, Gates, GateSample, UniformNoise, probability_shares
 from knowsub.masks.mask import pack_bits, unpack_bits
+from knowsub.masks.redrawn import RedrawnSample
 
 StepMetrics = dict[str, float]
 """Metrics of one step or one validation, by name."""
@@ -141,10 +144,11 @@ class MaskTrainer:
         self.gates, self.data, self.options = gates, data, options
         self.noise = UniformNoise(seed, gates.logits.device)
         self.order = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.Adam([gates.logits], lr=options.lr, fused=True)
         self.gradient = StepGradient(gates, upper, data, options, processes)
-        weights = str(upper.dtype).removeprefix("torch.")
-        self._number_format = f"{weights} (pretrain.dtype; train.precision: {options.precision})"
+        weights = self.gradient.masked_weights
+        self.adam = GateAdam(gates.logits, make_moments(options.gate_memory, gates, weights))
+        dtype = str(upper.dtype).removeprefix("torch.")
+        self._number_format = f"{dtype} (pretrain.dtype; train.precision: {options.precision})"
         self.step = 0
         self.best: Candidate | None = None
         self.best_bits = pack_bits(torch.zeros(gates.logits.shape, dtype=torch.bool))
@@ -160,29 +164,52 @@ class MaskTrainer:
         Raises:
             ValueError: If a term is not finite; the logits are then those before the step.
         """
-        options, gates, step = self.options, self.gates, self.step
+        options, step = self.options, self.step
         noise_scale = ramp(step, options.steps, 1.0, options.noise_final, options.noise_decay_start)
         density = self.curve[-1]["density"] if self.curve else 1.0
         sparsity_weight = sparsity_coefficient(step, density, options)
 
-        # Forward pass, loss terms, backward pass: the gradient by the logits, one value per gate.
         minibatch = draw_minibatch(self.data, options, self.order)
         if self.gradient.distinction is not None:
             minibatch["distinction"] = self.gradient.distinction.draw(self.order)
+        whole = options.gate_memory is GateMemory.FULL
+        take = self._step_as_a_whole if whole else self._step_in_pieces
+        metrics = take(minibatch, noise_scale, sparsity_weight)
+        self.adam.advance()
+        self.step += 1
+        schedules = {"noise_scale": noise_scale, "sparsity_weight": sparsity_weight}
+        return {"step": float(self.step)} | metrics | schedules
+
+    def _step_as_a_whole(
+        self, minibatch: Minibatch, noise_scale: float, sparsity_weight: float
+    ) -> StepMetrics:
+        """Change all logits at once; return the loss terms."""
+        options, gates = self.options, self.gates
+
+        # Forward pass, loss terms, backward pass: the gradient by the logits, one value per gate.
         terms, grad, sampled_density = self._sampled_gradient(minibatch, noise_scale)
 
         # The sparsity term depends on the logits alone, so its gradient is in closed form.
         expected_density = gates.add_sparsity_grad(grad, sparsity_weight, options.temperature)
         terms["density"] = sampled_density if noise_scale < 1 else expected_density
-        metrics = finite_metrics(terms, step + 1, self._number_format)
+        metrics = self._finite(terms)
+        self.adam.update(ALL, grad, learning_rate(self.step, options), self.noise)
+        return metrics
 
-        gates.logits.grad = grad
-        self.optimizer.param_groups[0]["lr"] = learning_rate(step, options)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        schedules = {"noise_scale": noise_scale, "sparsity_weight": sparsity_weight}
-        return {"step": float(self.step)} | metrics | schedules
+    def _step_in_pieces(
+        self, minibatch: Minibatch, noise_scale: float, sparsity_weight: float
+    ) -> StepMetrics:
+        """Change the logits of each piece when its gradient arrives; return the loss terms."""
+        options, gates = self.options, self.gates
+        noise, lr = self.noise.at(self.step), learning_rate(self.step, options)
+        sample = RedrawnSample(gates, noise, options.temperature, noise_scale)
+        step = PieceStep(gates, self.adam, sample, sparsity_weight, lr)
+        terms = self.gradient.in_one_backward(sample, minibatch, self._finite, step)
+        terms["density"] = step.density() if noise_scale < 1 else step.expected_density
+        return self._finite(terms)
+
+    def _finite(self, terms: LossTerms) -> StepMetrics:
+        return finite_metrics(terms, self.step + 1, self._number_format)
 
     def _sampled_gradient(
         self, minibatch: Minibatch, noise_scale: float
@@ -218,10 +245,9 @@ class MaskTrainer:
         weights.write(bits)
         with weights.applied(), torch.no_grad():
             metrics = validate()
-        density = int(bits.count_nonzero()) / len(bits)
-        candidate = Candidate(step=self.step, density=density, **metrics)
+        candidate = Candidate(step=self.step, density=bits.density, **metrics)
         if is_candidate(self.step, self.options) and is_better(candidate, self.best, self.options):
-            self.best, self.best_bits = candidate, pack_bits(bits)
+            self.best, self.best_bits = candidate, bits.packed
         validation = {
             f"validation_{name}": float(value)
             for name, value in asdict(candidate).items()
@@ -231,12 +257,9 @@ class MaskTrainer:
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Return all that `restore` needs: tensors, and the rest as JSON."""
-        adam = self.optimizer.state[self.gates.logits]
         tensors = {
             "logits": self.gates.logits,
-            "exp_avg": adam["exp_avg"],
-            "exp_avg_sq": adam["exp_avg_sq"],
-            "adam_step": adam["step"],
+            **self.adam.state(),
             "noise": self.noise.get_state(),
             "order": self.order.get_state(),
             "best_bits": self.best_bits,
@@ -246,13 +269,10 @@ class MaskTrainer:
 
     def restore(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
         """Continue from a snapshot that was taken after `step` steps."""
-        self.step, device = step, self.gates.logits.device
+        self.step = step
         self.gates.logits.copy_(tensors["logits"])
-        self.optimizer.state[self.gates.logits] = {
-            "exp_avg": tensors["exp_avg"].to(device),
-            "exp_avg_sq": tensors["exp_avg_sq"].to(device),
-            "step": tensors["adam_step"].to(device),
-        }
+        for name, tensor in self.adam.state().items():
+            tensor.copy_(tensors[name])
         self.noise.set_state(tensors["noise"])
         self.order.set_state(tensors["order"])
         self.best_bits = tensors["best_bits"]

@@ -8,18 +8,19 @@ the (straight-through) derivative of that value by the logit. Estimators know no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from knowsub.architectures import MaskableMatrix
-from knowsub.masks.mask import Mask
+from knowsub.masks.mask import Mask, PackedBits
 from knowsub.masks.options import Estimator, Granularity
-from knowsub.masks.weights import MaskedWeights, gate_slices
+from knowsub.masks.trim import pack_largest
+from knowsub.masks.weights import MaskedWeights, Sliceable, gate_slices
 
 
 class UniformNoise:
@@ -29,19 +30,30 @@ class UniformNoise:
     torch's generator of the device. One seed gives different numbers on different devices.
 
     Args:
-        seed: Seed of the stream.
+        seed: Seed of the stream, one number or several.
         device: Where the noise is used.
     """
 
     WIDTH = 1 - 2.0**-22  # of the interval around 1/2; next to 1, float32 has steps of 2^-24
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
-        self._source: np.random.SFC64 | torch.Generator = (
-            np.random.SFC64(seed)
-            if self.device.type == "cpu"
-            else torch.Generator(self.device).manual_seed(seed)
-        )
+    def __init__(self, seed: int | Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.seed, self.device = seed, torch.device(device)
+        self._source: np.random.SFC64 | torch.Generator | None = None  # of shapes alone on meta
+        if self.device.type == "cpu":
+            self._source = np.random.SFC64(seed)
+        elif self.device.type != "meta":
+            mixed = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+            number = seed if isinstance(seed, int) else int(mixed[0])
+            self._source = torch.Generator(self.device).manual_seed(number)
+
+    def at(self, *place: int) -> UniformNoise:
+        """Return the stream of a place, such as a step and a gate, from its beginning.
+
+        It depends on nothing but the seed and the place, so that it can be drawn again; other
+        places have independent streams.
+        """
+        seed = (self.seed,) if isinstance(self.seed, int) else self.seed
+        return type(self)((*seed, *place), self.device)
 
     def uniform(self, count: int) -> Float[Tensor, " gate"]:
         """Return the next numbers, 2^-23 to 1 - 2^-23 in steps of 2^-24 at the finest.
@@ -53,24 +65,32 @@ class UniformNoise:
         Returns:
             The numbers, on the stream's device.
         """
-        if isinstance(self._source, torch.Generator):
+        if not isinstance(self._source, np.random.SFC64):
             drawn = torch.rand(count, generator=self._source, device=self.device)
             return drawn.mul_(self.WIDTH).add_((1 - self.WIDTH) / 2)
-        # Each raw 64-bit word is two signed 32-bit integers, scaled to (-1/2, 1/2).
-        words = self._source.random_raw((count + 1) // 2).view(np.int32)[:count]
-        return torch.from_numpy(words).float().mul_(self.WIDTH * 2.0**-32).add_(0.5)
+        # 32-bit integers, scaled to (-1/2, 1/2)
+        return self.words(count).float().mul_(self.WIDTH * 2.0**-32).add_(0.5)
+
+    def words(self, count: int) -> Int32[Tensor, " gate"]:
+        """Return the next numbers as 32 random bits each (arguments as for `uniform`)."""
+        if not isinstance(self._source, np.random.SFC64):
+            drawn = torch.empty(count, dtype=torch.int32, device=self.device)
+            return drawn.random_(-(2**31), 2**31, generator=self._source)
+        # each raw 64-bit word is two signed 32-bit integers
+        return torch.from_numpy(self._source.random_raw((count + 1) // 2).view(np.int32)[:count])
 
     def get_state(self) -> Tensor:
         """Return the state of the stream, as a tensor on the CPU."""
         if isinstance(self._source, torch.Generator):
             return self._source.get_state()
+        assert self._source is not None, "shapes have no noise"
         return torch.from_numpy(self._source.state["state"]["state"].view(np.int64).copy())
 
     def set_state(self, state: Tensor) -> None:
         """Continue from a state that `get_state` returned on the same type of device."""
         if isinstance(self._source, torch.Generator):
             self._source.set_state(state)
-        else:
+        elif self._source is not None:
             words = state.numpy().view(np.uint64)
             self._source.state = self._source.state | {"state": {"state": words}}
 
@@ -199,6 +219,8 @@ def open_probability(
 
 CPU_CHUNK = 1 << 17  # gates worked on at a time, so that intermediate values stay in the cache
 GPU_CHUNK = 1 << 24  # intermediate values take 64 MiB a tensor at most
+GPU_PIECE = 1 << 22  # the same where memory is short: 16 MiB
+ALL = slice(None)
 
 
 def chunks(logits: Float[Tensor, " gate"]) -> list[slice]:
@@ -268,30 +290,44 @@ class Gates:
         temperature: float = 1.0,
         scale: float = 1.0,
         out: GateSample | None = None,
+        part: slice = ALL,
     ) -> GateSample:
-        """Return one sample of every gate.
+        """Return one sample of every gate, or of some.
 
         Args:
             noise: Source of randomness, on the logits' device.
             temperature: Temperature of the relaxation, above 0.
             scale: Factor of the noise, 0 to 1.
-            out: An earlier sample to overwrite; None for new tensors.
+            out: An earlier sample of as many to overwrite; None for new tensors.
+            part: Which gates.
 
         Returns:
             Values and gradients of the gates.
         """
-        sampler, out = SAMPLERS[self.estimator], out or GateSample.empty(self.logits)
-        for chunk in chunks(self.logits):
-            logits, view = self.logits[chunk], GateSample(out.value[chunk], out.ste_grad[chunk])
+        all_logits = self.logits[part]
+        sampler, out = SAMPLERS[self.estimator], out or GateSample.empty(all_logits)
+        for chunk in chunks(all_logits):
+            logits, view = all_logits[chunk], GateSample(out.value[chunk], out.ste_grad[chunk])
             sampler(logits, noise.uniform(len(logits)), temperature, scale, view)
         return out
 
-    def masked_weights(self, dtype: torch.dtype | None = None) -> MaskedWeights:
-        """Return new masked weights of a dtype, None for the parameters' own, for these gates."""
-        return MaskedWeights(self.model, self.slices, dtype)
+    def masked_weights(
+        self, dtype: torch.dtype | None = None, *, in_pieces: bool = False
+    ) -> MaskedWeights:
+        """Return new masked weights of a dtype, None for the parameters' own, for these gates.
+
+        If `in_pieces`, they are written and read in pieces small enough to be drawn again.
+        """
+        on_cpu = self.logits.device.type == "cpu"
+        piece = (CPU_CHUNK if on_cpu else GPU_PIECE) if in_pieces else None
+        return MaskedWeights(self.model, self.slices, dtype, piece)
 
     def add_sparsity_grad(
-        self, grad: Float[Tensor, " gate"], coefficient: float, temperature: float = 1.0
+        self,
+        grad: Float[Tensor, " gate"],
+        coefficient: float,
+        temperature: float = 1.0,
+        part: slice = ALL,
     ) -> Float[Tensor, ""]:
         """Add the gradient of the sparsity term by the logits, in closed form; return the term.
 
@@ -301,20 +337,23 @@ class Gates:
             grad: Gradient by the logits, added to in place.
             coefficient: Coefficient of the term.
             temperature: Temperature of the relaxation; only the hard concrete gate depends on it.
+            part: Which gates the gradient is of.
 
         Returns:
-            Mean probability of an open gate [fraction], unweighted, on the gates' device.
+            Mean probability of an open gate [fraction], unweighted, on the gates' device; of a part
+            its share in that mean.
         """
-        total = torch.zeros((), dtype=torch.float64, device=self.logits.device)
-        for chunk in chunks(self.logits):
-            probability = open_probability(self.logits[chunk], self.estimator, temperature)
+        logits, count = self.logits[part], len(self.logits)
+        total = torch.zeros((), dtype=torch.float64, device=logits.device)
+        for chunk in chunks(logits):
+            probability = open_probability(logits[chunk], self.estimator, temperature)
             total += probability.sum()
             derivative = probability.addcmul_(probability, probability, value=-1)
-            grad[chunk].add_(derivative, alpha=coefficient / len(self.logits))
+            grad[chunk].add_(derivative, alpha=coefficient / count)
             del probability, derivative  # free the memory before the next chunk is made
-        return total / len(self.logits)
+        return total / count
 
-    def hard_mask(self, max_density: float = 1.0) -> Bool[Tensor, " gate"]:
+    def hard_mask(self, max_density: float = 1.0) -> PackedBits:
         """Return the deterministic gates, 1[logit > 0], trimmed to the largest logits.
 
         Args:
@@ -323,14 +362,10 @@ class Gates:
         Returns:
             Which gates are open: never more than the positive logits, never more than the share.
         """
-        bits = self.logits > 0
-        limit = int(max_density * len(bits))
-        if int(bits.count_nonzero()) > limit:
-            positive = bits.nonzero()[:, 0]
-            bits.zero_()[positive[self.logits[positive].topk(limit).indices]] = True
-        return bits
+        limit = int(max_density * len(self.logits))
+        return pack_largest(self.logits, limit, chunks(self.logits))
 
-    def to_mask(self, bits: Bool[Tensor, " gate"], model: str, meta: dict[str, str]) -> Mask:
+    def to_mask(self, bits: Sliceable, model: str, meta: dict[str, str]) -> Mask:
         """Return gates, from `hard_mask`, as a mask over weights on the CPU; see `Mask`."""
         expanded = {
             each.matrix.name: each.take(bits).expand(each.matrix.shape).bool().cpu().contiguous()

@@ -75,6 +75,32 @@ def unpack_bits(packed: UInt8[Tensor, " byte"], count: int) -> Bool[Tensor, " bi
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool))
 
 
+@dataclass(frozen=True)
+class PackedBits:
+    """Bits that lie eight to the byte on the CPU; a slice of them is a tensor on a device."""
+
+    packed: UInt8[Tensor, " byte"]
+    """What `pack_bits` returned."""
+    count: int
+    """Number of bits."""
+    device: torch.device
+    """Where they are used."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> Bool[Tensor, " bit"]:
+        start, end, _ = part.indices(self.count)
+        first = start // 8
+        bits = unpack_bits(self.packed[first : -(-end // 8)], end - 8 * first)
+        return bits[start - 8 * first :].to(self.device)
+
+    @property
+    def density(self) -> float:
+        """Share of the bits that are true [fraction]."""
+        return int(np.bitwise_count(self.packed.numpy()).sum()) / self.count
+
+
 FORMAT = "knowsub-mask-1"
 
 

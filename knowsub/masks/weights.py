@@ -8,18 +8,27 @@ gradient is carried on to the gates and dropped, so that there is never more tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from knowsub.architectures import ATTENTION, MaskableMatrix
 from knowsub.masks.ablation import ParameterSwap
 from knowsub.masks.options import Granularity
+
+
+@runtime_checkable
+class Sliceable(Protocol):
+    """A value for every gate: a tensor, or what makes the tensor of a slice when it is read."""
+
+    def __getitem__(self, part: Any, /) -> Tensor:
+        """Return the values of some gates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +44,14 @@ class GateSlice:
     size: int
     """Number of its gates."""
 
-    def take(self, flat: Tensor) -> Tensor:
+    @property
+    def part(self) -> slice:
+        """Its gates in the flat vector."""
+        return slice(self.start, self.start + self.size)
+
+    def take(self, flat: Sliceable) -> Tensor:
         """Return the matrix's entries of a flat vector, shaped to broadcast with its weights."""
-        return flat[self.start : self.start + self.size].view(self.shape)
+        return flat[self.part].view(self.shape)
 
 
 def gate_shape(matrix: MaskableMatrix, granularity: Granularity) -> tuple[int, ...]:
@@ -88,13 +102,18 @@ class FusedSlice:
 
     slices: tuple[GateSlice, ...]
     """One matrix; or all that are fused in the parameter, each weight with its own gate."""
+    rows: tuple[int, int] | None = None
+    """(start, number) of the rows of one matrix, None if all of them."""
 
     def view(self, parameter: Tensor) -> Tensor:
         """Return the matrices' part of their parameter, sharing memory."""
         matrix = self.slices[0].matrix
-        return parameter.view(matrix.view_shape) if len(self.slices) > 1 else matrix.view(parameter)
+        if len(self.slices) > 1:
+            return parameter.view(matrix.view_shape)
+        whole = matrix.view(parameter)
+        return whole if self.rows is None else whole.narrow(0, *self.rows)
 
-    def take(self, flat: Tensor) -> Tensor:
+    def take(self, flat: Sliceable) -> Tensor:
         """Return the matrices' entries of a flat vector, shaped to broadcast with `view`."""
         first, count = self.slices[0], len(self.slices)
         if count == 1 or first.matrix.select is None:
@@ -131,6 +150,27 @@ def fuse_slices(slices: Sequence[GateSlice]) -> list[FusedSlice]:
     return [FusedSlice((each,)) for each in slices]
 
 
+def split_rows(matrix: GateSlice, limit: int) -> list[FusedSlice]:
+    """Return a matrix whose weights have their own gates, cut into rows of at most `limit` gates.
+
+    A row is an entry of the first axis; one that is larger than the limit is not cut.
+    """
+    total, *row = matrix.shape
+    width = math.prod(row)
+    step = max(1, limit // width)
+    pieces = []
+    for first in range(0, total, step):
+        count = min(step, total - first)
+        start = matrix.start + first * width
+        gates = GateSlice(matrix.matrix, start, (count, *row), count * width)
+        pieces.append(FusedSlice((gates,), (first, count)))
+    return pieces
+
+
+GateGradReceiver = Callable[[FusedSlice, Tensor, Tensor], None]
+"""Takes where some gates lie, the gradient by their remaining weights, and the original weights."""
+
+
 class MaskedWeights:
     """Trainable copies of the parameters that hold a maskable matrix.
 
@@ -138,10 +178,16 @@ class MaskedWeights:
         model: The original model; it is read, never written.
         slices: Where the gates of every matrix lie.
         dtype: Of the copies; None for the parameters' own.
+        piece: Most gates that are worked on at a time, each weight with its own; None for all of a
+            parameter.
     """
 
     def __init__(
-        self, model: nn.Module, slices: Sequence[GateSlice], dtype: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        slices: Sequence[GateSlice],
+        dtype: torch.dtype | None = None,
+        piece: int | None = None,
     ) -> None:
         names = dict.fromkeys(each.matrix.parameter for each in slices)
         originals = {name: model.get_parameter(name).detach() for name in names}
@@ -150,19 +196,27 @@ class MaskedWeights:
             for name, original in originals.items()
         }
         self.per_weight_gates = all(each.shape == each.matrix.shape for each in slices)
+        self.exact = all(own.dtype == originals[name].dtype for name, own in self.weights.items())
         self._swap = ParameterSwap(model, self.weights)
         self._sign = -1.0  # d weight / d gate, in units of the original weight
         # parameter -> (where its gates lie, original weights, masked weights), both as views
         self._views: dict[str, list[tuple[FusedSlice, Tensor, Tensor]]] = {}
         for name, weight in self.weights.items():
-            fused = fuse_slices([each for each in slices if each.matrix.parameter == name])
+            held = [each for each in slices if each.matrix.parameter == name]
+            fused = (
+                fuse_slices(held)
+                if piece is None
+                else [part for each in held for part in split_rows(each, piece)]
+            )
             masked = weight.detach()  # shares memory; written to outside the graph
             self._views[name] = [(f, f.view(originals[name]), f.view(masked)) for f in fused]
 
+    def pieces(self) -> list[FusedSlice]:
+        """Return what is worked on at a time, parameter by parameter."""
+        return [fused for views in self._views.values() for fused, _, _ in views]
+
     @torch.no_grad()
-    def write(
-        self, gates: Float[Tensor, " gate"] | Bool[Tensor, " gate"], *, keep: bool = False
-    ) -> None:
+    def write(self, gates: Sliceable, *, keep: bool = False) -> None:
         """Write the weights of the remaining model, or of the subnetwork alone.
 
         Args:
@@ -197,25 +251,42 @@ class MaskedWeights:
         Yields:
             Nothing.
         """
+
+        def add(fused: FusedSlice, grad: Tensor, original: Tensor) -> None:
+            if in_place:
+                fused.take(into).mul_(grad).mul_(original)
+            else:
+                fused.add_product(grad, original, self._sign, into)
+
+        with self.gate_grads(add):
+            yield
+            if in_place:
+                into.mul_(self._sign)
+
+    @contextmanager
+    def gate_grads(self, receive: GateGradReceiver) -> Iterator[None]:
+        """Hand on gradients as soon as they arrive at the masked weights within the block.
+
+        Args:
+            receive: Takes them piece by piece; they are freed afterwards.
+
+        Yields:
+            Nothing.
+        """
         hooks = [
-            weight.register_post_accumulate_grad_hook(partial(self._carry, name, into, in_place))
+            weight.register_post_accumulate_grad_hook(partial(self._carry, name, receive))
             for name, weight in self.weights.items()
         ]
         try:
             yield
-            if in_place:
-                into.mul_(self._sign)
         finally:
             for hook in hooks:  # a hook left in place would keep the masked weights alive
                 hook.remove()
 
     @torch.no_grad()
-    def _carry(self, name: str, into: Tensor, in_place: bool, weight: Tensor) -> None:
-        """Turn the gradient of one parameter into that of its gates, and free it."""
+    def _carry(self, name: str, receive: GateGradReceiver, weight: Tensor) -> None:
+        """Hand on the gradient of one parameter, and free it."""
         grad, weight.grad = weight.grad, None
         assert grad is not None, "the hook runs after a gradient has arrived"
         for fused, original, _ in self._views[name]:
-            if in_place:
-                fused.take(into).mul_(fused.view(grad)).mul_(original)
-            else:
-                fused.add_product(fused.view(grad), original, self._sign, into)
+            receive(fused, fused.view(grad), original)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from knowsub.architectures import ModuleType, block_count, maskable_matrices
+from knowsub.architectures import block_count, maskable_matrices
+from knowsub.config import load_params
 from knowsub.discovery.distributed import ProcessGroup
-from knowsub.discovery.options import (
-    Candidates,
-    HeadVocabulary,
-    Matmul,
-    Padding,
-    Precision,
-    Samples,
-    Suppression,
-    TrainOptions,
-)
+from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
 from knowsub.discovery.trainer import MaskTrainer
@@ -26,29 +20,23 @@ from knowsub.lm.blocks import Allocate, cache_lower_states, in_memory, upper_blo
 from knowsub.lm.score import score
 from knowsub.masks.ablation import input_embedding
 from knowsub.masks.gates import Gates
-from knowsub.masks.options import Estimator, Granularity
 from tests.architectures import VOCAB, tiny
+
+DEFAULTS = load_params(path=Path(__file__).parents[2] / "params.yaml").train
 
 
 def options(**changes: object) -> TrainOptions:
+    """Return options that are like the default's; what a test does not name is the default's."""
     values: dict[str, object] = {
-        "granularity": Granularity.WEIGHT, "estimator": Estimator.GUMBEL_SIGMOID,
-        "blocks": "upper_half", "modules": list(ModuleType), "init_prob": 0.3, "temperature": 1.0,
-        "samples": Samples.SHARED, "candidates": Candidates.ALL,
-        "noise_final": 0.0, "noise_decay_start": 0.6, "steps": 6, "lr": 0.3, "warmup": 0.2,
-        "decay": 0.0, "suppression": Suppression.UNIFORM, "suppression_weight": 1.5,
-        "control_weight": 1.0, "causal_shift": True, "text_weight": 0.7,
-        "neighborhood_weight": 0.6, "neighborhood_batch": 3, "unseen_share": 0.5,
-        "expression_weight": 0.0, "embeddings": False, "distinction_weight": 0.0,
+        "init_prob": 0.3, "steps": 6, "lr": 0.3, "warmup": 0.2, "decay": 0.0,
+        "suppression": Suppression.UNIFORM, "suppression_weight": 1.5, "control_weight": 1.0,
+        "text_weight": 0.7, "neighborhood_weight": 0.6, "neighborhood_batch": 3,
         "distinction_batch": 2, "sparsity_weight_start": 2.0, "sparsity_weight_end": 3.0,
-        "sparsity_ramp_start": 0.5, "target_density": 0.0, "max_density": 0.2, "target_batch": 3,
-        "control_batch": 5, "text_batch": 2, "block_tokens": 8, "grad_accumulation": 1,
-        "activation_checkpointing": False, "precision": Precision.FLOAT32,
-        "padding": Padding.WIDEST, "head_vocabulary": HeadVocabulary.FULL,
-        "matmul": Matmul.DEFAULT, "evaluate_every": 2, "checkpoint_every": 2,
+        "target_density": 0.0, "max_density": 0.2, "target_batch": 3, "control_batch": 5,
+        "text_batch": 2, "block_tokens": 8, "evaluate_every": 2, "checkpoint_every": 2,
         "max_control_ratio": 1.5, "max_text_ratio": 1.5,
     }  # fmt: skip
-    return TrainOptions(**(values | changes))
+    return replace(DEFAULTS, **(values | changes))  # type: ignore[arg-type]
 
 
 def statements(count: int, width: int, seed: int, n_targets: int = 1) -> Batch:

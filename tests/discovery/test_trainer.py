@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from knowsub.discovery.checkpoint import Checkpoints
-from knowsub.discovery.options import Candidates, TrainOptions
+from knowsub.discovery.options import Candidates, GateMemory, TrainOptions
 from knowsub.discovery.trainer import (
     Candidate,
     MaskTrainer,
@@ -40,15 +40,25 @@ def run(
     return find_subnetwork(trainer, lambda: validation(trainer), log, checkpoints)
 
 
-@pytest.mark.parametrize("until", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("until", "memory"),
+    [
+        *((until, GateMemory.FULL) for until in (1, 2, 3, 4, 5)),
+        (3, GateMemory.REDRAWN),
+        (3, GateMemory.EIGHT_BIT),
+    ],
+)
 def test_a_search_killed_at_any_step_ends_bit_for_bit_like_one_that_was_not(
-    tmp_path: Path, until: int
+    tmp_path: Path, until: int, memory: GateMemory
 ) -> None:
-    whole = run(search())
+    def start() -> MaskTrainer:
+        return search(gate_memory=memory, attention="sdpa")
+
+    whole = run(start())
     store = Checkpoints(tmp_path, "same")
     with pytest.raises(KilledError):
-        run(search(), store, until)
-    resumed = run(search(), store)
+        run(start(), store, until)
+    resumed = run(start(), store)
     assert torch.equal(whole.bits, resumed.bits)
     assert (whole.chosen, whole.curve) == (resumed.chosen, resumed.curve)
 
@@ -79,16 +89,27 @@ def test_the_density_is_the_expected_one_until_the_noise_decays_and_then_the_sam
     assert curve[-1]["density"] == pytest.approx(expected_density, rel=1e-9)
 
 
-def test_adam_takes_the_learning_rate_of_the_schedule() -> None:
-    trainer, taken = search(steps=4, lr=0.3, warmup=0.0, decay=0.5), []
-    while trainer.step < 4:
+@pytest.mark.parametrize("memory", list(GateMemory))
+def test_adam_takes_the_learning_rate_of_the_schedule(memory: GateMemory) -> None:
+    for warmup in (0.0, 0.5):
+        trainer = search(
+            steps=4, lr=0.3, warmup=warmup, decay=0.5, gate_memory=memory, attention="sdpa"
+        )
+        before = trainer.gates.logits.clone()
         trainer.train_step()
-        taken.append(trainer.optimizer.param_groups[0]["lr"])
+        moved = (trainer.gates.logits - before).abs()
+        # the first step is as long as the rate, whatever the gradient
+        assert moved.median() == pytest.approx(learning_rate(0, trainer.options), rel=1e-3)
+    schedule = options(steps=4, lr=0.3, warmup=0.0, decay=0.5)
+    taken = [learning_rate(step, schedule) for step in range(4)]
     assert taken == pytest.approx([0.3, 0.3, 0.3, 0.15])
 
 
-def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change() -> None:
-    trainer = search()
+@pytest.mark.parametrize("memory", list(GateMemory))
+def test_a_term_that_is_not_finite_stops_the_search_before_the_logits_change(
+    memory: GateMemory,
+) -> None:
+    trainer = search(gate_memory=memory, attention="sdpa")
     trainer.data.target.lower_states[:] = float("nan")
     before = trainer.gates.logits.clone()
     with pytest.raises(ValueError, match=r"step 1: .* of the objective is not finite in float32"):

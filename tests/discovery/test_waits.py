@@ -14,14 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from knowsub.discovery import step, trainer
-from knowsub.discovery.options import Suppression
+from knowsub.discovery import step
+from knowsub.discovery.options import GateMemory, Suppression
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import Teacher, TeacherMeanRows, TeacherStates
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import to_device_of
 from knowsub.lm.blocks import upper_blocks
-from knowsub.masks.gates import Gates, UniformNoise
+from knowsub.masks.gates import Gates
 from knowsub.masks.options import Estimator, Granularity
 from tests.architectures import PACKABLE
 from tests.discovery.setting import search
@@ -58,7 +58,7 @@ class DeviceReads(TorchDispatchMode):
 
 
 def on_meta(made: MaskTrainer) -> MaskTrainer:
-    """Return the same search on the meta device, which fused Adam does not support."""
+    """Return the same search on the meta device."""
     data, model = made.data, made.gates.model.to("meta")
 
     def moved(teacher: Any) -> Any:
@@ -76,20 +76,7 @@ def on_meta(made: MaskTrainer) -> MaskTrainer:
         replace(data.ignorance, **known),
     )  # fmt: skip
     gates = Gates(model, made.gates.matrices, made.options.granularity, made.options.estimator)
-    made = MaskTrainer(gates, upper_blocks(model, FIRST), elsewhere, made.options, 0)
-    made.optimizer = torch.optim.Adam([gates.logits], foreach=False)
-    return made
-
-
-class SilentNoise(UniformNoise):
-    """Noise for the meta device, for which torch has no generator."""
-
-    def __init__(self, seed: int, device: torch.device | str) -> None:
-        super().__init__(seed)
-        self.device = torch.device(device)
-
-    def uniform(self, count: int) -> torch.Tensor:
-        return torch.rand(count, device=self.device)
+    return MaskTrainer(gates, upper_blocks(model, FIRST), elsewhere, made.options, 0)
 
 
 def test_every_read_is_recorded() -> None:
@@ -121,15 +108,22 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "changes"), CASES)
-def test_a_step_reads_its_metrics_once_and_nothing_else(
-    kind: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "UniformNoise", SilentNoise)
+def test_a_step_reads_its_metrics_once_and_nothing_else(kind: str, changes: dict[str, Any]) -> None:
     made = on_meta(search(kind=kind, attention="sdpa", **changes))
     for _ in range(2):
         with DeviceReads() as reads:
             made.train_step()
         assert len(reads.calls) == 1
+
+
+@pytest.mark.parametrize("memory", [GateMemory.REDRAWN, GateMemory.EIGHT_BIT])
+def test_a_step_in_pieces_reads_its_terms_before_the_logits_change_and_the_density_after(
+    memory: GateMemory,
+) -> None:
+    made = on_meta(search(attention="sdpa", gate_memory=memory))
+    with DeviceReads() as reads:
+        made.train_step()
+    assert len(reads.calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -142,9 +136,8 @@ def test_a_step_reads_its_metrics_once_and_nothing_else(
     ],
 )
 def test_statements_and_text_share_a_pass_only_on_a_gpu(
-    changes: dict[str, Any], expected: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], expected: tuple[bool, bool]
 ) -> None:
-    monkeypatch.setattr(trainer, "UniformNoise", SilentNoise)
     here = search(**({"attention": "sdpa"} | changes))
     assert not here.gradient.single_pass
     assert not here.gradient.in_place
@@ -156,7 +149,6 @@ def test_statements_and_text_share_a_pass_only_on_a_gpu(
 def test_passes_with_more_tokens_are_two(
     limit: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "UniformNoise", SilentNoise)
     monkeypatch.setattr(step, "LAUNCH_BOUND_TOKENS", limit)
     made = on_meta(search(attention="sdpa", target_batch=2, control_batch=3, neighborhood_batch=1))
     assert made.gradient.single_pass is expected

@@ -1,0 +1,67 @@
+"""A step on pieces of the gates: each piece is changed as soon as its gradient has arrived.
+
+Neither the sample of the gates nor their gradient ever exists as a whole. The sample is drawn
+twice, for the remaining weights and for the gradient; the sparsity term and Adam follow piece by
+piece.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from knowsub.discovery.adam import ByteMoments, FloatMoments, GateAdam, Moments
+from knowsub.discovery.options import GateMemory
+from knowsub.masks.gates import Gates
+from knowsub.masks.redrawn import RedrawnSample
+from knowsub.masks.weights import FusedSlice, MaskedWeights
+
+
+def make_moments(memory: GateMemory, gates: Gates, weights: MaskedWeights) -> Moments:
+    """Return Adam's moments of some gates, in 8 bits if that is asked for."""
+    count, device = len(gates.logits), gates.logits.device
+    if memory is GateMemory.EIGHT_BIT:
+        return ByteMoments(count, [each.slices[0].part for each in weights.pieces()], device)
+    return FloatMoments(count, device)
+
+
+class PieceStep:
+    """One step; it is called with every piece's gradient, see `MaskedWeights.gate_grads`.
+
+    Args:
+        gates: The gates.
+        adam: The optimizer of their logits.
+        sample: The sample that the remaining weights were written with.
+        sparsity_weight: Coefficient of the sparsity term.
+        lr: Learning rate [log-odds per step].
+    """
+
+    def __init__(
+        self,
+        gates: Gates,
+        adam: GateAdam,
+        sample: RedrawnSample,
+        sparsity_weight: float,
+        lr: float,
+    ) -> None:
+        self.gates, self.adam, self.sample = gates, adam, sample
+        self.sparsity_weight, self.lr = sparsity_weight, lr
+        self.n_open = torch.zeros((), dtype=torch.long, device=gates.logits.device)
+        self.expected_density = torch.zeros((), dtype=torch.float64, device=gates.logits.device)
+
+    def __call__(self, piece: FusedSlice, grad: Tensor, original: Tensor) -> None:
+        """Take the gradient by a piece's remaining weights; change its logits."""
+        (own,) = piece.slices
+        drawn, noise = self.sample.draw(own.part)
+        self.n_open += drawn.value.count_nonzero()
+        logit_grad = drawn.ste_grad
+        logit_grad.view(own.shape).mul_(grad).mul_(original).neg_()  # weight x (1 - gate)
+        temperature = self.sample.temperature
+        self.expected_density += self.gates.add_sparsity_grad(
+            logit_grad, self.sparsity_weight, temperature, own.part
+        )
+        self.adam.update(own.part, logit_grad, self.lr, noise)
+
+    def density(self) -> Tensor:
+        """Return the share of open gates in the sample [fraction]."""
+        return self.n_open.double() / len(self.gates.logits)
