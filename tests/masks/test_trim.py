@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowsub.masks.mask import PackedBits, pack_bits
@@ -10,6 +10,7 @@ from knowsub.masks.trim import pack_largest
 levels = st.sampled_from([-torch.inf, -2.0, -0.0, 0.0, 1e-42, 1e-9, 0.1, 0.1000001, 3.0, 1e4])
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(levels, min_size=1, max_size=40), st.integers(0, 45))
 def test_the_largest_positive_logits_are_chosen_and_of_ties_the_first(
     values: list[float], limit: int
