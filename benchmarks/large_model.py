@@ -76,9 +76,9 @@ class LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), given: Any = None) -> Any:
-        place = (given or {}).get("device")
-        if place is not None and torch.device(place).type == "cpu" and args[0].is_meta:
-            return torch.ones(args[0].shape, dtype=args[0].dtype)  # values are read
+        there = [each for each in args if isinstance(each, torch.Tensor) and each.is_meta]
+        if there and str((given or {}).get("device")) == "cpu":  # values are read
+            return torch.ones(there[0].shape, dtype=there[0].dtype)
         made = call(*args, **(given or {}))
         for each in tree_leaves(made):
             if isinstance(each, torch.Tensor) and each.is_meta:
