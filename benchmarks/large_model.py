@@ -68,12 +68,16 @@ def build(name: str, device: str, blocks: int) -> PreTrainedModel:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made on the meta device, as long as they live."""
+    """Counts the bytes of the tensors that are made on the meta device, as long as they live.
 
-    def __init__(self) -> None:
+    Args:
+        model: A model whose parameters are not counted.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: set[int] = set()
+        self._known = {each.untyped_storage()._cdata for each in model.parameters()}
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), given: Any = None) -> Any:
         there = [each for each in args if isinstance(each, torch.Tensor) and each.is_meta]
@@ -145,7 +149,8 @@ Found = tuple[int, int, int, dict[str, object]]
 
 def counted(given: argparse.Namespace, shape: Shape, masked: int, changes: dict[str, Any]) -> Found:
     """Count the bytes of the second step's tensors on the meta device."""
-    model, live = build(given.shape, "meta", masked), LiveBytes()
+    model = build(given.shape, "meta", masked)
+    live = LiveBytes(model)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
     with live:
         shape = replace(shape, blocks=masked)
