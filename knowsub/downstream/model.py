@@ -16,7 +16,7 @@ That is the question of relearning itself, and it is asked separately.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +37,6 @@ from knowsub.downstream.options import (
 )
 from knowsub.downstream.questions import Question
 from knowsub.lm.blocks import cache_lower_states, upper_blocks
-from knowsub.lm.head import find_submodule
 from knowsub.lm.load import context_length
 from knowsub.masks.ablation import ablate_, all_matrices, masked_matrices
 from knowsub.masks.mask import Mask
@@ -124,15 +123,33 @@ def adapt(
     model.requires_grad_(False)
     if spec.adaptation is Adaptation.LORA:
         _add_lora(model, spec, constraint)
-    elif spec.adaptation is Adaptation.FULL and spec.whole_model:
-        model.requires_grad_(True)
-    elif spec.adaptation is Adaptation.FULL:
-        paths = architecture(model)
-        if (norm := find_submodule(model, paths.norm)) is not None:
-            norm.requires_grad_(True)
-        for block in spec.blocks:
-            model.get_submodule(f"{paths.blocks}.{block}").requires_grad_(True)
+    for name in trainable_names(model, spec):
+        model.get_parameter(name).requires_grad_(True)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def trainable_names(model: PreTrainedModel, spec: TrainableSpec) -> list[str]:
+    """Return the names of a model's own parameters that a finetuning run changes."""
+    if spec.adaptation is not Adaptation.FULL:
+        return []
+    names = [name for name, _ in model.named_parameters()]
+    if spec.whole_model:
+        return names
+    paths = architecture(model)
+    parts = (f"{paths.norm}.", *(f"{paths.blocks}.{block}." for block in spec.blocks))
+    return [name for name in names if name.startswith(parts)]
+
+
+def sharing_copy(model: PreTrainedModel, own: Collection[str]) -> PreTrainedModel:
+    """Return a copy of a model with memory of its own for some parameters alone, all frozen.
+
+    The others are views of the original's, which must not be written to.
+    """
+    memo: dict[int, object] = {}  # what it holds already is not copied
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        memo[id(parameter)] = nn.Parameter(values.clone() if name in own else values, False)
+    return copy.deepcopy(model, memo)
 
 
 def _add_lora(model: PreTrainedModel, spec: TrainableSpec, constraint: ZeroConstraint) -> None:
@@ -298,7 +315,7 @@ class FinetuneContext:
         Returns:
             Split -> for each question whether its right choice has the lowest NLL per token.
         """
-        model = self._cut(self._ablated_copy(name))
+        model = self._cut(self._remaining(name, ()))
         return {
             split: (choice_nll(model, encoded).argmin(dim=1) == encoded.answer).tolist()
             for split, encoded in splits.items()
@@ -307,7 +324,7 @@ class FinetuneContext:
     def choice_model(
         self, name: str, adaptation: Adaptation, seed: int, train: EncodedQuestions
     ) -> ChoiceModel:
-        """Return a new choice model over a copy of the model.
+        """Return a new choice model over a model that shares with the original what stays as it is.
 
         Args:
             name: Name of the model.
@@ -318,11 +335,12 @@ class FinetuneContext:
         Returns:
             The choice model.
         """
-        model, options = self._ablated_copy(name), self._options
+        options = self._options
+        blocks = range(self._first if self._upper_only else 0, block_count(self._model))
+        spec = TrainableSpec(adaptation, blocks, not self._upper_only, options.lora_rank, seed)
+        model = self._remaining(name, trainable_names(self._model, spec))
         hold = options.removed_weights is RemovedWeights.HOLD
         constraint = ZeroConstraint(model, self._removed[name] if hold else {})
-        blocks = range(self._first if self._upper_only else 0, block_count(model))
-        spec = TrainableSpec(adaptation, blocks, not self._upper_only, options.lora_rank, seed)
         trained = adapt(model, spec, constraint)
         model = self._cut(model)
         head = ChoiceHead(self._feature_scale(model, train), torch.Generator().manual_seed(seed))
@@ -335,12 +353,13 @@ class FinetuneContext:
         first = train[torch.arange(min(256, len(train)), device=train.answer.device)]
         return features(model, first, self._options.readout)[first.exists].std(dim=0)
 
-    def _ablated_copy(self, name: str) -> PreTrainedModel:
-        model: PreTrainedModel = copy.deepcopy(self._model)
-        model.eval()
+    def _remaining(self, name: str, trained: Collection[str]) -> PreTrainedModel:
+        """Return a model with a mask's weights at zero, to be trained in some parameters."""
+        model = sharing_copy(self._model, {*trained, *self._removed[name]})
         mask = self._masks[name]
         if mask is not None:
             ablate_(model, self._matrices, mask)
+        model.eval()
         return model
 
     def _cut(self, model: PreTrainedModel) -> PreTrainedModel:

@@ -165,14 +165,15 @@ def only_subnetwork(
 
 @torch.no_grad()
 def ablate_(model: nn.Module, matrices: Sequence[MaskableMatrix], mask: Mask) -> None:
-    """Set the weights of a critical subnetwork to zero, for good (errors: `remaining_weights`).
+    """Set the weights of a critical subnetwork to zero, in place (errors: `remaining_weights`).
 
     An LM head that shares its weights with a masked input embedding keeps them, as its own.
     """
     if EMBEDDING in mask.bits:
         _untie(model)
-    for name, tensor in remaining_weights(model, matrices, mask).items():
-        model.get_parameter(name).copy_(tensor)
+    for matrix in masked_matrices(matrices, mask):
+        view = matrix.view(model.get_parameter(matrix.parameter))
+        view.masked_fill_(mask.bits[matrix.name].to(view.device), 0.0)
 
 
 def _untie(model: nn.Module) -> None:

@@ -168,10 +168,6 @@ def test_head_only_opens_nothing_and_full_opens_blocks_or_everything() -> None:
 SCHEDULE = Schedule(4, 4, 0.05, 0.02, 2, 4, 0)
 
 
-def state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: each.clone() for name, each in model.state_dict().items()}
-
-
 def trained(
     kind: str, adaptation: Adaptation, **changes: Any
 ) -> tuple[PreTrainedModel, Mask, ChoiceModel, Outcome]:
@@ -196,13 +192,13 @@ def test_removed_weights_stay_zero_bit_for_bit(
     kind: str, adaptation: Adaptation, blocks: TrainableBlocks
 ) -> None:
     original, mask, choice_model, _ = trained(kind, adaptation, trainable_blocks=blocks)
-    before = state(original)
-    merge_lora(choice_model.model, choice_model.constraint)
+    before = tiny(kind).state_dict()
+    assert all(torch.equal(each, before[name]) for name, each in original.state_dict().items())
+    merge_lora(choice_model.model, choice_model.constraint)  # into weights that they may share
     bits = [own for _, own in choice_model.constraint.constrained]
     values = [parameter.detach()[own] for parameter, own in choice_model.constraint.constrained]
     assert sum(int(own.sum()) for own in bits) == mask.size
     assert all(torch.equal(own, torch.zeros_like(own)) for own in values)
-    assert all(torch.equal(each, before[name]) for name, each in original.state_dict().items())
 
 
 def test_free_removed_weights_are_learned_again() -> None:
@@ -224,6 +220,42 @@ def test_head_only_changes_no_weight_of_the_model(removed: RemovedWeights) -> No
     ablate_(untouched, maskable_matrices(untouched), mask)
     for name, parameter in choice_model.model.named_parameters():
         assert torch.equal(parameter, untouched.get_parameter(name)), name
+
+
+def own_parameters(model: PreTrainedModel, original: PreTrainedModel) -> int:
+    """The number of a model's parameters' entries that lie in memory of their own."""
+    shared = {parameter.data_ptr() for parameter in original.parameters()}
+    return sum(each.numel() for each in model.parameters() if each.data_ptr() not in shared)
+
+
+@pytest.mark.parametrize("name", ["original", "remaining"])
+def test_a_model_has_memory_of_its_own_for_what_is_removed_or_trained_alone(name: str) -> None:
+    original, chosen = tiny("gpt2"), options(trainable_blocks=TrainableBlocks.ALL)
+    masks = {"original": None, "remaining": random_mask(original)}
+    context = FinetuneContext(original, word_tokenizer(), masks, chosen)
+    train = context.encode(questions(12))
+    matrices = maskable_matrices(original)  # the upper half's
+    stored = {each.parameter for each in matrices}
+    masked = sum(original.get_parameter(each).numel() for each in stored)
+    removed = masked if name == "remaining" else 0
+    head = context.choice_model(name, Adaptation.HEAD, 0, train)
+    assert own_parameters(head.model, original) == removed
+    lora = context.choice_model(name, Adaptation.LORA, 0, train)
+    assert own_parameters(lora.model, original) == removed + sum(map(torch.numel, lora.trained))
+    full = context.choice_model(name, Adaptation.FULL, 0, train)
+    assert own_parameters(full.model, original) == sum(map(torch.numel, original.parameters()))
+
+
+def test_full_finetuning_of_the_upper_blocks_shares_the_lower_ones_and_the_embeddings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_file, "MAX_CACHE_BYTES", 0)  # so that the model is whole
+    original, _, choice_model, _ = trained("gpt2", Adaptation.FULL)
+    upper = ("transformer.h.2.", "transformer.h.3.", "transformer.ln_f.")
+    expected = [each for name, each in original.named_parameters() if name.startswith(upper)]
+    assert own_parameters(choice_model.model, original) == sum(map(torch.numel, expected))
+    flags = [each.requires_grad for each in original.parameters()]
+    assert flags == [each.requires_grad for each in tiny("gpt2").parameters()]
 
 
 def curve(outcome: Outcome) -> list[float]:
