@@ -238,6 +238,10 @@ def match_controls(
     used once and they are spread evenly over facts that share an object; by chance alone some
     targets would stay more recognizable than ignorance makes them, others less.
 
+    Each relation is matched by itself: what is not known of the capital of France is what a model
+    answers about another country's capital, not about a currency. A relation that no control fact
+    has is matched with all of them.
+
     Args:
         target: The target statements.
         control: The control statements.
@@ -255,18 +259,27 @@ def match_controls(
     control_rows, target_rows = _rows_by_fact(control), _rows_by_fact(target)
     # Z-scores of a control fact are the mean over its prompts: (control fact, statement).
     by_fact = torch.stack([zscores[list(r.values())].mean(dim=0) for r in control_rows.values()])
-    n_facts, facts = len(target_rows), list(target_rows)
-    shuffled = [facts[i] for i in torch.randperm(n_facts, generator=generator).tolist()]
-    ranks = (torch.arange(n_facts) * GOLDEN % 1.0).argsort().argsort().tolist()
+    facts, stand_ins = list(target_rows), list(control_rows)
+    shuffled = [facts[i] for i in torch.randperm(len(facts), generator=generator).tolist()]
     matched = torch.zeros(len(target), dtype=torch.long)
-    for rank, fact in zip(ranks, sorted(shuffled, key=lambda fact: fact.object_words), strict=True):
-        rows = target_rows[fact]
-        ascending = by_fact[:, next(iter(rows.values()))].argsort(stable=True)
-        control_fact = int(ascending[int((rank + 0.5) / n_facts * len(ascending))])
-        stand_ins = list(control_rows.values())[control_fact]
-        for family, row in rows.items():
-            matched[row] = stand_ins.get(family, min(stand_ins.values()))
+    for relation in dict.fromkeys(fact.relation for fact in facts):
+        asked = [fact for fact in shuffled if fact.relation == relation]
+        alike = [i for i, fact in enumerate(stand_ins) if fact.relation == relation]
+        rows = torch.tensor(alike or range(len(stand_ins)))
+        for fact, quantile in _spread_quantiles(asked):
+            zscore = by_fact[rows, next(iter(target_rows[fact].values()))]
+            chosen = rows[zscore.argsort(stable=True)[int(quantile * len(rows))]]
+            prompts = control_rows[stand_ins[int(chosen)]]
+            for family, row in target_rows[fact].items():
+                matched[row] = prompts.get(family, min(prompts.values()))
     return matched
+
+
+def _spread_quantiles(facts: Sequence[Fact]) -> list[tuple[Fact, float]]:
+    """Return facts with quantiles (k + 1/2) / facts, spread evenly over those of one object."""
+    ranks = (torch.arange(len(facts)) * GOLDEN % 1.0).argsort().argsort().tolist()
+    by_object = sorted(facts, key=lambda fact: fact.object_words)
+    return [(f, (rank + 0.5) / len(facts)) for rank, f in zip(ranks, by_object, strict=True)]
 
 
 def _rows_by_fact(statements: Sequence[Statement]) -> dict[Fact, dict[str, int]]:

@@ -89,8 +89,10 @@ def test_the_divergence_of_the_original_model_and_its_gradient_are_zero() -> Non
     assert gradient.abs().max().item() < 1e-6
 
 
-def statement(subject: str, family: str, object_: str = "thing") -> Statement:
-    fact = Fact(subject, "hypernym", object_, subject, object_)
+def statement(
+    subject: str, family: str, object_: str = "thing", relation: str = "hypernym"
+) -> Statement:
+    fact = Fact(subject, relation, object_, subject, object_)
     return Statement(
         fact, Split.TARGET, family, Role.TRAIN, f"A {subject} is a {family} of", " " + object_
     )
@@ -110,6 +112,16 @@ def test_all_prompts_of_a_fact_are_matched_with_one_subject_in_the_same_family()
     assert [each.family for each in chosen] == ["kind", "sort", "kind", "sort"]
     assert chosen[0].fact == chosen[1].fact
     assert chosen[2].fact == chosen[3].fact
+
+
+def test_a_fact_is_matched_with_a_subject_of_the_same_relation() -> None:
+    relations = ("capital", "currency", "language")
+    target = [statement(c, "kind", relation=r) for r in relations for c in "abcd"]
+    control = [statement(c, "kind", relation=r) for c in "uvwxyz" for r in relations[:2]]
+    table = torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
+    chosen = [control[row].fact.relation for row in match(target, control, table)]
+    assert chosen[:8] == ["capital"] * 4 + ["currency"] * 4
+    assert len(chosen) == 12  # no control fact states a language: any of them stands in
 
 
 def test_a_family_that_the_matched_subject_lacks_is_replaced_by_another() -> None:
