@@ -212,9 +212,7 @@ def evaluate_mask(
             swapped, budget = references.multiple_choice.swapped, options.logit_lens_tokens
             metrics |= logit_lens(context, swapped, references.logit_lens, budget)
     evidence.metrics |= metrics | Metrics(skipped=references.skipped)
-    count = options.random_masks
-    drawn = tqdm(islice(random_masks, count), "random masks", count, delay=DELAY, leave=False)
-    random_mask = _score_random_masks(context, evidence, drawn, options.random_text_masks)
+    random_mask = _score_random_masks(context, evidence, random_masks, options)
     if options.quantization:
         known = references.known["target"]
         evidence.metrics |= quantization(context, mask, known, options.quantization_bits)
@@ -272,19 +270,21 @@ def _mask_size(context: EvalContext, mask: Mask) -> Metrics:
 
 
 def _score_random_masks(
-    context: EvalContext, evidence: Evidence, random_masks: Iterable[Mask], n_text_masks: int
+    context: EvalContext, evidence: Evidence, random_masks: Iterable[Mask], options: TestOptions
 ) -> Mask:
     """Add the random masks' scores and mean PPL ratios to the evidence; return the first mask.
 
-    The first is scored on every set, the others on the target, `n_text_masks` of all on texts.
+    The first is scored on every set, the others on the target, `random_text_masks` of all on texts.
     """
-    first: Mask | None = None
+    first, count = None, options.random_masks
+    drawn = tqdm(islice(random_masks, count), "random masks", count, delay=DELAY, leave=False)
     ratios: dict[str, list[float]] = {"target": []}
-    for index, mask in enumerate(random_masks):
+    for index, mask in enumerate(drawn):
         first = first or mask
         with context.ablated(mask):
             now = context.score(
-                sets=None if index == 0 else ("target",), texts=None if index < n_text_masks else ()
+                sets=None if index == 0 else ("target",),
+                texts=None if index < options.random_text_masks else (),
             )
         if index == 0:
             evidence.scores["random"] = now
