@@ -231,10 +231,11 @@ def _mistakes(error: ValidationError, source: Source) -> list[str]:
     """Return one line per mistake; a misspelled key is not also a missing one."""
     found, misspelled = [], set[str]()
     for each in sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing"):
-        key = ".".join(part for part in each["loc"] if isinstance(part, str))
+        path = [part for part in each["loc"] if isinstance(part, str)]
+        key = ".".join(path)
         reason = REASONS.get(each["type"], each["msg"].removeprefix("Input "))
         if each["type"] == "unexpected_keyword_argument":
-            reason, near = _unknown_key(key)
+            reason, near = _unknown_key(path)
             misspelled.add(near)
         elif each["type"] == "value_error" and isinstance(each["input"], dict):
             # of a whole section, whose check names the key
@@ -249,9 +250,9 @@ def _mistakes(error: ValidationError, source: Source) -> list[str]:
     return [text for _, text in sorted(found, key=lambda one: one[0])]
 
 
-def _unknown_key(key: str) -> tuple[str, str]:
-    """Return what to say of a key that does not exist, and the nearest one that does."""
-    *path, last = key.split(".")
+def _unknown_key(keys: Sequence[str]) -> tuple[str, str]:
+    """Return what to say of an unknown key, given below its sections, and the nearest known one."""
+    *path, last = keys
     section: Any = Params
     for name in path:
         section = get_type_hints(section)[name]

@@ -67,6 +67,11 @@ def test_an_exponent_is_the_same_number_to_every_reader(text: str, tmp_path: Pat
 
 MISTAKES = [
     ("train.lr", "  lrr: 0.4", "train.lrr is not a known key; did you mean train.lr?"),
+    (
+        "finetune.validation_share",
+        "  validation.share: 0.1",
+        "finetune.validation.share is not a known key; did you mean finetune.validation_share?",
+    ),
     ("train.lr", "", "train.lr is missing"),
     ("train.lr", "  lr: fast", "train.lr: value 'fast' should be a number"),
     ("train.lr", "  lr: fast  # above 0", "train.lr: value 'fast' should be a number (above 0)"),
