@@ -2,29 +2,23 @@
 
     python -m benchmarks.granularity [--variants NAME ...] [--targets NAME ...] [--seeds N ...]
 
-Searches as `benchmarks.terms` does, and sets beside every mask the random removal of as many whole
-units (`matched_random_masks`). A row goes to `benchmarks/granularity.json`; rows that are there
-already are kept.
+Searches as `benchmarks.terms` does, and compares every mask with the random removal of as many
+whole units (`matched_random_masks`). A row goes to `benchmarks/granularity.json`; rows that are
+there already are kept.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.terms import DATA, opened, read_rows, scored, searched
-from knowsub.artifacts import atomic_write
-from knowsub.config import load_params
+from benchmarks.terms import fill, scored
 from knowsub.evaluation.evaluate import MaskEvaluation
 from knowsub.evaluation.metrics import ppl_ratio
 from knowsub.hypotheses import permutation_p
-from knowsub.kg.facts import read_statements
 from knowsub.masks.mask import Mask
 from knowsub.masks.units import matched_random_masks
 
@@ -46,7 +40,7 @@ VARIANTS: dict[str, list[str]] = {
 """Name -> what is changed of `params.yaml`; 2 % of the few heads or matrices would be none."""
 
 
-def beside_random(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
+def random_units(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
     """Return what as many random whole units do: geometric means of PPL ratios, p on the target.
 
     `random_p`: see `permutation_p`; `random_highest_target_ppl_ratio` is of the worst of them.
@@ -71,30 +65,10 @@ def beside_random(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
     return means | {"random_highest_target_ppl_ratio": highest, "random_p": p}
 
 
-def main() -> None:
-    """Search what is missing, one row after the other."""
-    params = load_params()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--targets", nargs="*", default=params.targets)
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    rows = read_rows(FOUND)
-    done = {(row["variant"], row["target"], row["seed"]) for row in rows}
-    wanted = [(v, t, s) for s in given.seeds for t in given.targets for v in given.variants]
-    for variant, target, seed in wanted:
-        if (variant, target, seed) not in done:
-            statements = read_statements(DATA / f"verbalize/{target}.jsonl")
-            mask = searched(target, seed, VARIANTS[variant], statements)
-            evaluation = opened(target, mask, statements, params.test)
-            row: dict[str, Any] = {"variant": variant, "target": target, "seed": seed}
-            row |= scored(evaluation, mask) | beside_random(evaluation, mask)
-            rows.append(row)
-            atomic_write(FOUND, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
-            print(row, flush=True)
+def measured(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
+    """Return the metrics of a mask, and those of as many random whole units."""
+    return scored(evaluation, mask) | random_units(evaluation, mask)
 
 
 if __name__ == "__main__":
-    main()
+    fill(FOUND, VARIANTS, measured, __doc__)

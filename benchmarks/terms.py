@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -107,28 +108,33 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Search what is missing, one row after the other."""
+def fill(
+    path: Path,
+    variants: Mapping[str, list[str]],
+    measure: Callable[[MaskEvaluation, Mask], dict[str, float]],
+    description: str | None,
+) -> None:
+    """Search and measure what the command line asks for and a file of rows lacks, row by row."""
     params = load_params()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--variants", nargs="*", choices=list(variants), default=list(variants))
     parser.add_argument("--targets", nargs="*", default=params.targets)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    rows = read_rows(FOUND)
+    rows = read_rows(path)
     done = {(row["variant"], row["target"], row["seed"]) for row in rows}
     wanted = [(v, t, s) for s in given.seeds for t in given.targets for v in given.variants]
     for variant, target, seed in wanted:
         if (variant, target, seed) not in done:
             statements = read_statements(DATA / f"verbalize/{target}.jsonl")
-            mask = searched(target, seed, VARIANTS[variant], statements)
-            row = scored(opened(target, mask, statements, params.test), mask)
+            mask = searched(target, seed, variants[variant], statements)
+            row = measure(opened(target, mask, statements, params.test), mask)
             rows.append({"variant": variant, "target": target, "seed": seed, **row})
-            atomic_write(FOUND, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+            atomic_write(path, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
             print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    fill(FOUND, VARIANTS, scored, __doc__)

@@ -120,7 +120,7 @@ def remove_mask(name: str, mask_file: Path, out: Path) -> Result:
     return result | {"fingerprint": identity(opened.model, opened.tokenizer)}
 
 
-TOLD = ("target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio", "text_vs_random")
+CARD_METRICS = ("target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio", "text_vs_random")
 """Metrics on the card of a remaining model."""
 
 
@@ -134,7 +134,9 @@ def tested(mask_file: Path) -> dict[str, str]:
         "figures", {}
     )
     metrics = specified(found)
-    return {METRIC_SPECS[n].label: format_metric(n, metrics[n]) for n in TOLD if n in metrics}
+    return {
+        METRIC_SPECS[n].label: format_metric(n, metrics[n]) for n in CARD_METRICS if n in metrics
+    }
 
 
 def predictions(name: str, prompt: str, without: Path | None, top: int) -> Result:
