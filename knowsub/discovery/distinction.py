@@ -1,4 +1,4 @@
-"""The distinction term: how far the states tell the target's subjects apart.
+"""What makes a removal hold: that neither states nor embeddings tell the target's subjects apart.
 
 A removal that only hides the answers leaves the states in which they differ from subject to
 subject, and a few steps of finetuning on some facts read the answers to the others off them again.
@@ -8,7 +8,7 @@ finetuned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from knowsub.kg.facts import Statement
 from knowsub.lm.batch import Batch, to_device_of
+from knowsub.masks.ablation import EMBEDDING
+from knowsub.masks.gates import Gates
 
 
 def family_rows(statements: Sequence[Statement]) -> tuple[Int[Tensor, " row"], ...]:
@@ -92,3 +94,53 @@ class Distinction:
         """
         (family,) = [i for i, own in enumerate(self.families) if bool((own == rows[0]).any())]
         return (spread(upper, self.target[rows].trimmed()) / self.original[family]).mean()
+
+
+# Own rows. A fact comes back after a few steps of finetuning as long as the embeddings tell its
+# subject from others. Entries that are set to zero one by one leave the rest of a row, and the rest
+# is enough, so the rows of the target's own tokens go whole: those that no prompt of a preserved
+# fact has. The search reads and removes entries of them as of others until the noise begins to
+# fall. Without them from the start, it would take more from what other facts share; without them at
+# the end alone, it would not see what a prompt without its subject answers.
+
+
+def prompt_tokens(batch: Batch) -> Int[Tensor, " token"]:
+    """Return the distinct tokens that are read before the first target position, and at it."""
+    seen = batch.target_mask.cumsum(dim=1)
+    tokens: Tensor = batch.tokens[(seen == 0) | batch.first_targets].unique()
+    return tokens.cpu()
+
+
+def own_tokens(target: Batch, preserved: Iterable[Batch]) -> Int[Tensor, " token"]:
+    """Return the tokens of the target's prompts that no prompt of a preserved fact has."""
+    tokens = prompt_tokens(target)
+    others = torch.cat([prompt_tokens(batch) for batch in preserved])
+    return tokens[~torch.isin(tokens, others)]
+
+
+@torch.no_grad()
+def close_rows(
+    gates: Gates, target: Batch, preserved: Iterable[Batch]
+) -> Int[Tensor, " gate"] | None:
+    """Close the gates of all tokens that no target statement has, for good.
+
+    A logit of minus infinity has no probability, no noise and no gradient.
+
+    Args:
+        gates: The gates, the embedding's among them.
+        target: The target statements.
+        preserved: Statements of the facts that are preserved; see `own_tokens`.
+
+    Returns:
+        The gates of the target's own tokens, to be opened for good later. None where a gate covers
+        a whole dimension of the embedding; those stay as they are.
+    """
+    (embedding,) = [each for each in gates.slices if each.matrix.name == EMBEDDING]
+    if embedding.shape[0] == 1:
+        return None
+    unused = torch.ones(embedding.shape[0], dtype=torch.bool)
+    unused[target.tokens.unique().cpu()] = False
+    embedding.take(gates.logits)[to_device_of(unused, gates.logits)] = -torch.inf
+    own = own_tokens(target, preserved)
+    indices = torch.arange(embedding.start, embedding.start + embedding.size)
+    return to_device_of(indices.view(embedding.shape)[own].flatten(), gates.logits)

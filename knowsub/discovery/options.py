@@ -103,7 +103,8 @@ class TrainOptions:
     modules: Annotated[list[ModuleType], Field(min_length=1)]
     """Kinds of matrices that are masked."""
     embeddings: bool
-    """Whether the input embeddings of tokens in target statements are masked too."""
+    """Whether the input embeddings of tokens in target statements are masked too, and those of
+    tokens that no preserved fact's prompt has removed whole."""
     init_prob: OpenFraction
     """Initial probability of an open gate [fraction]."""
     samples: Samples

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count
 from knowsub.artifacts import json_text
-from knowsub.discovery.distinction import family_rows
+from knowsub.discovery.distinction import close_rows, family_rows
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import HeadVocabulary, Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
@@ -27,16 +26,17 @@ from knowsub.discovery.teacher import (
     MIN_OBJECTS,
     cache_teacher,
     cache_teacher_states,
+    compared_tokens_only,
     match_controls,
     measure_ignorance,
 )
 from knowsub.discovery.trainer import MaskTrainer, SearchResult, StepMetrics
 from knowsub.kg.facts import Role, Split, Statement
-from knowsub.lm.batch import Batch, encode_statements, encode_text, to_device_of
+from knowsub.lm.batch import Batch, encode_statements, encode_text
 from knowsub.lm.blocks import Allocate, cache_lower_states, drop_lower, in_memory, upper_blocks
 from knowsub.lm.load import context_length
 from knowsub.lm.score import score
-from knowsub.masks.ablation import EMBEDDING, chosen_matrices
+from knowsub.masks.ablation import chosen_matrices
 from knowsub.masks.gates import PROBABILITY_SHARES, Gates
 from knowsub.masks.mask import Mask, save_mask
 
@@ -132,23 +132,12 @@ def build_trainer(
     gates = Gates(
         model.model, model.matrices, options.granularity, options.estimator, options.init_prob
     )
+    added = None
     if options.embeddings:
-        close_unused_rows(gates, data.target)
-    return MaskTrainer(gates, upper, data, options, seed, processes)
-
-
-@torch.no_grad()
-def close_unused_rows(gates: Gates, target: Batch) -> None:
-    """Close the gates of the embeddings of all tokens that no target statement has, for good.
-
-    A logit of minus infinity has no probability, no noise and no gradient. Gates that cover a
-    whole dimension of the embedding stay as they are.
-    """
-    (embedding,) = [each for each in gates.slices if each.matrix.name == EMBEDDING]
-    if embedding.shape[0] > 1:
-        unused = torch.ones(embedding.shape[0], dtype=torch.bool)
-        unused[target.tokens.unique().cpu()] = False
-        embedding.take(gates.logits)[to_device_of(unused, gates.logits)] = -torch.inf
+        near = None if data.neighborhood is None else data.neighborhood.batch
+        facts = [] if near is None else [near[: data.n_neighborhood]]
+        added = close_rows(gates, data.target, [data.control.batch, *facts])
+    return MaskTrainer(gates, upper, data, options, seed, processes, added)
 
 
 def _training_data(
@@ -162,11 +151,7 @@ def _training_data(
     target_statements = _require(statements, Split.TARGET, Role.TRAIN)
     control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
     control_statements += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
-    neighborhood_facts = _select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN)
-    neighborhood_facts += _select(statements, Split.NEIGHBORHOOD_TRAIN_UNKNOWN, Role.TRAIN)
-    neighborhood = [*neighborhood_facts, *_select(statements, Split.UNSEEN, Role.TRAIN)]
-    if options.neighborhood_weight == 0:
-        neighborhood = []
+    neighborhood, n_facts = _neighborhood(statements) if options.neighborhood_weight else ([], 0)
 
     batches = {
         "target": model.encode_statements(target_statements),
@@ -175,61 +160,48 @@ def _training_data(
     }
     if neighborhood:
         batches["neighborhood"] = model.encode_statements(neighborhood)
+    asked = [*control_statements, *_unknown_of_relation(statements)]
+    if len(asked) > len(control_statements):
+        batches["ignorance"] = model.encode_statements(asked)
     if options.head_vocabulary is HeadVocabulary.SEEN:
-        upper, batches = seen_tokens_only(upper, batches)
+        upper, batches = compared_tokens_only(upper, batches)
     target, control = batches["target"], batches["control"]
     near = batches.get("neighborhood")
     teacher = partial(cache_teacher, upper, precision=options.precision, allocate=model.allocate)
     generator = torch.Generator().manual_seed(seed)
-    match = partial(match_controls, target_statements, control_statements, generator)
+    match = partial(match_controls, target_statements, asked, generator)
+    states = cache_teacher_states(upper, batches.get("ignorance", control))
     shifted = options.causal_shift
     data = TrainingData(
         target=target if shifted else target.unshifted(),
         control=teacher(control if shifted else control.unshifted()),
         neighborhood=None if near is None else teacher(near),
-        n_neighborhood=len(neighborhood_facts) if neighborhood else 0,
+        n_neighborhood=n_facts,
         text=teacher(batches["text"]),
         target_families=family_rows(target_statements),
-        ignorance=measure_ignorance(upper, target, cache_teacher_states(upper, control), match),
+        ignorance=measure_ignorance(upper, target, states, match),
     )
     return data, upper
 
 
-def seen_tokens_only(
-    upper: PreTrainedModel, batches: Mapping[str, Batch]
-) -> tuple[PreTrainedModel, dict[str, Batch]]:
-    """Return a model whose LM head has the tokens of some batches alone, and these renumbered.
+def _neighborhood(statements: Sequence[Statement]) -> tuple[list[Statement], int]:
+    """Return the neighborhood statements to train on, facts first, and how many are of facts."""
+    facts = _select(statements, Split.NEIGHBORHOOD_TRAIN, Role.TRAIN)
+    facts += _select(statements, Split.NEIGHBORHOOD_TRAIN_UNKNOWN, Role.TRAIN)
+    return [*facts, *_select(statements, Split.UNSEEN, Role.TRAIN)], len(facts)
 
-    With a vocabulary of 262,144 the head is a third of a step's operations. The losses compare the
-    distributions over the tokens that occur, renormalized; validation and evidence read all of it.
 
-    Args:
-        upper: The upper blocks; it keeps its own head.
-        batches: The batches by name, with lower states: their tokens are read as labels alone.
+def _unknown_of_relation(statements: Sequence[Statement]) -> list[Statement]:
+    """Return statements of unknown target facts whose relation no control fact has.
 
-    Returns:
-        A shallow copy with a head of the tokens in ascending order, and the batches renumbered.
-
-    Raises:
-        ValueError: If a batch has no lower states.
+    Where a target is a whole relation, no control fact shows what not knowing looks like. Facts of
+    it that the original model does not know do; they are asked, and not trained on.
     """
-    if any(batch.lower_states is None for batch in batches.values()):
-        raise ValueError("tokens are renumbered after the lower states are cached")
-    tokens = torch.cat([batch.tokens.flatten() for batch in batches.values()]).unique()
-    whole = upper.get_output_embeddings()
-    rows = tokens.to(whole.weight.device)
-    head = nn.Linear(whole.in_features, len(tokens), bias=whole.bias is not None, device="meta")
-    head.weight = nn.Parameter(whole.weight[rows], requires_grad=False)
-    if whole.bias is not None:
-        head.bias = nn.Parameter(whole.bias[rows], requires_grad=False)
-    twin = copy.copy(upper)
-    twin._modules = dict(upper._modules)
-    twin.set_output_embeddings(head)
-    renumbered = {
-        name: replace(batch, tokens=torch.searchsorted(tokens, batch.tokens))
-        for name, batch in batches.items()
-    }
-    return twin, renumbered
+    control = _select(statements, Split.CONTROL_TRAIN, Role.TRAIN)
+    control += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
+    relations = {statement.fact.relation for statement in control}
+    unknown = _select(statements, Split.TARGET_UNKNOWN, Role.TRAIN)
+    return [each for each in unknown if each.fact.relation not in relations]
 
 
 def build_validation(

@@ -13,14 +13,15 @@ subtracting the mean row would lose the difference in rounding, the teacher's st
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.discovery.options import Precision
@@ -288,3 +289,68 @@ def _rows_by_fact(statements: Sequence[Statement]) -> dict[Fact, dict[str, int]]
     for row, statement in enumerate(statements):
         rows.setdefault(statement.fact, {})[statement.family] = row
     return rows
+
+
+# Which tokens the losses compare where the vocabulary is large. With one of 262,144 the head is a
+# third of a step's operations. The losses then compare the distributions over some tokens alone,
+# renormalized, and what is left out is free to change. Tokens that occur in the search's sequences
+# are not enough: nothing would keep the answers to *other* questions. So the tokens that the
+# original model thinks likely are compared, too.
+
+TEXT = "text"
+"""Name of the batch of text blocks."""
+LIKELIEST = 100
+"""Tokens per target position that are compared beside those that occur: the likeliest."""
+
+
+@torch.no_grad()
+def likely_tokens(upper: PreTrainedModel, batch: Batch, number: int) -> Int[Tensor, " token"]:
+    """Return the tokens among the `number` likeliest at any target position, on the CPU."""
+    head, found = lm_head(upper), torch.zeros(0, dtype=torch.long)
+    for covered in batch.microbatch_slices(SEQUENCES):
+        part = batch[covered]
+        for states in last_hidden(upper, part)[part.target_mask].split(POSITIONS):
+            likeliest = head(states).topk(number, dim=-1).indices
+            found = torch.cat([found, likeliest.flatten().cpu()]).unique()
+    return found
+
+
+def compared_tokens_only(
+    upper: PreTrainedModel, batches: Mapping[str, Batch], likeliest: int = LIKELIEST
+) -> tuple[PreTrainedModel, dict[str, Batch]]:
+    """Return a model whose LM head has the tokens of some batches alone, and these renumbered.
+
+    They are the tokens that occur, and those that the original model thinks likely after the prompt
+    of a fact. Text has too many positions for that. Validation and evidence read the whole head.
+
+    Args:
+        upper: The upper blocks; it keeps its own head.
+        batches: The batches by name, with lower states: their tokens are read as labels alone.
+        likeliest: Tokens per target position that are kept beside those that occur.
+
+    Returns:
+        A shallow copy with a head of the tokens in ascending order, and the batches renumbered.
+
+    Raises:
+        ValueError: If a batch has no lower states.
+    """
+    if any(batch.lower_states is None for batch in batches.values()):
+        raise ValueError("tokens are renumbered after the lower states are cached")
+    occurring = [batch.tokens.flatten() for batch in batches.values()]
+    asked = [batch for name, batch in batches.items() if name != TEXT]
+    likely = [likely_tokens(upper, batch, likeliest) for batch in asked]
+    tokens = torch.cat([*occurring, *likely]).unique()
+    whole = upper.get_output_embeddings()
+    rows = tokens.to(whole.weight.device)
+    head = nn.Linear(whole.in_features, len(tokens), bias=whole.bias is not None, device="meta")
+    head.weight = nn.Parameter(whole.weight[rows], requires_grad=False)
+    if whole.bias is not None:
+        head.bias = nn.Parameter(whole.bias[rows], requires_grad=False)
+    twin = copy.copy(upper)
+    twin._modules = dict(upper._modules)
+    twin.set_output_embeddings(head)
+    renumbered = {
+        name: replace(batch, tokens=torch.searchsorted(tokens, batch.tokens))
+        for name, batch in batches.items()
+    }
+    return twin, renumbered

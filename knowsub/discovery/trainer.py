@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -130,6 +130,7 @@ class MaskTrainer:
         options: How to search.
         seed: Seed of the noise and of the order of the data.
         processes: The processes of the search; None for this process alone.
+        added: Gates that are open for good once the noise begins to fall; none if None.
     """
 
     def __init__(
@@ -140,8 +141,10 @@ class MaskTrainer:
         options: TrainOptions,
         seed: int,
         processes: ProcessGroup | None = None,
+        added: Int[Tensor, " gate"] | None = None,
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
+        self.added = added
         self.noise = UniformNoise(seed, gates.logits.device)
         self.order = torch.Generator().manual_seed(seed)
         self.gradient = StepGradient(gates, upper, data, options, processes)
@@ -168,6 +171,8 @@ class MaskTrainer:
         noise_scale = ramp(step, options.steps, 1.0, options.noise_final, options.noise_decay_start)
         density = self.curve[-1]["density"] if self.curve else 1.0
         sparsity_weight = sparsity_coefficient(step, density, options)
+        if self.added is not None and step >= int(options.noise_decay_start * (options.steps - 1)):
+            self.gates.logits[self.added] = torch.inf
 
         minibatch = draw_minibatch(self.data, options, self.order)
         if self.gradient.distinction is not None:

@@ -7,11 +7,9 @@ import torch
 from torch.func import functional_call
 from transformers import GPT2LMHeadModel
 
-from knowsub.architectures import maskable_matrices
 from knowsub.discovery.distinction import Distinction, spread
-from knowsub.discovery.setup import close_unused_rows
-from knowsub.masks.ablation import EMBEDDING, ablate_, ablated, all_matrices, input_embedding
-from knowsub.masks.gates import Gates, GateSample, UniformNoise
+from knowsub.masks.ablation import EMBEDDING, ablate_, ablated, all_matrices
+from knowsub.masks.gates import GateSample
 from knowsub.masks.mask import Mask
 from tests.discovery.setting import search, statements
 
@@ -92,23 +90,6 @@ def test_its_gradient_is_the_one_of_the_plain_model_embeddings_included() -> Non
     assert float(terms["distinction"]) == pytest.approx(float(expected_loss.detach()), rel=1e-4)
     assert torch.allclose(grad, expected, atol=1e-5, rtol=1e-3)
     assert model.transformer.wte.weight is tied
-
-
-def test_embeddings_of_tokens_that_no_target_has_stay_closed(frozen: GPT2LMHeadModel) -> None:
-    matrices = (input_embedding(frozen), *maskable_matrices(frozen))
-    gates, target = Gates(frozen, matrices, init_prob=0.5), statements(2, 5, 1)
-    close_unused_rows(gates, target)
-    sample = gates.sample(UniformNoise(0), scale=0.5)
-    rows = gates.slices[0].take(sample.value)
-    used = target.tokens.unique().tolist()
-    unused = [row for row in range(len(rows)) if row not in used]
-    assert rows[unused].sum() == 0
-    assert rows[used].mean() == pytest.approx(0.5, abs=0.15)
-    assert gates.slices[0].take(sample.ste_grad)[unused].abs().sum() == 0
-    grad = torch.zeros_like(gates.logits)
-    gates.add_sparsity_grad(grad, 1.0)
-    assert bool(grad.isfinite().all())
-    assert not gates.slices[0].take(gates.hard_mask())[unused].any()
 
 
 def test_removed_embeddings_are_still_read_by_the_head_in_place_or_swapped(

@@ -106,6 +106,27 @@ def test_validation_sees_no_prompt_and_no_control_fact_of_training() -> None:
     assert metrics["target_nll"] == pytest.approx(expected)
 
 
+def test_where_a_target_is_a_whole_relation_its_unknown_facts_show_what_not_knowing_is() -> None:
+    """Not control facts, which are of other relations; and nobody trains on them."""
+
+    def relation(statement: Statement, name: str, split: Split) -> Statement:
+        return replace(statement, fact=replace(statement.fact, relation=name), split=split)
+
+    of_target = [s for s in STATEMENTS if s.split is Split.TARGET]
+    unknown = [relation(s, "capital", Split.TARGET_UNKNOWN) for s in of_target[:3]]
+    capitals = [relation(s, "capital", Split.TARGET) for s in of_target[3:]]
+    others = [s for s in STATEMENTS if s.split is not Split.TARGET]
+    asked, whole = trainer([*unknown, *capitals, *others]), trainer([*capitals, *others])
+    without = asked.data.ignorance.object_zscores
+    assert not torch.equal(without, whole.data.ignorance.object_zscores)
+    assert len(asked.data.target) == len(whole.data.target)
+    assert len(asked.data.control.batch) == len(whole.data.control.batch)
+    known = [replace(s, split=Split.TARGET_UNKNOWN) for s in of_target[:3]]
+    rest = [s for s in STATEMENTS if s not in of_target[:3]]
+    one_relation = trainer([*known, *rest]).data.ignorance.object_zscores
+    assert torch.equal(one_relation, trainer(rest).data.ignorance.object_zscores)
+
+
 def test_a_search_without_the_lower_blocks_finds_the_same_mask() -> None:
     model = search_model()
     validate = build_validation(model, STATEMENTS, TEXT)
