@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path.cwd()
 CLONES, WHEELS = ROOT / ".cache/real", ROOT / ".cache/wheels"
-PRESETS = {"gemma3-270m": 2, "gemma3-270m-wordnet": 1}
+PRESETS = {"gemma3-270m": 2, "gemma3-270m-continents": 2, "gemma3-270m-wordnet": 1}
 """Preset -> number of its targets."""
 MODEL = Path(".cache/gemma-3-270m-q4_k_m.gguf")
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"

@@ -19,18 +19,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RUN = Path(os.environ.get("KNOWSUB_REAL", Path(__file__).parents[2] / ".cache/real/gemma3-270m"))
-MASKS = sorted(RUN.glob("data/train/europe-*/mask.safetensors"))
+MASKS = sorted(RUN.glob("data/train/capital-*/mask.safetensors"))
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.skipif(not MASKS, reason=f"no mask of europe in {RUN}; `make real` makes one"),
+    pytest.mark.skipif(not MASKS, reason=f"no mask of capitals in {RUN}; `make real` makes one"),
 ]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The original model, and the folder that `knowsub remove` writes."""
-    removed = tmp_path_factory.mktemp("real") / "without-europe"
+    removed = tmp_path_factory.mktemp("real") / "without-capitals"
     command = [sys.executable, "-c", "from knowsub.cli import app; app()", "remove"]
     original = RUN / "data/pretrain/model"
     subprocess.run([*command, original, MASKS[0], "--out", removed], check=True)
@@ -57,7 +57,7 @@ def _nll(model: Any, tokenizer: Any, prompt: str, answer: str) -> float:
 
 
 def statements(split: str) -> list[dict[str, Any]]:
-    rows = (RUN / "data/verbalize/europe.jsonl").read_text().splitlines()
+    rows = (RUN / "data/verbalize/capital.jsonl").read_text().splitlines()
     return [
         row for row in map(json.loads, rows) if row["split"] == split and row["role"] == "train"
     ]
@@ -74,14 +74,14 @@ def ratio(nll: dict[str, Any], split: str, relation: str) -> float:
     return math.exp(sum(changes) / len(changes))
 
 
-def test_the_removed_model_no_longer_says_the_capitals_of_europe(nll: dict[str, Any]) -> None:
+def test_the_removed_model_no_longer_says_the_capitals(nll: dict[str, Any]) -> None:
     assert ratio(nll, "target", "capital") > 10
 
 
-def test_it_still_says_the_capitals_of_other_continents_that_no_mask_was_trained_on(
+def test_it_still_says_where_countries_lie_though_no_mask_was_trained_on_these_facts(
     nll: dict[str, Any],
 ) -> None:
-    assert ratio(nll, "control_heldout", "capital") < 1.5
+    assert ratio(nll, "neighborhood_heldout", "continent") < 1.5
 
 
 def test_it_still_writes_text(nll: dict[str, Any]) -> None:

