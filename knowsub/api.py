@@ -12,10 +12,15 @@ A path may be text. What is here only joins other rooms; `import knowsub` import
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.resources import files
 from pathlib import Path
 
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -112,13 +117,43 @@ def density(mask: Mask, by: str = "matrix") -> dict[str, float]:
     return {name: members / weights for name, (members, weights) in totals.items()}
 
 
+def train_options(**changes: object) -> TrainOptions:
+    """Return how a subnetwork is searched for: the section `train` of `params.yaml` as shipped.
+
+    Args:
+        changes: Keys of that section with other values, such as `steps=200` or
+            `suppression="uniform"`.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: If a key is unknown or a value is not allowed.
+    """
+    text = (files("knowsub") / "defaults/params.yaml").read_text(encoding="utf-8")
+    values: dict[str, object] = yaml.safe_load(text)["train"]
+    if unknown := sorted(changes.keys() - values.keys()):
+        raise ValueError(f"{', '.join(unknown)}: not among {', '.join(values)}")
+    try:
+        # from JSON, whose strict mode takes text for an enum but no text for a number
+        return TypeAdapter(TrainOptions).validate_json(json.dumps(values | changes), strict=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(map(_mistake, error.errors()))) from None
+
+
+def _mistake(error: ErrorDetails) -> str:
+    """Return what is wrong with a value; what values together break says so itself."""
+    key, reason = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return f"{key}: value {error['input']!r} is not allowed: {reason}" if key else reason
+
+
 def find_subnetwork(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     target: Sequence[Pair],
     control: Sequence[Pair],
     text: str,
-    options: TrainOptions,
+    options: TrainOptions | None = None,
     *,
     seed: int = 0,
     log: Callable[[Mapping[str, float]], None] = lambda metrics: None,
@@ -135,7 +170,7 @@ def find_subnetwork(
         target: Prompts and objects to be forgotten.
         control: Prompts and objects to be kept, ten or more.
         text: Running text to be kept, a few thousand words.
-        options: The section `train` of `params.yaml`: `knowsub.config.load_params().train`.
+        options: How to search, from `train_options`; None for its defaults.
         seed: Seed of the search.
         log: Takes the metrics of every step.
 
@@ -157,7 +192,7 @@ def find_subnetwork(
     statements = [_statement(pair, Split.TARGET, role) for pair in target for role in _SEARCHED]
     statements += [_statement(p, s, Role.TRAIN) for p, s in zip(control, splits, strict=True)]
     cut = len(text) * 9 // 10
-    searched = setup.SearchModel(model, tokenizer, options)
+    searched = setup.SearchModel(model, tokenizer, options or train_options())
     search = setup.build_trainer(searched, statements, text[:cut], seed)
     validate = setup.build_validation(searched, statements, text[cut:])
     found = trainer.find_subnetwork(search, validate, log)

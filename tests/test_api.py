@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +83,21 @@ def test_densities_are_counted_by_part(folder: Path) -> None:
         knowsub.density(mask, by="layer")
 
 
+def test_the_options_that_travel_with_the_package_are_those_of_params_yaml() -> None:
+    assert knowsub.train_options() == load_params().train
+    changed = knowsub.train_options(steps=7, suppression="uniform")
+    assert (changed.steps, changed.suppression) == (7, Suppression.UNIFORM)
+
+
+def test_options_that_are_misspelt_or_out_of_range_are_all_named() -> None:
+    with pytest.raises(ValueError, match="step: not among granularity, estimator"):
+        knowsub.train_options(step=7)
+    with pytest.raises(ValueError, match=r"steps: value '7' is not .*; lr: value -1 is not"):
+        knowsub.train_options(lr=-1, steps="7")
+    with pytest.raises(ValueError, match=r"^train.grad_accumulation: value 99 is not"):
+        knowsub.train_options(grad_accumulation=99)
+
+
 def test_a_search_in_memory_forgets_the_target_and_leaves_the_model_as_it_was() -> None:
     model, words = built_model(), tokenizer()
     before = fingerprint(model)
@@ -91,8 +105,8 @@ def test_a_search_in_memory_forgets_the_target_and_leaves_the_model_as_it_was() 
     pairs = {name: (f"kind {name}", object_) for name, object_ in objects.items()}
     target = [pairs[name] for name in SUBJECTS if name.startswith("a")]
     control = [pairs[name] for name in SUBJECTS if not name.startswith("a")]
-    options = replace(
-        load_params().train, suppression=Suppression.UNIFORM, steps=60, blocks="1:2", lr=0.5,
+    options = knowsub.train_options(
+        suppression="uniform", steps=60, blocks="1:2", lr=0.5,
         block_tokens=8, neighborhood_weight=0.0, sparsity_weight_start=1.0, sparsity_weight_end=2.0,
         target_density=0.0, max_density=1.0, evaluate_every=60,
     )  # fmt: skip

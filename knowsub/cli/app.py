@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,12 @@ def refuse(mistakes: Sequence[str]) -> None:
         typer.echo(f"knowsub: {mistake}", err=True)
     if mistakes:
         raise typer.Exit(1)
+
+
+def require_pipeline(*packages: str) -> None:
+    """End with exit code 1 if a package of the extra `pipeline` is not installed."""
+    if any(find_spec(package) is None for package in packages):
+        refuse(["this command needs more packages: pip install 'knowsub[pipeline]'"])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -241,6 +248,7 @@ def preset(
     json: AsJson = False,
 ) -> None:
     """Show what presets would change in params.yaml, or write it."""
+    require_pipeline("ruamel", "hydra")
     from knowsub.cli import presets
 
     if listed + write + overrides > 1:
@@ -260,6 +268,7 @@ def ui(
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
 ) -> None:
     """Serve the runs in MLflow, and open the saved view: one row per experiment."""
+    require_pipeline("mlflow")
     from knowsub.cli.view import serve
 
     try:

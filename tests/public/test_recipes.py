@@ -15,7 +15,7 @@ from tests.evaluation.setting import built_model, fact_mask, tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-NEEDED = ("", "peft", "transformer_lens", "lm_eval")
+NEEDED = ("", "", "peft", "transformer_lens", "lm_eval")
 """Package that each block needs beside the library."""
 
 
@@ -32,7 +32,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-@pytest.mark.parametrize(("block", "package"), list(zip(BLOCKS, NEEDED, strict=True)), ids=NEEDED)
+@pytest.mark.parametrize(
+    ("block", "package"),
+    list(zip(BLOCKS, NEEDED, strict=True)),
+    ids=("by itself", "search", *NEEDED[2:]),
+)
 def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> None:
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
