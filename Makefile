@@ -1,7 +1,7 @@
 # knowsub: `make repro` sets up what is missing and runs the pipeline; `make test` the same for the tests.
 # TORCH picks the build of torch: `make repro TORCH=torch==2.13.0` takes the one with CUDA on Linux.
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev repro test quick check ui tour torture real bench lock clean
+.PHONY: help setup setup-dev repro test quick check ui docs tour torture real bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,6 +70,10 @@ check: setup-dev  ## run what the pre-commit hooks run: style, types, arrows, do
 ui: setup  ## compare runs: prints and opens the saved view, at http://127.0.0.1:5000
 	knowsub ui --port $(or $(PORT),5000) $(ARGS)
 
+docs: setup-dev  ## build the documentation into .cache/site, without the network
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@echo ".cache/site/index.html"
+
 tour: setup-dev  ## try dvc exp, queues and MLflow on tiny settings in a scratch clone, and check each result
 	python -m tests.tour
 
@@ -85,7 +89,7 @@ bench: setup  ## measure speed and memory; writes benchmarks/results.json
 
 lock:  ## solve the lock files within the ranges of pyproject.toml; UPGRADE=--upgrade takes the newest
 	$(BIN)/python -m pip install --quiet uv
-	$(SOLVE) pyproject.toml requirements/torch-needs.in -o requirements/run.lock
+	$(SOLVE) --extra pipeline pyproject.toml requirements/torch-needs.in -o requirements/run.lock
 	$(SOLVE) --group dev -c requirements/run.lock -o requirements/dev.lock
 
 clean:  ## remove caches and results of the tools; keeps .venv, data, mlflow and the DVC cache
