@@ -73,15 +73,19 @@ def table(rows: Sequence[Row], variants: Sequence[str], columns: Mapping[str, An
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def between_markers(text: str, name: str, made: str) -> str:
+    """Return a page with what lies between the markers of a name replaced."""
+    before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
+    return f"{before}{begin}{made}{end}{after}"
+
+
 def main() -> None:
     """Write both tables between their markers."""
     text = PAGE.read_text(encoding="utf-8")
     for module, columns in ((terms, TERMS), (granularity, UNITS)):
-        name = module.FOUND.stem
-        before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
-        _, end, after = rest.partition(f"<!-- {name}:end -->")
         made = table(terms.read_rows(module.FOUND), list(module.VARIANTS), columns)
-        text = f"{before}{begin}{made}{end}{after}"
+        text = between_markers(text, module.FOUND.stem, made)
     PAGE.write_text(text, encoding="utf-8")
 
 

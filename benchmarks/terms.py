@@ -49,13 +49,20 @@ VARIANTS: dict[str, list[str]] = {
     "initial probability .45": ["train.init_prob=0.45"],
     "sparsity weight 2 to 3": ["train.sparsity_weight_start=2.0", "train.sparsity_weight_end=3.0"],
     "noise to the end": ["train.noise_final=1.0"],
+    "moments in 8 bits": ["train.gate_memory=8bit"],
 }  # fmt: skip
-"""Name -> what is changed of `params.yaml`; the last three take one of the paper's values each."""
+"""Name -> what is changed of `params.yaml`; three take one of the paper's values each."""
 SHOWN = (
     "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio",
     "neighborhood_ppl_ratio", "text_ppl_ratio", "forgetting",
 )  # fmt: skip
 """Metrics of the row, all but one of the remaining model; `alone_target_ppl` is of the mask."""
+
+
+Find = Callable[[str, int, list[str], list[Statement]], Mask]
+"""Target, seed, what a variant changes, statements of the target's knowledge graph -> its mask."""
+Measure = Callable[[MaskEvaluation, Mask], dict[str, float]]
+"""Evaluation of a target, mask -> its metrics."""
 
 
 def searched(target: str, seed: int, overrides: list[str], statements: list[Statement]) -> Mask:
@@ -78,19 +85,18 @@ def searched(target: str, seed: int, overrides: list[str], statements: list[Stat
 def opened(
     target: str, mask: Mask, statements: list[Statement], given: TestOptions
 ) -> MaskEvaluation:
-    """Return the evaluation of a mask on what no search reads, without the costly groups."""
+    """Return the evaluation of a mask on what no search reads, without the costly groups.
+
+    `given.forget_quality` says whether the retain model is asked too.
+    """
     options = replace(
-        given,
-        multiple_choice=False,
-        logit_lens=False,
-        cross_target=False,
-        quantization=False,
-        forget_quality=False,
-        connectivity=False,
+        given, logit_lens=False, cross_target=False, quantization=False, connectivity=False
     )
     model, tokenizer = open_model(DATA / "pretrain/model.json", "cpu")
+    retain = open_model(DATA / "retain/model.json", "cpu")[0] if given.forget_quality else None
     texts = {"text": (DATA / "prepare/text/test.txt").read_text("utf-8")}
-    return MaskEvaluation(model, tokenizer, mask, target, {target: statements}, texts, options)
+    own = {target: statements}
+    return MaskEvaluation(model, tokenizer, mask, target, own, texts, options, retain)
 
 
 def scored(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
@@ -111,11 +117,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def fill(
     path: Path,
     variants: Mapping[str, list[str]],
-    measure: Callable[[MaskEvaluation, Mask], dict[str, float]],
+    measure: Measure,
     description: str | None,
+    find: Find = searched,
+    costly: bool = False,
 ) -> None:
-    """Search and measure what the command line asks for and a file of rows lacks, row by row."""
+    """Search and measure what the command line asks for and a file of rows lacks, row by row.
+
+    `costly`: whether the measure needs multiple choice and the retain model.
+    """
     params = load_params()
+    options = replace(params.test, multiple_choice=costly, forget_quality=costly)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--variants", nargs="*", choices=list(variants), default=list(variants))
     parser.add_argument("--targets", nargs="*", default=params.targets)
@@ -129,8 +141,8 @@ def fill(
     for variant, target, seed in wanted:
         if (variant, target, seed) not in done:
             statements = read_statements(DATA / f"verbalize/{target}.jsonl")
-            mask = searched(target, seed, variants[variant], statements)
-            row = measure(opened(target, mask, statements, params.test), mask)
+            mask = find(target, seed, variants[variant], statements)
+            row = measure(opened(target, mask, statements, options), mask)
             rows.append({"variant": variant, "target": target, "seed": seed, **row})
             atomic_write(path, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
             print(rows[-1], flush=True)
