@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import yaml
 from transformers import PreTrainedModel
 
 from benchmarks.terms import DATA, fill, searched
@@ -37,11 +38,8 @@ from knowsub.masks.mask import Mask, load_mask
 from knowsub.masks.units import matched_random_masks
 
 FOUND, RANDOM_MASKS = Path("benchmarks/frontier.json"), 2
-ERASE = [
-    "train.embeddings=true", "train.steps=240", "train.distinction_weight=2.0",
-    "train.sparsity_weight_start=93.0", "train.sparsity_weight_end=292.0",
-    "train.target_density=0.03", "train.max_density=0.1",
-]  # fmt: skip
+PRESET = yaml.safe_load(Path("presets/erase.yaml").read_text(encoding="utf-8"))["train"]
+ERASE = [f"train.{key}={value}" for key, value in PRESET.items()]
 """The preset `erase`, as far as it is about the search."""
 METHOD = "method="
 VARIANTS: dict[str, list[str]] = {

@@ -68,7 +68,6 @@ def draw(rows: Sequence[Row]) -> Figure:
         ),
         strict=True,
     ):
-        axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.axhline(1, color=GREY, linewidth=0.8, linestyle="--")
