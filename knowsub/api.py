@@ -121,7 +121,7 @@ def train_options(**changes: object) -> TrainOptions:
     """Return how a subnetwork is searched for: the section `train` of `params.yaml` as shipped.
 
     Args:
-        changes: Keys of that section with other values, such as `steps=200` or
+        **changes: Keys of that section with other values, such as `steps=200` or
             `suppression="uniform"`.
 
     Returns:
