@@ -24,7 +24,7 @@ from pydantic_core import ErrorDetails
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowsub.analysis.structure import head_counts, implied_matrices
+from knowsub.analysis.placement import head_counts, implied_matrices
 from knowsub.architectures import MaskableMatrix
 from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal, stats
 
-from knowsub.analysis.structure import Values, unit_counts
+from knowsub.analysis.placement import Values
+from knowsub.analysis.structure import unit_counts
 from knowsub.architectures import MaskableMatrix
 from knowsub.hypotheses import holm
 from knowsub.masks.ablation import masked_matrices

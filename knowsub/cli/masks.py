@@ -1,17 +1,63 @@
-"""The commands that need masks alone: `show`, `compare`, `combine`."""
+"""The commands that need masks alone: `show`, `compare`, `combine`.
+
+`show` reads a mask's bits as arrays: importing torch would take longer than all else that it does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from knowsub.analysis.overlap import compare, summarize_mask
-from knowsub.analysis.structure import implied_matrices, placements
+import numpy as np
+import numpy.typing as npt
+
+from knowsub.analysis.placement import implied_matrices, member_count, placements
+from knowsub.artifacts import read_checksummed
 from knowsub.cli.app import Result, columns
-from knowsub.masks import mask as mask_algebra
-from knowsub.masks.mask import load_mask, save_mask
+
+
+@dataclass(frozen=True)
+class StoredMask:
+    """What a mask's file holds."""
+
+    bits: Mapping[str, Any]
+    """Name of the matrix -> booleans of its shape."""
+    model: str
+    """Fingerprint of its model."""
+    meta: Mapping[str, str]
+    """How it was made."""
+
+
+def read_mask(path: Path) -> StoredMask:
+    """Return a mask's file without torch.
+
+    Raises FileNotFoundError or ValueError if there is no valid mask.
+    """
+    packed, header = read_checksummed(path)
+    try:
+        bits = {name: _unpacked(packed[name], shape) for name, shape in header["shapes"].items()}
+        if header["format"] == "knowsub-mask-1":
+            return StoredMask(bits, header["model"], header["meta"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    from knowsub.masks.mask import load_mask  # says what is wrong, or knows a later format
+
+    mask = load_mask(path)
+    return StoredMask(
+        {name: each.numpy() for name, each in mask.bits.items()}, mask.model, mask.meta
+    )
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Return the bits of one matrix; ValueError if there are too few or too many bytes."""
+    size = math.prod(shape)
+    if packed.shape != (-(-size // 8),):
+        raise ValueError(f"{packed.size} bytes for a matrix of shape {shape}")
+    return np.unpackbits(packed, count=size).astype(bool).reshape(shape)
 
 
 def describe(path: Path) -> Result:
@@ -20,14 +66,16 @@ def describe(path: Path) -> Result:
     `groupings` is grouping -> placement; the number of attention heads is inferred from the shapes.
     Raises FileNotFoundError or ValueError if there is no valid mask.
     """
-    mask = load_mask(path)
+    mask = read_mask(path)
+    size = sum(member_count(bits) for bits in mask.bits.values())
+    maskable = sum(bits.size for bits in mask.bits.values())
     return {
         "file": str(path),
         "model": mask.model,
         "meta": dict(mask.meta),
-        "weights": mask.size,
-        "maskable": mask.maskable,
-        "sparsity": mask.sparsity,
+        "weights": size,
+        "maskable": maskable,
+        "sparsity": 1.0 - size / maskable,
         "groupings": {p.grouping: asdict(p) for p in placements(mask, implied_matrices(mask))},
     }
 
@@ -62,6 +110,9 @@ def compare_masks(paths: Sequence[Path]) -> Result:
 
     Raises ValueError if they differ in model or matrices.
     """
+    from knowsub.analysis.overlap import compare, summarize_mask
+    from knowsub.masks.mask import load_mask
+
     summaries = []
     for path in paths:
         mask = load_mask(path)
@@ -98,6 +149,9 @@ def combine_masks(paths: Sequence[Path], rule: str, out: Path) -> Result:
 
     Raises ValueError if the masks are of different models or cover different matrices.
     """
+    from knowsub.masks import mask as mask_algebra
+    from knowsub.masks.mask import load_mask, save_mask
+
     combined = getattr(mask_algebra, rule)(*(load_mask(path) for path in paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_mask(combined, out)

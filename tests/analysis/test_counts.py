@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowsub.analysis.structure import head_counts, implied_matrices, unit_counts
+from knowsub.analysis.placement import head_counts, implied_matrices
+from knowsub.analysis.structure import unit_counts
 from knowsub.masks.mask import Mask
 from knowsub.masks.options import Granularity
 from tests.analysis.setting import random_mask, tiny_matrices

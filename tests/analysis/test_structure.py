@@ -5,20 +5,44 @@ import pytest
 import torch
 from scipy import stats
 
+from knowsub import hypotheses
+from knowsub.analysis.placement import EMBEDDING, holm, placement, placements, two_sided_p
 from knowsub.analysis.structure import (
     concentration,
     gini,
     magnitude_quantiles,
     magnitude_test,
     neuron_concentration,
-    placement,
-    placements,
     structure,
 )
 from knowsub.architectures import maskable_matrices
+from knowsub.masks import ablation
 from knowsub.masks.mask import Mask
 from tests.analysis.setting import empty_mask, random_mask, tiny_matrices, wide_matrices
 from tests.architectures import tiny
+
+
+@pytest.mark.parametrize(("total", "chosen"), [(40, 4), (393_216, 7_828), (50, 0), (50, 50)])
+def test_the_exact_test_agrees_with_scipys_distribution(total: int, chosen: int) -> None:
+    draw = np.random.default_rng(0)
+    weights = draw.integers(1, total, 60)
+    likely = weights * chosen // total
+    members = np.clip(
+        likely + draw.integers(-60, 60, 60), np.maximum(0, weights + chosen - total),
+        np.minimum(weights, chosen),
+    )  # fmt: skip
+    tails = stats.hypergeom.cdf(members, total, weights, chosen), stats.hypergeom.sf(
+        members - 1, total, weights, chosen
+    )  # fmt: skip
+    expected = np.minimum(2 * np.minimum(*tails), 1.0)
+    found = two_sided_p(members, total, weights, chosen)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-15)
+    np.testing.assert_array_equal(holm(found), hypotheses.holm(found))
+    assert chosen in (0, 50) or 0 < np.count_nonzero(found < 0.05) < 60
+
+
+def test_the_embedding_has_one_name() -> None:
+    assert EMBEDDING == ablation.EMBEDDING
 
 
 def test_the_exact_test_agrees_with_a_hand_computed_table():

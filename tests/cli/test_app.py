@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from knowsub.architectures import maskable_matrices
+from knowsub.artifacts import read_checksummed, write_checksummed
 from knowsub.cli import app
+from knowsub.cli.masks import read_mask
 from knowsub.lm.identity import identity
 from knowsub.masks.ablation import ablated
 from knowsub.masks.mask import Mask, load_mask, save_mask
@@ -67,6 +70,34 @@ def test_show_describes_where_a_mask_lies(folder):
     text = call("show", folder / "a.safetensors").stdout
     assert "weights   5 of " in text
     assert text.index("block 1 mlp_out") < text.index("block 1 q")
+
+
+def test_show_and_its_mistakes_import_nothing_that_takes_seconds(folder):
+    heavy = ("torch", "transformers", "scipy.stats", "pandas", "mlflow", "hydra")
+    program = (
+        "import sys; from knowsub.cli import app; app(sys.argv[1:], standalone_mode=False)\n"
+        f"print(*({set(heavy)} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "show", str(folder / "a.safetensors")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "weights   5 of " in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_what_show_reads_without_torch_is_the_mask(folder, tmp_path):
+    mask, found = load_mask(folder / "a.safetensors"), read_mask(folder / "a.safetensors")
+    assert (found.model, found.meta) == (mask.model, mask.meta)
+    assert all(np.array_equal(found.bits[name], bits) for name, bits in mask.bits.items())
+    packed, header = read_checksummed(folder / "a.safetensors")
+    for name, changes, message in [
+        ("later", {"format": "knowsub-mask-2"}, "reads 'knowsub-mask-1'"),
+        ("shape", {"shapes": {key: [9999] for key in header["shapes"]}}, "9999]"),
+        ("long", {"shapes": {key: [1] for key in header["shapes"]}}, "of shape [1]"),
+    ]:
+        write_checksummed(tmp_path / name, packed, header | changes)
+        assert message in call("show", tmp_path / name, code=1).stderr
 
 
 def test_compare_counts_what_masks_share(folder):
