@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,28 @@ def fill(
 
     `costly`: whether the measure needs multiple choice and the retain model.
     """
-    params = load_params()
-    options = replace(params.test, multiple_choice=costly, forget_quality=costly)
+    options = replace(load_params().test, multiple_choice=costly, forget_quality=costly)
+
+    def row(variant: str, target: str, seed: int) -> dict[str, float]:
+        statements = read_statements(DATA / f"verbalize/{target}.jsonl")
+        mask = find(target, seed, variants[variant], statements)
+        return measure(opened(target, mask, statements, options), mask)
+
+    fill_rows(path, list(variants), row, description)
+
+
+def fill_rows(
+    path: Path,
+    variants: Sequence[str],
+    make: Callable[[str, str, int], dict[str, float]],
+    description: str | None,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> None:
+    """Make the rows that the command line asks for and a file lacks, of variant, target, seed."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--variants", nargs="*", choices=list(variants), default=list(variants))
-    parser.add_argument("--targets", nargs="*", default=params.targets)
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="*", choices=variants, default=variants)
+    parser.add_argument("--targets", nargs="*", default=load_params().targets)
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(seeds))
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -140,9 +156,7 @@ def fill(
     wanted = [(v, t, s) for s in given.seeds for t in given.targets for v in given.variants]
     for variant, target, seed in wanted:
         if (variant, target, seed) not in done:
-            statements = read_statements(DATA / f"verbalize/{target}.jsonl")
-            mask = find(target, seed, variants[variant], statements)
-            row = measure(opened(target, mask, statements, options), mask)
+            row = make(variant, target, seed)
             rows.append({"variant": variant, "target": target, "seed": seed, **row})
             atomic_write(path, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
             print(rows[-1], flush=True)
