@@ -40,7 +40,7 @@ def main() -> None:
     compared = {(row["target"], row["seed"]) for row in rows}
     erased = [row for row in read_rows(frontier.FOUND) if row["variant"] == "erase"]
     rows += [r | {"variant": ERASE} for r in erased if (r["target"], r["seed"]) in compared]
-    variants = [rivals.MASK, ERASE, *rivals.Method]
+    variants = [rivals.MASK, ERASE, *rivals.VARIANTS[1:]]
     text = PAGE.read_text(encoding="utf-8")
     for name, columns in (("rivals", COLUMNS), ("relearned", RELEARNED)):
         text = between_markers(text, name, table(rows, variants, columns))

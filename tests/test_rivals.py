@@ -93,7 +93,7 @@ def unsure() -> GPT2LMHeadModel:
     """Return the hand-built model with logits so small that a gradient is left."""
     model = built_model()
     with torch.no_grad():
-        model.lm_head.weight.mul_(0.2)
+        model.get_parameter("lm_head.weight").mul_(0.2)
     return model
 
 
@@ -101,7 +101,7 @@ def test_a_step_of_ascent_is_adams_along_the_gradient_of_plain_hugging_face() ->
     plain = unsure()
     rows = [s for s in statements() if s.split is Split.TARGET and s.role is Role.TRAIN]
     batch = encode_statements(tokenizer(), rows, 16)
-    weight = plain.transformer.h[1].mlp.c_proj.weight.requires_grad_()
+    weight = plain.get_parameter("transformer.h.1.mlp.c_proj.weight").requires_grad_()
     logits = plain(input_ids=batch.tokens).logits[batch.target_mask]
     cross_entropy(logits, batch.labels[batch.target_mask]).neg().backward()
     gradient = weight.grad
