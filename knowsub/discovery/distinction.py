@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from knowsub.kg.facts import Statement
+from knowsub.kg.facts import Fact, Statement
 from knowsub.lm.batch import Batch, to_device_of
 from knowsub.masks.ablation import EMBEDDING
 from knowsub.masks.gates import Gates
@@ -104,10 +104,14 @@ class Distinction:
 # the end alone, it would not see what a prompt without its subject answers.
 
 
+def in_prompt(batch: Batch) -> Bool[Tensor, "statement position"]:
+    """Return the positions that are read before the first target position, and at it."""
+    return (batch.target_mask.cumsum(dim=1) == 0) | batch.first_targets
+
+
 def prompt_tokens(batch: Batch) -> Int[Tensor, " token"]:
-    """Return the distinct tokens that are read before the first target position, and at it."""
-    seen = batch.target_mask.cumsum(dim=1)
-    tokens: Tensor = batch.tokens[(seen == 0) | batch.first_targets].unique()
+    """Return the distinct tokens of the prompts, on the CPU."""
+    tokens: Tensor = batch.tokens[in_prompt(batch)].unique()
     return tokens.cpu()
 
 
@@ -118,9 +122,23 @@ def own_tokens(target: Batch, preserved: Iterable[Batch]) -> Int[Tensor, " token
     return tokens[~torch.isin(tokens, others)]
 
 
+def facts_with(
+    statements: Sequence[Statement], batch: Batch, tokens: Int[Tensor, " token"]
+) -> frozenset[Fact]:
+    """Return the facts that have a statement whose prompt has one of some tokens.
+
+    Args:
+        statements: Statements.
+        batch: The same, encoded.
+        tokens: Tokens, such as `own_tokens` returns.
+    """
+    rows = (torch.isin(batch.tokens, tokens.to(batch.tokens)) & in_prompt(batch)).any(dim=1)
+    return frozenset(statements[row].fact for row in rows.nonzero().flatten().tolist())
+
+
 @torch.no_grad()
 def close_rows(
-    gates: Gates, target: Batch, preserved: Iterable[Batch]
+    gates: Gates, target: Batch, own: Int[Tensor, " token"]
 ) -> Int[Tensor, " gate"] | None:
     """Close the gates of all tokens that no target statement has, for good.
 
@@ -129,7 +147,7 @@ def close_rows(
     Args:
         gates: The gates, the embedding's among them.
         target: The target statements.
-        preserved: Statements of the facts that are preserved; see `own_tokens`.
+        own: The target's own tokens; see `own_tokens`.
 
     Returns:
         The gates of the target's own tokens, to be opened for good later. None where a gate covers
@@ -141,6 +159,5 @@ def close_rows(
     unused = torch.ones(embedding.shape[0], dtype=torch.bool)
     unused[target.tokens.unique().cpu()] = False
     embedding.take(gates.logits)[to_device_of(unused, gates.logits)] = -torch.inf
-    own = own_tokens(target, preserved)
     indices = torch.arange(embedding.start, embedding.start + embedding.size)
     return to_device_of(indices.view(embedding.shape)[own].flatten(), gates.logits)

@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
-from knowsub.discovery.teacher import Ignorance
 
 Logits = Float[Tensor, "target vocab"]
 Labels = Int[Tensor, " target"]

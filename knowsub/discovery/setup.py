@@ -18,17 +18,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.architectures import block_count
 from knowsub.artifacts import json_text
-from knowsub.discovery.distinction import close_rows, family_rows
+from knowsub.discovery.distinction import close_rows, facts_with, family_rows, own_tokens
 from knowsub.discovery.distributed import ProcessGroup
+from knowsub.discovery.ignorance import MIN_OBJECTS, match_controls, measure_ignorance
 from knowsub.discovery.options import HeadVocabulary, Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
 from knowsub.discovery.teacher import (
-    MIN_OBJECTS,
+    TEXT,
     cache_teacher,
     cache_teacher_states,
     compared_tokens_only,
-    match_controls,
-    measure_ignorance,
 )
 from knowsub.discovery.trainer import MaskTrainer, SearchResult, StepMetrics
 from knowsub.kg.facts import Role, Split, Statement
@@ -132,11 +131,7 @@ def build_trainer(
     gates = Gates(
         model.model, model.matrices, options.granularity, options.estimator, options.init_prob
     )
-    added = None
-    if options.embeddings:
-        near = None if data.neighborhood is None else data.neighborhood.batch
-        facts = [] if near is None else [near[: data.n_neighborhood]]
-        added = close_rows(gates, data.target, [data.control.batch, *facts])
+    added = close_rows(gates, data.target, data.own_tokens) if options.embeddings else None
     return MaskTrainer(gates, upper, data, options, seed, processes, added)
 
 
@@ -152,24 +147,24 @@ def _training_data(
     control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
     control_statements += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
     neighborhood, n_facts = _neighborhood(statements) if options.neighborhood_weight else ([], 0)
-
-    batches = {
-        "target": model.encode_statements(target_statements),
-        "control": model.encode_statements(control_statements),
-        "text": model.encode_text(text),
-    }
+    asked = [*control_statements, *_unknown_of_relation(statements, control_statements)]
+    sets = {"target": target_statements, "control": control_statements}
     if neighborhood:
-        batches["neighborhood"] = model.encode_statements(neighborhood)
-    asked = [*control_statements, *_unknown_of_relation(statements)]
+        sets["neighborhood"] = neighborhood
     if len(asked) > len(control_statements):
-        batches["ignorance"] = model.encode_statements(asked)
+        sets["ignorance"] = asked
+    batches = {name: model.encode_statements(each) for name, each in sets.items()}
+    batches[TEXT] = model.encode_text(text)
+    preserved = [batches["control"], *([batches["neighborhood"][:n_facts]] if n_facts else [])]
+    own = own_tokens(batches["target"], preserved) if options.embeddings else torch.zeros(0).long()
+    alike = facts_with(target_statements, batches["target"], own)
     if options.head_vocabulary is HeadVocabulary.SEEN:
         upper, batches = compared_tokens_only(upper, batches)
     target, control = batches["target"], batches["control"]
     near = batches.get("neighborhood")
     teacher = partial(cache_teacher, upper, precision=options.precision, allocate=model.allocate)
     generator = torch.Generator().manual_seed(seed)
-    match = partial(match_controls, target_statements, asked, generator)
+    match = partial(match_controls, target_statements, asked, alike, generator)
     states = cache_teacher_states(upper, batches.get("ignorance", control))
     shifted = options.causal_shift
     data = TrainingData(
@@ -177,8 +172,9 @@ def _training_data(
         control=teacher(control if shifted else control.unshifted()),
         neighborhood=None if near is None else teacher(near),
         n_neighborhood=n_facts,
-        text=teacher(batches["text"]),
+        text=teacher(batches[TEXT]),
         target_families=family_rows(target_statements),
+        own_tokens=own,
         ignorance=measure_ignorance(upper, target, states, match),
     )
     return data, upper
@@ -191,14 +187,14 @@ def _neighborhood(statements: Sequence[Statement]) -> tuple[list[Statement], int
     return [*facts, *_select(statements, Split.UNSEEN, Role.TRAIN)], len(facts)
 
 
-def _unknown_of_relation(statements: Sequence[Statement]) -> list[Statement]:
+def _unknown_of_relation(
+    statements: Sequence[Statement], control: Sequence[Statement]
+) -> list[Statement]:
     """Return statements of unknown target facts whose relation no control fact has.
 
     Where a target is a whole relation, no control fact shows what not knowing looks like. Facts of
     it that the original model does not know do; they are asked, and not trained on.
     """
-    control = _select(statements, Split.CONTROL_TRAIN, Role.TRAIN)
-    control += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
     relations = {statement.fact.relation for statement in control}
     unknown = _select(statements, Split.TARGET_UNKNOWN, Role.TRAIN)
     return [each for each in unknown if each.fact.relation not in relations]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from knowsub.discovery.distinction import Distinction
 from knowsub.discovery.distributed import ProcessGroup
+from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.kernels import (
     can_pack,
     cast_frozen,
@@ -31,7 +32,7 @@ from knowsub.discovery.options import (
     Suppression,
     TrainOptions,
 )
-from knowsub.discovery.teacher import Ignorance, Teacher
+from knowsub.discovery.teacher import Teacher
 from knowsub.lm.batch import Batch, take_rows, to_device_of
 from knowsub.lm.blocks import activation_checkpointed
 from knowsub.lm.head import lm_head
@@ -60,6 +61,9 @@ class TrainingData:
     """What the original model answers for unrelated subjects."""
     target_families: tuple[Int[Tensor, " row"], ...] = ()
     """Rows of the target statements of each template family that has at least two."""
+    own_tokens: Int[Tensor, " token"] = field(default_factory=lambda: torch.zeros(0).long())
+    """Tokens of the target's prompts that no prompt of a preserved fact has; none if embeddings are
+    not masked."""
 
     @property
     def n_unseen(self) -> int:

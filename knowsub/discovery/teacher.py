@@ -7,15 +7,12 @@ KL(p || q) from the teacher's distribution p needs only the mean row of the LM h
 where h is the state under the mask, z = W h + b its logits, w and b a token's row and bias. With
 float32 products that mean row and the term in brackets are cached. With bfloat16 products, where
 subtracting the mean row would lose the difference in rounding, the teacher's states are.
-
-`Ignorance` is what the teacher answers when it is asked about subjects that are not the target's.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +22,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.discovery.options import Precision
-from knowsub.kg.facts import Fact, Statement
 from knowsub.lm.batch import Batch, flat_nonzero, take_rows, to_device_of
 from knowsub.lm.blocks import Allocate, in_memory, last_hidden
 from knowsub.lm.head import LMHead, lm_head
@@ -149,146 +145,6 @@ def _unpadded(batch: Batch, max_targets: int) -> Int[Tensor, " position"]:
     """Return which rows of a flattened (sequence, target) tensor are not padding."""
     count = batch.target_mask.sum(dim=1, keepdim=True)
     return flat_nonzero(torch.arange(max_targets, device=count.device) < count)
-
-
-GOLDEN = (math.sqrt(5) - 1) / 2
-"""Golden ratio: its multiples modulo 1 are spread evenly, whatever run of them is taken."""
-MIN_OBJECTS = 3
-"""Objects needed for a standard deviation over the others than the answer."""
-
-
-@dataclass(frozen=True)
-class Ignorance:
-    """What the original model answers when it is asked about unrelated subjects."""
-
-    prior: Float[Tensor, " vocab"]
-    """Log of its mean probability of each token over control prompts [nats]."""
-    objects: Int[Tensor, " object"]
-    """First tokens of the objects of control and target facts."""
-    targets: Int[Tensor, " target"]
-    """First tokens of the target's objects."""
-    object_zscores: Float[Tensor, "statement target"]
-    """Per target statement and object of the target: z-score of the object's logit among all
-    objects for an unrelated subject, that subject's own object left out. An unknown object
-    sometimes ranks first by chance; the z-scores reproduce that."""
-
-
-MatchControls = Callable[[Float[Tensor, "control statement"]], Int[Tensor, " statement"]]
-"""Z-score of each target statement's object when each control statement is asked -> the control
-statement that each target statement takes its z-scores from; both on the CPU."""
-
-
-@torch.no_grad()
-def measure_ignorance(
-    upper: PreTrainedModel, target: Batch, control: TeacherStates, match: MatchControls
-) -> Ignorance:
-    """Return what the original model answers about subjects that are not the target's.
-
-    Args:
-        upper: The upper blocks of the original model; only its LM head is used.
-        target: The target statements.
-        control: The control statements, with the teacher's states.
-        match: Chooses a control statement for each target statement.
-
-    Returns:
-        Prior and z-scores at the first token of the object, on the model's device; z-scores are
-        NaN if there are fewer than `MIN_OBJECTS` objects.
-    """
-    head = lm_head(upper)
-    labels = target.labels[target.first_targets]
-    answers = control.batch.labels[control.batch.first_targets]
-    objects, targets = torch.cat([answers, labels]).unique(), labels.unique()
-    probability, object_logits = torch.zeros((), device=head.weight.device), []
-    for part in control.states[:, 0].split(SEQUENCES):
-        logits = head(to_device_of(part, head.weight)).float()  # (control, vocab)
-        probability = probability + logits.double().softmax(dim=-1).sum(dim=0)
-        object_logits.append(logits[:, to_device_of(objects, logits)].cpu())
-    by_control = torch.cat(object_logits)  # (control, object)
-    zscores = _object_zscores(by_control, torch.searchsorted(objects, answers))
-    matched = match(zscores[:, torch.searchsorted(objects, labels)])
-    target_zscores = zscores[:, torch.searchsorted(objects, targets)][matched]
-    prior = (probability / len(zscores)).log().float()
-    on_device = (to_device_of(tensor, prior) for tensor in (objects, targets, target_zscores))
-    return Ignorance(prior, *on_device)
-
-
-def _object_zscores(
-    logits: Float[Tensor, "control object"], answers: Int[Tensor, " control"]
-) -> Float[Tensor, "control object"]:
-    """Return z-scores of the objects' logits, over the objects that are not the answer.
-
-    A known answer's logit is an outlier. Where nothing is known there is none, and counting it in
-    the standard deviation would put every other object too low.
-    """
-    others = logits.scatter(1, answers[:, None], torch.nan)
-    mean = others.nanmean(dim=1, keepdim=True)
-    variance = (others - mean).square().nansum(dim=1, keepdim=True) / (logits.shape[1] - 2)
-    return (logits - mean) / variance.sqrt()
-
-
-def match_controls(
-    target: Sequence[Statement],
-    control: Sequence[Statement],
-    generator: torch.Generator,
-    zscores: Float[Tensor, "control statement"],
-) -> Int[Tensor, " statement"]:
-    """Return which control statement stands in for each target statement: a subject per fact.
-
-    Subjects are not drawn independently. The control subjects are sorted by their z-score of a
-    fact's object, and the fact gets the one at its quantile. Each quantile (k + 1/2) / facts is
-    used once and they are spread evenly over facts that share an object; by chance alone some
-    targets would stay more recognizable than ignorance makes them, others less.
-
-    Each relation is matched by itself: what is not known of the capital of France is what a model
-    answers about another country's capital, not about a currency. A relation that no control fact
-    has is matched with all of them.
-
-    Args:
-        target: The target statements.
-        control: The control statements.
-        generator: Source of randomness.
-        zscores: Z-score of each target statement's object when each control statement is asked.
-
-    Returns:
-        Indices of `control`: all prompts of a fact get prompts of one control fact, in the same
-        template family if it has that.
-
-    Source:
-        Quantiles in the order of multiples of the golden ratio, a sequence of low discrepancy
-        (Kuipers and Niederreiter 1974, chapter 2.3).
-    """
-    control_rows, target_rows = _rows_by_fact(control), _rows_by_fact(target)
-    # Z-scores of a control fact are the mean over its prompts: (control fact, statement).
-    by_fact = torch.stack([zscores[list(r.values())].mean(dim=0) for r in control_rows.values()])
-    facts, stand_ins = list(target_rows), list(control_rows)
-    shuffled = [facts[i] for i in torch.randperm(len(facts), generator=generator).tolist()]
-    matched = torch.zeros(len(target), dtype=torch.long)
-    for relation in dict.fromkeys(fact.relation for fact in facts):
-        asked = [fact for fact in shuffled if fact.relation == relation]
-        alike = [i for i, fact in enumerate(stand_ins) if fact.relation == relation]
-        rows = torch.tensor(alike or range(len(stand_ins)))
-        for fact, quantile in _spread_quantiles(asked):
-            zscore = by_fact[rows, next(iter(target_rows[fact].values()))]
-            chosen = rows[zscore.argsort(stable=True)[int(quantile * len(rows))]]
-            prompts = control_rows[stand_ins[int(chosen)]]
-            for family, row in target_rows[fact].items():
-                matched[row] = prompts.get(family, min(prompts.values()))
-    return matched
-
-
-def _spread_quantiles(facts: Sequence[Fact]) -> list[tuple[Fact, float]]:
-    """Return facts with quantiles (k + 1/2) / facts, spread evenly over those of one object."""
-    ranks = (torch.arange(len(facts)) * GOLDEN % 1.0).argsort().argsort().tolist()
-    by_object = sorted(facts, key=lambda fact: fact.object_words)
-    return [(f, (rank + 0.5) / len(facts)) for rank, f in zip(ranks, by_object, strict=True)]
-
-
-def _rows_by_fact(statements: Sequence[Statement]) -> dict[Fact, dict[str, int]]:
-    """Return the row of every statement by its fact and its template family."""
-    rows: dict[Fact, dict[str, int]] = {}
-    for row, statement in enumerate(statements):
-        rows.setdefault(statement.fact, {})[statement.family] = row
-    return rows
 
 
 # Which tokens the losses compare where the vocabulary is large. With one of 262,144 the head is a

@@ -11,9 +11,10 @@ import torch
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.config import load_params
 from knowsub.discovery.distributed import ProcessGroup
+from knowsub.discovery.ignorance import measure_ignorance
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
-from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
+from knowsub.discovery.teacher import cache_teacher, cache_teacher_states
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import Allocate, cache_lower_states, in_memory, upper_blocks
@@ -87,7 +88,7 @@ def search(
         n_neighborhood=3,
         text=teacher(encode(text(4, 8, 3))),
         ignorance=measure_ignorance(
-            upper, target, cache_teacher_states(upper, control), lambda zscores: matched
+            upper, target, cache_teacher_states(upper, control), lambda zscores, columns: matched
         ),
         target_families=(torch.tensor([0, 2]), torch.tensor([1, 3])),
     )

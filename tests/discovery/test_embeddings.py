@@ -5,7 +5,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from knowsub.architectures import maskable_matrices
-from knowsub.discovery.distinction import close_rows, own_tokens, prompt_tokens
+from knowsub.discovery.distinction import close_rows, facts_with, own_tokens, prompt_tokens
+from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm.batch import Batch
 from knowsub.masks.ablation import EMBEDDING, input_embedding
 from knowsub.masks.gates import Gates, UniformNoise
@@ -33,7 +34,7 @@ def with_gates(
     matrices = (input_embedding(model), *maskable_matrices(model))
     gates = Gates(model, matrices, granularity, init_prob=0.5)
     target, control = batch(TARGET, TARGET_OBJECTS), batch(CONTROL, CONTROL_OBJECTS)
-    return gates, close_rows(gates, target, [control])
+    return gates, close_rows(gates, target, own_tokens(target, [control]))
 
 
 def test_a_prompt_ends_where_the_object_is_predicted() -> None:
@@ -45,6 +46,15 @@ def test_the_targets_own_tokens_are_in_no_preserved_prompt() -> None:
     assert own_tokens(target, [control]).tolist() == [5, 7]
     both = batch([[1, 7, 2, 9, 0, 0]], CONTROL_OBJECTS)
     assert own_tokens(target, [control, both]).tolist() == [5]
+
+
+def test_facts_are_found_by_the_tokens_of_their_prompts() -> None:
+    facts = [Fact(name, "hypernym", "thing", name, "thing") for name in ("first", "second")]
+    said = [Statement(f, Split.TARGET, "kind", Role.TRAIN, f.subject, " thing") for f in facts]
+    target = batch(TARGET, TARGET_OBJECTS)
+    assert facts_with(said, target, torch.tensor([5, 8])) == {facts[0]}  # 8 is in no prompt
+    assert facts_with(said, target, torch.tensor([2])) == set(facts)
+    assert facts_with(said, target, torch.zeros(0).long()) == set()
 
 
 def test_embeddings_of_tokens_that_no_target_has_stay_closed(
@@ -75,9 +85,10 @@ def test_a_dimension_of_the_embedding_is_searched_as_a_whole(tiny_gpt2: GPT2LMHe
 def test_their_rows_are_removed_whole_once_the_noise_falls_whatever_else_is_trimmed() -> None:
     trainer = search(embeddings=True, steps=5, noise_decay_start=0.5)
     target, control = trainer.data.target, trainer.data.control.batch
-    own = own_tokens(target, [control]).tolist()
+    tokens = own_tokens(target, [control])
+    own = tokens.tolist()
     assert own
-    trainer.added = close_rows(trainer.gates, target, [control])
+    trainer.added = close_rows(trainer.gates, target, tokens)
     trainer.options.max_density = len(own) * 16 / len(trainer.gates.logits)
     finite = []
     for _ in range(5):

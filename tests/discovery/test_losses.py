@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.losses import (
     SUPPRESSION,
     bounded_unlikelihood,
@@ -18,7 +19,6 @@ from knowsub.discovery.losses import (
     zscore_label,
 )
 from knowsub.discovery.options import Suppression
-from knowsub.discovery.teacher import Ignorance
 
 rows = st.lists(st.floats(-8, 8), min_size=5, max_size=5)
 

@@ -11,10 +11,7 @@ from knowsub.discovery.teacher import (
     cache_teacher,
     cache_teacher_mean_rows,
     cache_teacher_states,
-    match_controls,
-    measure_ignorance,
 )
-from knowsub.kg.facts import Fact, Role, Split, Statement
 from knowsub.lm import head_loss
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, last_hidden, upper_blocks
@@ -87,104 +84,3 @@ def test_the_divergence_of_the_original_model_and_its_gradient_are_zero() -> Non
     (gradient,) = torch.autograd.grad(total, states)
     assert abs(total.item()) < 1e-5 * len(states)
     assert gradient.abs().max().item() < 1e-6
-
-
-def statement(
-    subject: str, family: str, object_: str = "thing", relation: str = "hypernym"
-) -> Statement:
-    fact = Fact(subject, relation, object_, subject, object_)
-    return Statement(
-        fact, Split.TARGET, family, Role.TRAIN, f"A {subject} is a {family} of", " " + object_
-    )
-
-
-def match(
-    target: list[Statement], control: list[Statement], table: torch.Tensor, seed: int = 0
-) -> list[int]:
-    return match_controls(target, control, torch.Generator().manual_seed(seed), table).tolist()
-
-
-def test_all_prompts_of_a_fact_are_matched_with_one_subject_in_the_same_family() -> None:
-    target = [statement(subject, family) for subject in "ab" for family in ("kind", "sort")]
-    control = [statement(subject, family) for subject in "uvwxyz" for family in ("sort", "kind")]
-    matched = match(target, control, torch.randn(12, 4, generator=torch.Generator().manual_seed(1)))
-    chosen = [control[row] for row in matched]
-    assert [each.family for each in chosen] == ["kind", "sort", "kind", "sort"]
-    assert chosen[0].fact == chosen[1].fact
-    assert chosen[2].fact == chosen[3].fact
-
-
-def test_a_fact_is_matched_with_a_subject_of_the_same_relation() -> None:
-    relations = ("capital", "currency", "language")
-    target = [statement(c, "kind", relation=r) for r in relations for c in "abcd"]
-    control = [statement(c, "kind", relation=r) for c in "uvwxyz" for r in relations[:2]]
-    table = torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
-    chosen = [control[row].fact.relation for row in match(target, control, table)]
-    assert chosen[:8] == ["capital"] * 4 + ["currency"] * 4
-    assert len(chosen) == 12  # no control fact states a language: any of them stands in
-
-
-def test_a_family_that_the_matched_subject_lacks_is_replaced_by_another() -> None:
-    target, control = [statement("a", "form")], [statement("u", "sort"), statement("u", "kind")]
-    assert match(target, control, torch.zeros(2, 1)) == [0]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_quantiles_are_spread_evenly_over_all_facts_and_over_those_of_one_object(seed: int) -> None:
-    target = [statement(f"{object_}{i}", "kind", object_) for object_ in "abc" for i in range(20)]
-    control = [statement(str(i), "kind", "other") for i in range(200)]
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(200, 60, generator=generator)
-    matched = match(target, control, table, seed)
-    rank = table.argsort(dim=0).argsort(dim=0)
-    quantiles = [(int(rank[row, i]) + 0.5) / 200 for i, row in enumerate(matched)]
-    for some, steps in [
-        (quantiles, 0.2),
-        *((quantiles[start : start + 20], 2.1) for start in (0, 20, 40)),
-    ]:
-        ordered = torch.tensor(sorted(some))
-        even = (torch.arange(len(some)) + 0.5) / len(some)
-        assert float((ordered - even).abs().max()) < steps / len(some)
-
-
-def test_which_fact_gets_which_quantile_depends_on_the_seed() -> None:
-    target = [statement(str(i), "kind") for i in range(20)]
-    control = [statement(str(i), "kind", "other") for i in range(50)]
-    table = torch.arange(50.0)[:, None].expand(50, 20)
-    assert match(target, control, table, 0) == match(target, control, table, 0)
-    assert match(target, control, table, 0) != match(target, control, table, 1)
-
-
-def test_a_subject_is_ranked_by_the_mean_over_its_prompts() -> None:
-    target, control = (
-        [statement("a", "kind")],
-        [statement(h, f) for h in "uv" for f in ("kind", "sort")],
-    )
-    assert match(target, control, torch.tensor([[1.0], [-9.0], [0.0], [0.0]])) == [2]
-    assert match(target, control, torch.tensor([[-1.0], [9.0], [0.0], [0.0]])) == [0]
-
-
-def test_zscores_are_those_of_the_whole_model_for_the_matched_subject() -> None:
-    model = tiny("gpt2")
-    target, control = statements(4, 7, 1), statements(9, 9, 2)
-    upper = upper_blocks(model, 1)
-    kept, matched = (
-        cache_teacher_states(upper, cache_lower_states(model, 1, control)),
-        torch.tensor([3, 3, 8, 0]),
-    )
-    found = measure_ignorance(
-        upper, cache_lower_states(model, 1, target), kept, lambda table: matched
-    )
-    with torch.no_grad():
-        logits = model(control.tokens).logits[control.first_targets]
-    own = target.labels[target.first_targets]
-    assert found.targets.tolist() == sorted(set(own.tolist()))
-    objects = sorted({*own.tolist(), *control.labels[control.first_targets].tolist()})
-    assert found.objects.tolist() == objects
-    for row, other in enumerate(matched.tolist()):
-        answer = int(control.labels[control.first_targets][other])
-        among = logits[other, [object_ for object_ in objects if object_ != answer]]
-        expected = (logits[other, found.targets] - among.mean()) / among.std()
-        torch.testing.assert_close(found.object_zscores[row], expected, rtol=0, atol=1e-5)
-    prior = logits.double().softmax(-1).mean(0).log()
-    assert torch.allclose(found.prior.double(), prior, atol=1e-5)
