@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.teacher import SEQUENCES, TeacherStates
-from knowsub.kg.facts import Fact, Statement
+from knowsub.kg.facts import Fact, Split, Statement
 from knowsub.lm.batch import Batch, to_device_of
 from knowsub.lm.head import lm_head
 
@@ -28,9 +28,9 @@ class Ignorance:
     """What the original model answers when it is asked about unrelated subjects."""
 
     prior: Float[Tensor, " vocab"]
-    """Log of its mean probability of each token over control prompts [nats]."""
+    """Log of its mean probability of each token over these prompts [nats]."""
     objects: Int[Tensor, " object"]
-    """First tokens of the objects of control and target facts."""
+    """First tokens of the objects of these and of the target facts."""
     targets: Int[Tensor, " target"]
     """First tokens of the target's objects."""
     object_zscores: Float[Tensor, "statement target"]
@@ -96,6 +96,8 @@ def _object_zscores(
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Golden ratio: its multiples modulo 1 are spread evenly, whatever run of them is taken."""
+NEIGHBORHOOD = (Split.NEIGHBORHOOD_TRAIN, Split.NEIGHBORHOOD_TRAIN_UNKNOWN)
+"""Splits of facts about the target's siblings, some of which share its objects."""
 WRONG_OBJECTS = 9
 """Wrong objects that a guess has to rank the right one above; see `typical_subject`."""
 
@@ -115,9 +117,10 @@ def match_controls(
     used once and they are spread evenly over facts that share an object; by chance alone some
     targets would stay more recognizable than ignorance makes them, others less.
 
-    Facts whose subjects will look alike get one subject for all of them, a typical one. Their
-    objects will be ranked in one order, and no order gives each fact a quantile of its own: asked
-    for all quantiles at once, every object ends in the middle, where no guess is ever right.
+    Facts whose subjects will look alike get one subject for all of them, a typical one, which may
+    be of the neighborhood. Their objects will be ranked in one order, and no order gives each fact
+    a quantile of its own: asked for all quantiles at once, every object ends in the middle, where
+    no guess is ever right.
 
     Each relation is matched by itself: what is not known of the capital of France is what a model
     answers about another country's capital, not about a currency. A relation that no control fact
@@ -125,7 +128,7 @@ def match_controls(
 
     Args:
         target: The target statements.
-        control: The control statements.
+        control: The control statements, and those of the neighborhood if some facts look alike.
         alike: Target facts whose subjects the remaining model cannot tell apart.
         generator: Source of randomness.
         zscores: Z-score of each object when each control statement is asked.
@@ -144,25 +147,32 @@ def match_controls(
     by_fact = torch.stack([zscores[list(r.values())].mean(dim=0) for r in control_rows.values()])
     column = {fact: int(columns[min(rows.values())]) for fact, rows in target_rows.items()}
     facts, subjects = list(target_rows), list(control_rows)
+    near = {each.fact for each in control if each.split in NEIGHBORHOOD}
     shuffled = [facts[i] for i in torch.randperm(len(facts), generator=generator).tolist()]
     chosen: dict[Fact, int] = {}
     for relation in dict.fromkeys(fact.relation for fact in facts):
         asked = [fact for fact in shuffled if fact.relation == relation]
         same = [i for i, fact in enumerate(subjects) if fact.relation == relation]
-        rows = torch.tensor(same or range(len(subjects)))
+        apart = [i for i in same if subjects[i] not in near]
+        rows = torch.tensor(apart or [i for i, fact in enumerate(subjects) if fact not in near])
         for fact, quantile in _spread_quantiles([fact for fact in asked if fact not in alike]):
             order = by_fact[rows, column[fact]].argsort(stable=True)
             chosen[fact] = int(rows[order[int(quantile * len(rows))]])
         if one_for_all := {fact: column[fact] for fact in asked if fact in alike}:
+            rows = torch.tensor(same or range(len(subjects)))
             answers = {fact.object_words for fact in one_for_all}
-            others = [i for i in rows.tolist() if subjects[i].object_words not in answers]
-            rows = torch.tensor(others or rows.tolist())
-            typical = typical_subject(by_fact[rows], torch.tensor(list(one_for_all.values())))
+            told = torch.tensor([subjects[i].object_words in answers for i in rows.tolist()])
+            objects = torch.tensor(list(one_for_all.values()))
+            typical = typical_subject(by_fact[rows], objects, ~told)
             chosen |= dict.fromkeys(one_for_all, int(rows[typical]))
     return _same_families(target_rows, [control_rows[each] for each in subjects], chosen)
 
 
-def typical_subject(zscores: Float[Tensor, "subject object"], asked: Int[Tensor, " fact"]) -> int:
+def typical_subject(
+    zscores: Float[Tensor, "subject object"],
+    asked: Int[Tensor, " fact"],
+    eligible: Bool[Tensor, " subject"],
+) -> int:
     """Return the subject about which guesses are right as often as about the average subject.
 
     A guess is right if its object ranks above `WRONG_OBJECTS` others that are drawn at random. The
@@ -172,13 +182,19 @@ def typical_subject(zscores: Float[Tensor, "subject object"], asked: Int[Tensor,
     Args:
         zscores: Z-score of each object when each subject is asked about.
         asked: Column of the right object of each fact.
+        eligible: The subjects that may be returned, all if none is: those that have none of the
+            objects. A model that does not know may still guess a frequent object, so the mean is
+            of all.
 
     Returns:
         Index of the subject; the first of several.
     """
     share_below = zscores.argsort(dim=1).argsort(dim=1) / (zscores.shape[1] - 1)
     right = (share_below[:, asked] ** WRONG_OBJECTS).mean(dim=1)
-    return int((right - right.mean()).abs().argmin())
+    distance = (right - right.mean()).abs()
+    if bool(eligible.any()):
+        distance[~eligible] = torch.inf
+    return int(distance.argmin())
 
 
 def _same_families(

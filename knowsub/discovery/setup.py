@@ -148,6 +148,7 @@ def _training_data(
     control_statements += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
     neighborhood, n_facts = _neighborhood(statements) if options.neighborhood_weight else ([], 0)
     asked = [*control_statements, *_unknown_of_relation(statements, control_statements)]
+    asked += neighborhood[:n_facts] if options.embeddings else []
     sets = {"target": target_statements, "control": control_statements}
     if neighborhood:
         sets["neighborhood"] = neighborhood

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -91,13 +93,17 @@ def test_a_subject_is_ranked_by_the_mean_over_its_prompts() -> None:
 def test_guesses_about_a_typical_subject_are_right_as_often_as_on_average() -> None:
     # Ten objects: a guess is right where the right one, in column 0, ranks above all nine others.
     never, always = torch.arange(10.0), -torch.arange(10.0)
-    assert typical_subject(torch.stack([never, never, always]), torch.tensor([0])) == 0
-    assert typical_subject(torch.stack([never, always, always]), torch.tensor([0])) == 1
+    first, any_ = torch.tensor([0]), torch.ones(3, dtype=torch.bool)
+    assert typical_subject(torch.stack([never, never, always]), first, any_) == 0
+    assert typical_subject(torch.stack([never, always, always]), first, any_) == 1
+    last = torch.tensor([False, False, True])
+    assert typical_subject(torch.stack([never, never, always]), first, last) == 2
+    assert typical_subject(torch.stack([never, never, always]), first, ~any_) == 0
     # Two facts: one subject has both right, one has one, one has none; the mean is one of two.
     both = torch.tensor([[9.0, 9.5, *range(8)], [9.0, -1.0, *range(8)], [-2.0, -1.0, *range(8)]])
     asked = torch.tensor([0, 1])
     share = torch.tensor([(8 / 9) ** 9 + 1, 1.0, (1 / 9) ** 9]) / 2
-    assert typical_subject(both, asked) == int((share - share.mean()).abs().argmin()) == 1
+    assert typical_subject(both, asked, any_) == int((share - share.mean()).abs().argmin()) == 1
 
 
 def test_facts_that_look_alike_share_one_subject_and_others_keep_their_quantiles() -> None:
@@ -113,6 +119,19 @@ def test_facts_that_look_alike_share_one_subject_and_others_keep_their_quantiles
     apart = match_controls(target[6:], control, (), generator, table, columns[6:])
     assert len({control[row].fact for row in apart.tolist()}) == 3
     assert len({control[row].fact for row in rows[6:]}) == 3
+
+
+def test_neighbors_stand_in_for_facts_that_look_alike_and_for_no_others() -> None:
+    target = [statement(s, "kind") for s in "ab"]
+    control = [statement(s, "kind", "other") for s in "uv"]
+    near = [replace(statement(s, "kind", "o"), split=Split.NEIGHBORHOOD_TRAIN) for s in "xyz"]
+    # A guess at column 0 is right for the neighbors alone: of three of five subjects.
+    table = torch.tensor([[0.0, 1, 2]] * 2 + [[2.0, 1, 0]] * 3)
+    columns, asked = torch.tensor([0, 0]), [*control, *near]
+    for alike, allowed in (({target[0].fact, target[1].fact}, {2}), ((), {0, 1})):
+        generator = torch.Generator().manual_seed(0)
+        rows = match_controls(target, asked, alike, generator, table, columns).tolist()
+        assert set(rows) <= allowed
 
 
 def test_the_subject_of_facts_that_look_alike_has_none_of_their_objects() -> None:
