@@ -51,8 +51,8 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.lock
 	$(PIP) --no-deps --require-hashes -r requirements/dev.lock
 	touch $@
 
-repro: setup  ## run the stages of the pipeline that are out of date; JOBS=1 one after the other
-	python -m knowsub.repro --jobs $(or $(JOBS),0)
+repro: setup  ## run the stages that are out of date; JOBS=1 one after the other, LAUNCHER=slurm as jobs
+	python -m knowsub.repro --jobs $(or $(JOBS),0) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(ARGS)
 
 test: setup-dev  ## run the tests
 	pytest -n auto --dist loadfile --no-loadscope-reorder

@@ -5,11 +5,13 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from knowsub.config import Params, load_params
-from knowsub.repro import reproduce
+from knowsub.repro import Job, cluster, main, processes, reproduce
 
 PIPELINE = """
 stages:
@@ -74,12 +76,12 @@ def test_chains_run_side_by_side_and_the_whole_pipeline_is_done(
 ) -> None:
     params = project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert reproduce(params, jobs=2) == 0
+    assert reproduce(params, processes(2)) == 0
     ran = sorted(spans(tmp_path).values())
     assert any(later[0] < earlier[1] for earlier, later in pairwise(ran))
     assert all((tmp_path / f"fine-{item}").is_file() for item in ("a-0", "a-1", "b-0", "b-1"))
     assert "a-0 | Running stage 'train@a-0':" in capfd.readouterr().out
-    assert reproduce(params, jobs=2) == 0
+    assert reproduce(params, processes(2)) == 0
     assert "Running" not in capfd.readouterr().out
 
 
@@ -89,7 +91,7 @@ def test_a_stage_that_fails_beside_others_fails_the_whole(
 ) -> None:
     params = project(tmp_path, "sys.exit('no room')")
     monkeypatch.chdir(tmp_path)
-    assert reproduce(params, jobs=2) != 0
+    assert reproduce(params, processes(2)) != 0
     assert (tmp_path / "test-a-1").is_file()
     assert not (tmp_path / "report").exists()
 
@@ -101,5 +103,76 @@ def test_a_mistake_before_the_chains_stops_there(
     params = project(tmp_path)
     (tmp_path / "dvc.yaml").write_text(PIPELINE.replace("echo facts > facts", "exit 3"))
     monkeypatch.chdir(tmp_path)
-    assert reproduce(params, jobs=2) != 0
+    assert reproduce(params, processes(2)) != 0
     assert not list(tmp_path.glob("train-*"))
+
+
+def _dvc_lock(folder: Path) -> dict[str, object]:
+    """Return `dvc.lock` without what differs from run to run: the times that chains write."""
+    stages: dict[str, Any] = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    return {name: stage["cmd"] for name, stage in stages.items()}
+
+
+@pytest.mark.slow
+def test_chains_as_jobs_of_a_cluster_end_with_the_same_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    folders = [tmp_path / "jobs", tmp_path / "processes"]
+    for folder in folders:
+        folder.mkdir()
+    for folder, params in [(folder, project(folder)) for folder in folders]:
+        monkeypatch.chdir(folder)
+        run = cluster("local", {"timeout_min": 10}) if folder.name == "jobs" else processes(2)
+        assert reproduce(params, run) == 0
+    said = capfd.readouterr().out
+    assert all(f"{item} | done" in said for item in ("common", "a-0", "a-1", "b-0", "b-1", "rest"))
+    assert _dvc_lock(folders[0]) == _dvc_lock(folders[1])
+    ran = sorted(spans(folders[0]).values())
+    assert any(later[0] < earlier[1] for earlier, later in pairwise(ran))
+
+
+@pytest.mark.slow
+def test_a_chain_that_fails_on_a_cluster_is_named_and_the_rest_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    params = project(tmp_path, "sys.exit('no room')")
+    monkeypatch.chdir(tmp_path)
+    assert reproduce(params, cluster("local", {"timeout_min": 10})) != 0
+    said = capfd.readouterr().out
+    assert "b-1 | failed; see " in said
+    assert "a-1 | done" in said
+    assert "rest | " not in said
+
+
+@pytest.mark.slow
+def test_a_job_that_runs_out_of_time_is_submitted_again(tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    code = "import pathlib, sys, time; p = pathlib.Path(sys.argv[1]); n = len(list(p.iterdir()))"
+    code += "; (p / str(n)).touch(); time.sleep(0 if n else 100)"
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    executor = submitit.LocalExecutor(tmp_path / "logs", max_num_timeout=3)
+    executor.update_parameters(timeout_min=2, signal_delay_s=90)  # it is told after 30 s
+    job = executor.submit(Job([sys.executable, "-c", code, str(begun)]))
+    assert job.result() == 0
+    assert len(list(begun.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--launcher", "local", "--set", "gpus"], "--set gpus: should be NAME=VALUE"),
+        (["--launcher", "local", "--set", "colour=red"], "--launcher local: "),
+        (["--launcher", "slurm"], "--launcher slurm: "),
+    ],
+)
+def test_a_setting_that_no_cluster_has_is_refused_in_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(said)
+    assert error.count("\n") == 1
