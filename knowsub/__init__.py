@@ -8,15 +8,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from knowsub.api import ablated, density, find_subnetwork, load, remove, train_options
+    from knowsub.api import ablated, density, find_subnetwork, load, plot, remove, train_options
     from knowsub.masks.mask import Mask
 
 __all__ = [
-    "Mask", "__version__", "ablated", "density", "find_subnetwork", "load", "remove",
-    "train_options",
+    "Mask", "__version__", "ablated", "density", "find_subnetwork", "load", "plot",
+    "remove", "train_options",
 ]  # fmt: skip
 _PLACES = {"Mask": "knowsub.masks.mask"} | dict.fromkeys(
-    ("ablated", "density", "find_subnetwork", "load", "remove", "train_options"), "knowsub.api"
+    ("ablated", "density", "find_subnetwork", "load", "plot", "remove", "train_options"),
+    "knowsub.api",
 )
 
 

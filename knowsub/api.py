@@ -16,8 +16,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -34,6 +37,9 @@ from knowsub.lm.identity import identity, require_made_for, without_adapters
 from knowsub.lm.load import load_model, open_model, resolve_model
 from knowsub.masks.ablation import ablate_, all_matrices, applied, remaining_weights
 from knowsub.masks.mask import Mask
+
+if TYPE_CHECKING:
+    from knowsub.report.plots import Figure
 
 Pair = tuple[str, str]
 """A prompt and the object that follows it: `("The capital of France is", "Paris")`."""
@@ -115,6 +121,34 @@ def density(mask: Mask, by: str = "matrix") -> dict[str, float]:
         total[0] += int(mask.bits[matrix.name].sum())
         total[1] += matrix.size
     return {name: members / weights for name, (members, weights) in totals.items()}
+
+
+def plot(mask: Mask) -> Figure:
+    """Draw where a mask lies: the density of every matrix, by module type and block.
+
+    Args:
+        mask: Any mask.
+
+    Returns:
+        A figure of matplotlib; `figure.savefig("mask.png")` writes it.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ImportError("plot needs matplotlib: pip install 'knowsub[pipeline]'")
+    from knowsub.report.plots import density_map, styled
+
+    matrices = [matrix for matrix in implied_matrices(mask) if matrix.module_type]
+    types = list(dict.fromkeys(str(matrix.module_type) for matrix in matrices))
+    blocks = list(dict.fromkeys(str(matrix.block) for matrix in matrices))
+    grid = np.full((len(types), len(blocks)), np.nan)
+    for matrix in matrices:
+        share = int(mask.bits[matrix.name].sum()) / matrix.size
+        grid[types.index(str(matrix.module_type)), blocks.index(str(matrix.block))] = share
+    figure = styled(lambda: density_map({mask.meta.get("target", "mask"): grid}, types, blocks))
+    assert figure is not None
+    return figure
 
 
 def train_options(**changes: object) -> TrainOptions:

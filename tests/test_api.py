@@ -71,6 +71,22 @@ def test_a_mask_of_another_model_is_refused(folder: Path) -> None:
         knowsub.remove(model, mask)
 
 
+def test_a_plot_shows_the_density_of_every_matrix_of_every_block(folder: Path) -> None:
+    mask = knowsub.Mask.load(folder / "mask.safetensors")
+    axis, bar = knowsub.plot(mask).axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1"]
+    types = [tick.get_text() for tick in axis.get_yticklabels()]
+    values = axis.images[0].get_array()
+    assert values is not None
+    assert values[types.index("mlp out"), 0] == pytest.approx(100 / WIDTH_SQUARED)
+    assert float(values.sum()) == pytest.approx(100 / WIDTH_SQUARED)
+    assert "[%]" in bar.get_ylabel()
+
+
+WIDTH_SQUARED = 4 * 64 * 64
+"""Weights of the built model's `mlp_out`."""
+
+
 def test_densities_are_counted_by_part(folder: Path) -> None:
     mask = knowsub.Mask.load(folder / "mask.safetensors")
     rows = mask.bits["blocks.1.mlp_out"].numel()

@@ -21,6 +21,8 @@ from knowsub.cli.checks import (
     mask_mistakes,
     model_mistakes,
     output_mistakes,
+    statements_mistakes,
+    task_mistakes,
 )
 
 Result = dict[str, Any]
@@ -223,6 +225,24 @@ def score(
     from knowsub.cli.models import score_lines, scores
 
     run(lambda: scores(model, prompt, answer, without), score_lines, json)
+
+
+@app.command(**_epilog("knowsub task data/verbalize/building.n.01.jsonl --out tasks"))
+def task(
+    statements: Annotated[
+        Path, typer.Argument(metavar="STATEMENTS", help="What verbalize wrote of a target.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write into.")],
+    distractors: Annotated[int, typer.Option(min=1, help="Wrong objects per question.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of distractors.")] = 0,
+    force: Force = False,
+    json: AsJson = False,
+) -> None:
+    """Write a target's facts as a multiple-choice task of lm-evaluation-harness."""
+    refuse(statements_mistakes(statements) + task_mistakes(statements, out, force))
+    from knowsub.cli.harness import task_lines, write_task
+
+    run(lambda: write_task(statements, out, distractors, seed), task_lines, json)
 
 
 @app.command(

@@ -6,6 +6,7 @@ Every function returns one phrase per mistake, so that all of them can be said a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,6 +81,27 @@ def answer_mistakes(answer: str) -> list[str]:
     if answer.strip():
         return []
     return [f"the answer {answer!r} is empty; it needs at least one word to score"]
+
+
+def statements_mistakes(path: Path) -> list[str]:
+    """Return what is wrong with a file given as a target's statements."""
+    if path.is_dir():
+        return [f"{path}: a folder; name a file such as {path / 'building.n.01.jsonl'}"]
+    if not path.is_file():
+        return [f"{path}: no such file; the stage verbalize writes it"]
+    return [] if path.stat().st_size else [f"{path}: the file is empty"]
+
+
+def task_name(statements: Path) -> str:
+    """Return the name of the task about a target: `knowsub_building_n_01`."""
+    return "knowsub_" + re.sub(r"\W", "_", statements.stem)
+
+
+def task_mistakes(statements: Path, out: Path, force: bool) -> list[str]:
+    """Return why a task cannot be written into a folder: it is a file, or has that task."""
+    if out.exists() and not out.is_dir():
+        return [f"{out} is a file; name a folder"]
+    return output_mistakes(out / f"{task_name(statements)}.yaml", force)
 
 
 def output_mistakes(out: Path, force: bool, *, model: bool = False) -> list[str]:

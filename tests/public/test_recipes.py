@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from knowsub.cli.harness import write_task
+from knowsub.kg.facts import write_statements
 from knowsub.lm.identity import identity
 from knowsub.masks.mask import Mask
-from tests.evaluation.setting import built_model, fact_mask, tokenizer
+from tests.evaluation.setting import built_model, fact_mask, statements, tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -22,19 +24,26 @@ NEEDED = ("", "", "peft", "transformer_lens", "lm_eval")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model and the mask that the blocks name, in the working directory."""
-    model = built_model()
+    model, words = built_model(), tokenizer()
+    words.eos_token = "unk"  # lm-evaluation-harness asks for one
     model.save_pretrained(tmp_path / "model")
-    tokenizer().save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
     mask = fact_mask(model, ["a0"])
-    Mask(mask.bits, identity(model, tokenizer()), {}).save(tmp_path / "mask.safetensors")
+    Mask(mask.bits, identity(model, words), {}).save(tmp_path / "mask.safetensors")
+    write_statements(tmp_path / "building.n.01.jsonl", statements())
+    write_task(tmp_path / "building.n.01.jsonl", tmp_path / "tasks", 4, 0)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:lm_eval")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 @pytest.mark.parametrize(
     ("block", "package"),
-    list(zip(BLOCKS, NEEDED, strict=True)),
+    [
+        pytest.param(*each, marks=pytest.mark.slow if each[1] == "lm_eval" else ())
+        for each in zip(BLOCKS, NEEDED, strict=True)
+    ],
     ids=("by itself", "search", *NEEDED[2:]),
 )
 def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> None:
@@ -48,3 +57,9 @@ def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> N
         written = names["written"]
         assert isinstance(written, torch.Tensor)
         assert written.shape == (1, 8)  # six words and two tokens
+    if package == "lm_eval":
+        results = [names[name] for name in ("original", "remaining")]
+        task = "knowsub_building_n_01"
+        found = [each["results"][task]["acc,none"] for each in results]  # type: ignore[index]
+        assert found[0] == 1.0
+        assert 0.8 <= found[1] < 1.0  # one of five facts is gone
