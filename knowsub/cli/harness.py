@@ -59,7 +59,7 @@ def questions(statements: list[Statement], distractors: int, seed: int) -> list[
     fewest = min(len(wrong) for draws in drawn.values() for wrong in draws)
     if not fewest:
         raise ValueError("a question needs at least one object that is not true of each subject")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for statement in asked:
         for draw, wrong in zip(DRAWS, drawn[statement.fact], strict=True):
             choices, place = [objects.texts[i] for i in wrong[:fewest]], len(rows) % (fewest + 1)
