@@ -282,6 +282,33 @@ def preset(
         run(lambda: presets.apply_presets(given, write, force), presets.applied_lines, json)
 
 
+@app.command(
+    **_epilog(
+        "knowsub records counterfact.json data/raw/mine --name languages --relation P103",
+        "knowsub records counterfact.json data/raw/mine --name control --without P103",
+    )
+)
+def records(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CounterFact, zsRE or TOFU.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="For prepare.source_folder.")],
+    name: Annotated[str, typer.Option(help="The target, or control.")],
+    relation: Annotated[list[str] | None, typer.Option(help="Relation taken; all.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Relation left out.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Write records of CounterFact, zsRE or TOFU as fact files with the prompts they carry."""
+    from knowsub import records as bridge
+    from knowsub.kg.folders import check_name
+
+    def command() -> Result:
+        target = name if name == "control" else check_name(name)
+        found = bridge.read_records(file)
+        paths = bridge.write_records(found, folder, target, relation or (), without or ())
+        return {"written": [str(path) for path in paths]}
+
+    run(command, lambda result: result["written"], json)
+
+
 @app.command(**_epilog("knowsub ui", "knowsub ui --port 5001 --no-browser"))
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
