@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from scipy.stats import binomtest
 from transformers import PreTrainedModel
 
 from benchmarks.terms import DATA, fill, searched
@@ -100,14 +101,26 @@ def beside_retain(reference: RetainReference) -> dict[str, float]:
     """Return the retain model's accuracy and choice, each with its 95 % interval over facts."""
     values = dict[str, float]()
     for name in ("target_accuracy", "choice_accuracy"):
-        own = reference.metrics.per_fact[f"retain_{name}"]
-        ends = hierarchical_bootstrap([own.values])
+        low, high = interval(reference.metrics.per_fact[f"retain_{name}"].values)
         values |= {
             f"retain_{name}": reference.metrics.values[f"retain_{name}"],
-            f"retain_{name}_low": own.scaled(ends.low),
-            f"retain_{name}_high": own.scaled(ends.high),
+            f"retain_{name}_low": low,
+            f"retain_{name}_high": high,
         }
     return values
+
+
+def interval(shares: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the 95 % interval over facts of a mean share.
+
+    The bootstrap's has no width where every fact has 0, or every fact 1, as if a further one had to
+    have the same; there it is the exact one of a proportion (Clopper and Pearson 1934).
+    """
+    if set(shares) in ({0.0}, {1.0}):
+        exact = binomtest(round(sum(shares)), len(shares)).proportion_ci(method="exact")
+        return float(exact.low), float(exact.high)
+    ends = hierarchical_bootstrap([shares])
+    return ends.low, ends.high
 
 
 def random_text(evaluation: MaskEvaluation, mask: Mask) -> float:
