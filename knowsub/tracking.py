@@ -378,12 +378,12 @@ def _group(client: MlflowClient, current: Experiment) -> str:
 
 
 def saved_view() -> str:
-    """Return MLflow's JSON for one row per experiment, newest first, with the columns above."""
-    columns = [f"params.`{name}`" for name in PARAM_COLUMNS]
-    columns += [f"metrics.`mean/{name}`" for name in METRIC_COLUMNS]
+    """Return MLflow's JSON for one row per experiment, newest first, metrics before parameters."""
+    columns = [f"metrics.`mean/{name}`" for name in METRIC_COLUMNS]
+    columns += [f"params.`{name}`" for name in PARAM_COLUMNS]
     view = {"searchFilter": "tags.`knowsub.kind` = 'experiment'", "lifecycleFilter": "Active"}
     view |= {"orderByKey": "attributes.start_time", "startTime": "ALL"}
-    widths = {name: 30 + 6 * len(name) for name in columns}
+    widths = {name: 24 + 7 * len(name.split("`")[1]) for name in columns}
     lists = {"selectedColumns": columns, "columnOrder": columns, "columnWidths": widths}
     return json.dumps({**view, "orderByAsc": False, **lists})
 

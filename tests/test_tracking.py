@@ -498,8 +498,8 @@ def test_the_run_list_has_a_saved_view_whose_columns_exist(
     group = client(current).get_experiment_by_name(current.name)
     assert group is not None
     view = json.loads(group.tags["mlflow.sharedViewState.headline"])
-    assert view["selectedColumns"] == [f"params.`{name}`" for name in PARAM_COLUMNS] + [
-        f"metrics.`mean/{name}`" for name in METRIC_COLUMNS
+    assert view["selectedColumns"] == [f"metrics.`mean/{name}`" for name in METRIC_COLUMNS] + [
+        f"params.`{name}`" for name in PARAM_COLUMNS
     ]
     assert set(PARAM_COLUMNS) <= set(current.values)
     assert set(METRIC_COLUMNS) <= set(METRIC_SPECS)
