@@ -35,9 +35,11 @@ RELEARNED = {
 
 
 def main() -> None:
-    """Write both tables between their markers; of `erase` the targets and seeds of the rivals."""
+    """Write both tables between their markers, of the targets and seeds that every method has."""
     rows = read_rows(rivals.FOUND)
-    compared = {(row["target"], row["seed"]) for row in rows}
+    each = [{(r["target"], r["seed"]) for r in rows if r["variant"] == v} for v in rivals.VARIANTS]
+    compared = set.intersection(*each)
+    rows = [row for row in rows if (row["target"], row["seed"]) in compared]
     erased = [row for row in read_rows(frontier.FOUND) if row["variant"] == "erase"]
     rows += [r | {"variant": ERASE} for r in erased if (r["target"], r["seed"]) in compared]
     variants = [rivals.MASK, ERASE, *rivals.VARIANTS[1:]]
