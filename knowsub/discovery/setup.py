@@ -147,13 +147,11 @@ def _training_data(
     control_statements = _require(statements, Split.CONTROL_TRAIN, Role.TRAIN)
     control_statements += _select(statements, Split.CONTROL_TRAIN_UNKNOWN, Role.TRAIN)
     neighborhood, n_facts = _neighborhood(statements) if options.neighborhood_weight else ([], 0)
-    asked = [*control_statements, *_unknown_of_relation(statements, control_statements)]
-    asked += neighborhood[:n_facts] if options.embeddings else []
+    near_facts = neighborhood[:n_facts] if options.embeddings else []
+    asked = _asked_of_others(statements, control_statements, near_facts)
     sets = {"target": target_statements, "control": control_statements}
-    if neighborhood:
-        sets["neighborhood"] = neighborhood
-    if len(asked) > len(control_statements):
-        sets["ignorance"] = asked
+    sets |= {"neighborhood": neighborhood} if neighborhood else {}
+    sets |= {"ignorance": asked} if len(asked) > len(control_statements) else {}
     batches = {name: model.encode_statements(each) for name, each in sets.items()}
     batches[TEXT] = model.encode_text(text)
     preserved = [batches["control"], *([batches["neighborhood"][:n_facts]] if n_facts else [])]
@@ -188,17 +186,18 @@ def _neighborhood(statements: Sequence[Statement]) -> tuple[list[Statement], int
     return [*facts, *_select(statements, Split.UNSEEN, Role.TRAIN)], len(facts)
 
 
-def _unknown_of_relation(
-    statements: Sequence[Statement], control: Sequence[Statement]
+def _asked_of_others(
+    statements: Sequence[Statement], control: Sequence[Statement], near: Sequence[Statement]
 ) -> list[Statement]:
-    """Return statements of unknown target facts whose relation no control fact has.
+    """Return the statements that show what not knowing looks like.
 
-    Where a target is a whole relation, no control fact shows what not knowing looks like. Facts of
-    it that the original model does not know do; they are asked, and not trained on.
+    These are statements of control and, where given, neighborhood facts. Where a target is a whole
+    relation, no control fact shows it. Facts of it that the original model does not know do; they
+    are asked, and not trained on.
     """
     relations = {statement.fact.relation for statement in control}
     unknown = _select(statements, Split.TARGET_UNKNOWN, Role.TRAIN)
-    return [each for each in unknown if each.fact.relation not in relations]
+    return [*control, *(each for each in unknown if each.fact.relation not in relations), *near]
 
 
 def build_validation(
