@@ -134,6 +134,9 @@ def cluster(name: str, settings: Mapping[str, Any]) -> Run:
         settings: Of every job, as submitit names them: `timeout_min`, `gpus_per_node`,
             `cpus_per_task`, `mem_gb`, `slurm_partition`, ...
 
+    Returns:
+        A function that waits for all jobs; a job that ended without a status has 1.
+
     Raises:
         ValueError: If submitit is not installed, there is no such cluster, or it has no such
             setting.

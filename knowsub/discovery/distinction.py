@@ -131,6 +131,9 @@ def facts_with(
         statements: Statements.
         batch: The same, encoded.
         tokens: Tokens, such as `own_tokens` returns.
+
+    Returns:
+        The facts of the rows that have one.
     """
     rows = (torch.isin(batch.tokens, tokens.to(batch.tokens)) & in_prompt(batch)).any(dim=1)
     return frozenset(statements[row].fact for row in rows.nonzero().flatten().tolist())
