@@ -14,27 +14,43 @@ from benchmarks import granularity, terms
 
 PAGE = Path("docs/ablations.md")
 RATIO, SHARE, NATS = "×", "%", "nats"
-TERMS = {
+HEADINGS = {
     "sparsity": ("sparsity", SHARE),
-    "target_ppl_ratio": ("target facts, PPL ×", RATIO),
-    "paraphrase_ppl_ratio": ("target, unseen prompts, PPL ×", RATIO),
-    "heldout_ppl_ratio": ("control facts, held out, PPL ×", RATIO),
-    "neighborhood_ppl_ratio": ("neighborhood, PPL ×", RATIO),
-    "text_ppl_ratio": ("text, PPL ×", RATIO),
-    "alone_target_nll": ("subnetwork alone: target NLL [nats]", NATS),
-}
-"""Metric -> heading and how it is averaged and written."""
-UNITS = {
-    "sparsity": ("sparsity", SHARE),
+    "density": ("density", SHARE),
+    "steps": ("steps", NATS),
     "target_ppl_ratio": ("target facts, PPL ×", RATIO),
     "random_target_ppl_ratio": ("target, random units, PPL ×", RATIO),
+    "paraphrase_ppl_ratio": ("target, unseen prompts, PPL ×", RATIO),
+    "target_accuracy": ("top-1", NATS),
+    "retain_target_accuracy": ("never taught", NATS),
+    "choice_accuracy": ("choice", NATS),
+    "retain_choice_accuracy": ("never taught", NATS),
+    "control_ppl_ratio": ("control facts, used, PPL ×", RATIO),
     "heldout_ppl_ratio": ("control facts, held out, PPL ×", RATIO),
     "random_heldout_ppl_ratio": ("control, random units, PPL ×", RATIO),
     "neighborhood_ppl_ratio": ("neighborhood, PPL ×", RATIO),
     "text_ppl_ratio": ("text, PPL ×", RATIO),
     "random_text_ppl_ratio": ("text, random units, PPL ×", RATIO),
+    "text_vs_random": ("text over random removal's", RATIO),
     "random_p": ("largest p", NATS),
+    "alone_target_nll": ("subnetwork alone: target NLL [nats]", NATS),
+    "forget_quality": ("forget quality p", NATS),
+    "excess_recovery": ("excess recovery", NATS),
+    "excess_recovery_5": ("excess after 5 steps", NATS),
+    "excess_recovery_20": ("20 steps", NATS),
+    "excess_recovery_60": ("60 steps", NATS),
+    "excess_recovery_control_20": ("20 steps on control facts alone", NATS),
 }
+"""Metric -> its heading in every table, and how it is averaged and written."""
+TERMS = (
+    "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio",
+    "neighborhood_ppl_ratio", "text_ppl_ratio", "alone_target_nll",
+)  # fmt: skip
+UNITS = (
+    "sparsity", "target_ppl_ratio", "random_target_ppl_ratio", "heldout_ppl_ratio",
+    "random_heldout_ppl_ratio", "neighborhood_ppl_ratio", "text_ppl_ratio",
+    "random_text_ppl_ratio", "random_p",
+)  # fmt: skip
 Row = Mapping[str, Any]
 
 
@@ -59,14 +75,14 @@ def cell(rows: Sequence[Row], name: str, kind: str) -> str:
     return number(mean, kind) + (ends if len(values) > 1 else "")
 
 
-def table(rows: Sequence[Row], variants: Sequence[str], columns: Mapping[str, Any]) -> str:
+def table(rows: Sequence[Row], variants: Sequence[str], metrics: Sequence[str]) -> str:
     """Return a Markdown table, one line per variant that has rows."""
-    header = ["variant", "masks", *(heading for heading, _ in columns.values())]
+    header = ["variant", "masks", *(HEADINGS[name][0] for name in metrics)]
     lines = [header, [":---", *["---:"] * (len(header) - 1)]]
     for variant in variants:
         own = [row for row in rows if row["variant"] == variant]
         if own:
-            cells = (cell(own, name, kind) for name, (_, kind) in columns.items())
+            cells = (cell(own, name, HEADINGS[name][1]) for name in metrics)
             lines.append([variant, str(len(own)), *cells])
     if not rows:
         return "No row has been measured yet.\n"
@@ -83,8 +99,8 @@ def between_markers(text: str, name: str, made: str) -> str:
 def main() -> None:
     """Write both tables between their markers."""
     text = PAGE.read_text(encoding="utf-8")
-    for module, columns in ((terms, TERMS), (granularity, UNITS)):
-        made = table(terms.read_rows(module.FOUND), list(module.VARIANTS), columns)
+    for module, metrics in ((terms, TERMS), (granularity, UNITS)):
+        made = table(terms.read_rows(module.FOUND), list(module.VARIANTS), metrics)
         text = between_markers(text, module.FOUND.stem, made)
     PAGE.write_text(text, encoding="utf-8")
 

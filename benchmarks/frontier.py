@@ -79,7 +79,9 @@ CURVES: dict[tuple[tuple[Fact, ...], RelearningData], dict[str, Curve]] = {}
 """Target facts and data -> curves of the models that no mask changes."""
 
 
-def recovery(evaluation: MaskEvaluation, retain: PreTrainedModel, mask: Mask) -> dict[str, float]:
+def recovery(
+    evaluation: MaskEvaluation, retain: PreTrainedModel, remaining: PreTrainedModel
+) -> dict[str, float]:
     """Return `excess_recovery` and its kin, after target facts and after control facts alone."""
     context, options, metrics = evaluation.context, evaluation.options, dict[str, float]()
     tuning = Finetuning(options.relearning_rates[0], options.seed)
@@ -91,7 +93,7 @@ def recovery(evaluation: MaskEvaluation, retain: PreTrainedModel, mask: Mask) ->
 
         if key not in CURVES:
             CURVES[key] = {"original": curve(context.encoder.model), "retain": curve(retain)}
-        curves = CURVES[key] | {"remaining": curve(without(context, mask))}
+        curves = CURVES[key] | {"remaining": curve(remaining)}
         suffix = "" if data is RelearningData.TARGET else f"_{data.value}"
         metrics |= excess(curves, suffix).values
     return metrics
@@ -147,7 +149,11 @@ def measured(evaluation: MaskEvaluation, mask: Mask) -> dict[str, float]:
         ]
     row = {name: of_mask.values[name] for name in SHOWN}
     row["text_vs_random"] = row["text_ppl_ratio"] / random_text(evaluation, mask)
-    return row | beside_retain(reference) | recovery(evaluation, reference.model, mask)
+    return (
+        row
+        | beside_retain(reference)
+        | recovery(evaluation, reference.model, without(evaluation.context, mask))
+    )
 
 
 if __name__ == "__main__":

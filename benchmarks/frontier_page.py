@@ -11,34 +11,22 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.ablations_page import NATS, RATIO, SHARE, Row, between_markers, table
+from benchmarks.ablations_page import Row, between_markers, table
 from benchmarks.frontier import FOUND, VARIANTS
 from benchmarks.terms import read_rows
 from knowsub.report.plots import COLORS, GREY, MARKERS, styled, write_png
 
 PAGE, PICTURE = Path("docs/relearning.md"), Path("docs/pictures/frontier.png")
-COLUMNS = {
-    "density": ("density", SHARE),
-    "target_ppl_ratio": ("target facts, PPL ×", RATIO),
-    "control_ppl_ratio": ("control, used, PPL ×", RATIO),
-    "heldout_ppl_ratio": ("control, held out, PPL ×", RATIO),
-    "neighborhood_ppl_ratio": ("neighborhood, PPL ×", RATIO),
-    "text_vs_random": ("text over random removal's", RATIO),
-    "excess_recovery_5": ("excess after 5 steps", NATS),
-    "excess_recovery_20": ("20 steps", NATS),
-    "excess_recovery_60": ("60 steps", NATS),
-    "excess_recovery_control_20": ("20 steps on control facts alone", NATS),
-}
-"""Metric -> heading and how it is averaged and written."""
-BEFORE = {
-    "target_accuracy": ("top-1", NATS),
-    "retain_target_accuracy": ("never taught", NATS),
-    "choice_accuracy": ("choice", NATS),
-    "retain_choice_accuracy": ("never taught", NATS),
-    "forget_quality": ("forget quality p", NATS),
-}
 SETS = ("control_ppl_ratio", "heldout_ppl_ratio", "neighborhood_ppl_ratio", "text_vs_random")
 """Whose worst is a mask's damage."""
+RELEARNED = (
+    "excess_recovery_5", "excess_recovery_20", "excess_recovery_60", "excess_recovery_control_20",
+)  # fmt: skip
+FRONTIER = ("density", "target_ppl_ratio", *SETS, *RELEARNED)
+BEFORE = (
+    "target_accuracy", "retain_target_accuracy", "choice_accuracy", "retain_choice_accuracy",
+    "forget_quality",
+)  # fmt: skip
 
 
 def damage(row: Row) -> float:
@@ -86,8 +74,8 @@ def main() -> None:
     assert figure is not None
     write_png(figure, PICTURE, 150)
     text = PAGE.read_text(encoding="utf-8")
-    for name, columns in (("frontier", COLUMNS), ("before", BEFORE)):
-        text = between_markers(text, name, table(rows, list(VARIANTS), columns))
+    for name, metrics in (("frontier", FRONTIER), ("before", BEFORE)):
+        text = between_markers(text, name, table(rows, list(VARIANTS), metrics))
     PAGE.write_text(text, encoding="utf-8")
 
 

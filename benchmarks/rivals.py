@@ -6,8 +6,8 @@
 Every rival trains the matrices that the mask covers on the statements that the mask search has. Of
 its checkpoints the last is kept whose PPL ratio on the *validation's* control facts is at most the
 mask's own, or 1.02 where the mask's is less; it is measured as the stage `test` measures a mask, on
-what neither has seen. The mask's row is read from `data/test`, and so are the curves of original
-and retain model. A row goes to `benchmarks/rivals.json`; rows that are there already are kept.
+what neither has seen. The mask's row is read from `data/test`. A row goes to
+`benchmarks/rivals.json`; rows that are there already are kept.
 `--tune` tries the values of `TRIED` on one target's validation and measures nothing else.
 """
 
@@ -24,19 +24,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.frontier import recovery
 from benchmarks.terms import DATA, fill_rows, opened
 from knowsub.config import load_params
 from knowsub.discovery.setup import SearchModel
 from knowsub.evaluation.evaluate import COMPARED_TEXTS, MaskEvaluation, compute_metrics
-from knowsub.evaluation.options import RelearningData
-from knowsub.evaluation.relearning import (
-    Curve,
-    Finetuning,
-    build_lessons,
-    excess,
-    relearning_curve,
-    without,
-)
+from knowsub.evaluation.relearning import without
 from knowsub.kg.facts import Statement, read_statements
 from knowsub.lm.load import open_model
 from knowsub.masks.ablation import applied
@@ -93,29 +86,6 @@ def tested(target: str, seed: int) -> dict[str, Any]:
     return record
 
 
-def mean_curve(points: list[dict[str, float]]) -> Curve:
-    """Return a curve of one value per step, the mean over facts."""
-    correct, nll = (torch.tensor([[p[name]] for p in points]) for name in ("accuracy", "nll"))
-    return Curve(tuple(int(p["step"]) for p in points), correct, nll)
-
-
-def recovery(
-    evaluation: MaskEvaluation, changed: PreTrainedModel, record: dict[str, Any]
-) -> dict[str, float]:
-    """Return `excess_recovery` and its kin, after target facts and after control facts alone."""
-    options, metrics = evaluation.options, dict[str, float]()
-    settings = Finetuning(options.relearning_rates[0], options.seed, options.relearning_methods[0])
-    for data in (RelearningData.TARGET, RelearningData.CONTROL):
-        lessons = build_lessons(evaluation.context, options, data)
-        curve = relearning_curve(changed, lessons, settings, options.relearning_checkpoints)
-        condition = f"{data.value} {settings.method.value} {settings.lr:g}"
-        curves = {n: mean_curve(record["relearning"][condition][n]) for n in ("original", "retain")}
-        means = Curve(curve.steps, curve.correct.mean(1)[:, None], curve.nll.mean(1)[:, None])
-        suffix = "" if data is RelearningData.TARGET else f"_{data.value}"
-        metrics |= excess(curves | {"remaining": means}, suffix).values
-    return metrics
-
-
 def measured(evaluation: MaskEvaluation, found: Unlearned) -> dict[str, float]:
     """Return the metrics of other weights, before any finetuning."""
     context, options = evaluation.context, evaluation.options
@@ -135,9 +105,8 @@ def changed_model(evaluation: MaskEvaluation, found: Unlearned) -> PreTrainedMod
 
 def row_of(variant: str, target: str, seed: int) -> dict[str, float]:
     """Return the metrics of the mask or of a rival, of one target and seed."""
-    record = tested(target, seed)
     if variant == MASK:
-        figures: dict[str, float] = record["figures"]
+        figures: dict[str, float] = tested(target, seed)["figures"]
         return {
             name: value
             for name, value in figures.items()
@@ -148,7 +117,10 @@ def row_of(variant: str, target: str, seed: int) -> dict[str, float]:
     row |= {f"validation_{name}": value for name, value in found.validation.items()}
     evaluation = evaluation_of(target)
     row |= measured(evaluation, found)
-    return row | recovery(evaluation, changed_model(evaluation, found), record)
+    retain = evaluation.references.retain
+    if retain is None:
+        raise SystemExit(evaluation.references.skipped["forget_quality"])
+    return row | recovery(evaluation, retain.model, changed_model(evaluation, found))
 
 
 def tune() -> None:

@@ -1,4 +1,7 @@
-"""Hypothesis tests and confidence intervals, thin over scipy; the unit is the fact, within seed."""
+"""Hypothesis tests and confidence intervals, thin over scipy; the unit is the fact, within seed.
+
+`scipy.stats`, which takes two seconds to import, is imported by scipy itself when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 
 Values = Sequence[Any] | NDArray[Any]
 """Numbers, one per item."""
@@ -54,8 +57,10 @@ def paired_wilcoxon(
     differences = x - y
     if not differences.any():
         return WilcoxonResult(0.0, 1.0, 0.0)
-    result = stats.wilcoxon(differences.tolist(), zero_method="pratt", alternative=alternative)
-    ranks = stats.rankdata(np.abs(differences))
+    result = scipy.stats.wilcoxon(
+        differences.tolist(), zero_method="pratt", alternative=alternative
+    )
+    ranks = scipy.stats.rankdata(np.abs(differences))
     # Hodges-Lehmann: median of the means of all pairs, each difference with itself included
     row, column = np.triu_indices(len(differences))
     effect = float(np.median((differences[row] + differences[column]) / 2))
@@ -179,7 +184,7 @@ def two_sample_ks(first: Values, second: Values) -> tuple[float, float]:
     Null hypothesis: both samples come from the same distribution. Alternative: they do not. Exact
     where that is feasible. One test, no correction. ValueError if a sample is empty.
     """
-    result = stats.ks_2samp(np.asarray(first, float), np.asarray(second, float))
+    result = scipy.stats.ks_2samp(np.asarray(first, float), np.asarray(second, float))
     return float(result.statistic), float(result.pvalue)
 
 
@@ -194,7 +199,7 @@ def interval(
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     rng = np.random.default_rng(seed)
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=resamples, method="percentile", rng=rng
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
@@ -225,7 +230,7 @@ def paired_p(
     differing = first != second
     if differing.sum() < 2:
         return 1.0
-    result = stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (first[differing], second[differing]), lambda a, b, axis: np.mean(a - b, axis=axis),
         permutation_type="samples", n_resamples=resamples, vectorized=True,
         rng=np.random.default_rng(seed),

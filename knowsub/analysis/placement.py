@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import special
 
 from knowsub.architectures import ATTENTION, MaskableMatrix, ModuleType
+from knowsub.hypotheses import holm
 
 Counts = npt.NDArray[np.int64]
 """Whole numbers of weights."""
@@ -81,8 +82,12 @@ def head_counts(mask: HasBits, matrices: Sequence[MaskableMatrix]) -> HeadCounts
     shared by several query heads, they are heads of their own. Name such as `block 3 head 1` ->
     (kind `head` or `kv head`, weights, weights of the mask).
     """
+    return _whole_heads(head_part_counts(mask, matrices))
+
+
+def _whole_heads(parts: HeadCounts) -> HeadCounts:
     heads = HeadCounts()
-    for part, (_, size, count) in head_part_counts(mask, matrices).items():
+    for part, (_, size, count) in parts.items():
         name = part.rpartition(" ")[0]
         kind = "kv head" if " kv head " in part else "head"
         _, weights, members = heads.get(name, (kind, 0, 0))
@@ -207,15 +212,6 @@ def _log_choose(of: int, number: Counts) -> Values:
     return np.asarray(-np.log(of + 1) - special.betaln(of - number + 1, number + 1))
 
 
-def holm(p: Values) -> Values:
-    """Return `hypotheses.holm`, which imports all of scipy.stats: Holm's step-down correction."""
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1.0)
-    return corrected
-
-
 def placement(grouping: str, groups: Mapping[str, tuple[int, int]]) -> Placement:
     """Return how a mask's weights are spread over groups, tested against uniform placement.
 
@@ -277,7 +273,7 @@ def placements(mask: HasBits, matrices: Sequence[MaskableMatrix]) -> tuple[Place
             groups = groupings.setdefault(grouping, {})
             weights, before = groups.get(name, (0, 0))
             groups[name] = (weights + matrix.size, before + members)
-    heads = head_counts(mask, covered) | head_part_counts(mask, covered)
-    for name, (kind, weights, members) in heads.items():
+    parts = head_part_counts(mask, covered)
+    for name, (kind, weights, members) in (_whole_heads(parts) | parts).items():
         groupings.setdefault(kind, {})[name] = (weights, members)
     return tuple(placement(name, groups) for name, groups in groupings.items() if len(groups) > 1)

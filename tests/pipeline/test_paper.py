@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from knowsub.config import load_params
-from tests.pipeline.conftest import Repository, make_clone
+from tests.pipeline.conftest import TINY, Repository, make_clone
 
 CUT: dict[str, Any] = {
     "targets": ["building.n.01"],
@@ -30,20 +30,8 @@ CUT: dict[str, Any] = {
         "text_batch": 2,
         "control_batch": 16,
     },
-    "test": {
-        "block_tokens": 16,
-        "text_blocks": 4,
-        "random_masks": 3,
-        "random_text_masks": 1,
-        "reference_draws": 1,
-        "relearning_folds": 2,
-        "relearning_steps": 2,
-        "relearning_checkpoints": [1, 2],
-        "resamples": 50,
-    },
-    "finetune": {"repeats": 1, "steps": 4, "evaluate_every": 2, "resamples": 100},
     "analyze": {"max_facts": 8},
-    "report": {"dpi": 50},
+    **{stage: TINY[stage] for stage in ("test", "finetune", "report")},
 }
 """What is made smaller; everything else is the preset's."""
 END = "<|endoftext|>"
