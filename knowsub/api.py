@@ -33,6 +33,7 @@ from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions
 from knowsub.kg.build import hash_rank
 from knowsub.kg.facts import Fact, Role, Split, Statement
+from knowsub.lm.batch import open_chat
 from knowsub.lm.identity import identity, require_made_for, without_adapters
 from knowsub.lm.load import load_model, open_model, resolve_model
 from knowsub.masks.ablation import ablate_, all_matrices, applied, remaining_weights
@@ -46,7 +47,12 @@ Pair = tuple[str, str]
 
 
 def load(
-    model: str | Path, *, device: str = "cpu", dtype: str = "float32", revision: str = ""
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    revision: str = "",
+    chat: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model and its tokenizer, checked.
 
@@ -55,6 +61,8 @@ def load(
         device: `cpu`, `cuda`, `cuda:1` ...
         dtype: `float32`, `bfloat16` or `float16`; a `model.json` has its own.
         revision: Branch, tag or commit of a hub model; empty for its main branch.
+        chat: Whether prompts are the user's turn of the model's chat template; `model.json` says it
+            of its model.
 
     Returns:
         The model in evaluation mode, its parameters needing no gradient, and the tokenizer.
@@ -65,7 +73,10 @@ def load(
     """
     if str(model).endswith(".json"):
         return open_model(Path(model), device)
-    return load_model(resolve_model(str(model), revision).folder, device, dtype)
+    opened = load_model(resolve_model(str(model), revision).folder, device, dtype)
+    if chat:
+        open_chat(opened[1])
+    return opened
 
 
 def ablated(model: nn.Module, mask: Mask, *, keep: bool = False) -> AbstractContextManager[None]:

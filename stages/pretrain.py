@@ -49,7 +49,7 @@ def main() -> str:
         else:
             source, taught = find_pretrained(options.model, options.revision, folder, main_root())
         opened = load_model(source.folder, device, options.dtype)
-        pinned = manifest(*opened, source.path, source.revision) | taught
+        pinned = manifest(*opened, source.path, source.revision, options.chat) | taught
         run.metrics(pinned.get("metrics", {}))
         run.artifact(write_manifest(OUT / "model.json", pinned))
     return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from knowsub.architectures import MaskableMatrix
 from knowsub.cli.app import Result, columns
 from knowsub.kg.facts import Fact, Role, Split, Statement
-from knowsub.lm.batch import Batch, encode_statements
+from knowsub.lm.batch import Batch, as_prompt, encode_statements, tokenize
 from knowsub.lm.export import ModelCard, export_model, license_of
 from knowsub.lm.identity import identity, require_made_for
 from knowsub.lm.load import (
@@ -146,8 +146,7 @@ def predictions(name: str, prompt: str, without: Path | None, top: int) -> Resul
     """
     prompt = prompt.rstrip(" ")  # the space before a word is the first character of its token
     opened = open_named(name)
-    tokens = list(opened.tokenizer(prompt)["input_ids"])
-    tokens = tokens[:-1] if tokens[-1:] == [opened.tokenizer.eos_token_id] else tokens
+    (tokens,) = tokenize(opened.tokenizer, [as_prompt(opened.tokenizer, prompt)])
     limit = context_length(opened.model)
     if not 0 < len(tokens) <= limit:
         raise ValueError(f"the prompt has {len(tokens)} tokens; the model takes 1 to {limit}")

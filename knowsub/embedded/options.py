@@ -30,6 +30,8 @@ class PretrainOptions:
     """Git revision of a hub model; empty for its main branch [branch, tag or commit]."""
     dtype: Dtype
     """Number format that the weights are loaded in; the embedded model is float32."""
+    chat: bool
+    """Whether prompts are the user's turn in the model's own chat template."""
     blocks: Annotated[int, Field(ge=2, le=48)]
     """Transformer blocks of the embedded model [blocks]."""
     width: Annotated[int, Field(ge=8, le=4096)]
@@ -67,6 +69,8 @@ class PretrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit together (ValueError)."""
+        chats = not (self.chat and self.model == "embedded")
+        require(chats, "chat", self.chat, "false for model: embedded, which has no chat template")
         fits = self.block_tokens <= self.context
         require(fits, "block_tokens", self.block_tokens, f"at most context, {self.context}")
         divides = self.width % self.heads == 0

@@ -198,6 +198,11 @@ class EvalContext:
             {name: self.texts[name] for name in text_names},
         )
 
+    def mask_size(self, mask: Mask) -> dict[str, float]:
+        """Return `sparsity` among maskable weights, `removed_share` of parameters [fraction]."""
+        parameters = sum(parameter.numel() for parameter in self.encoder.model.parameters())
+        return {"sparsity": mask.sparsity, "removed_share": mask.size / parameters}
+
     def dnll(self, name: str, changed: Scores) -> Float[Tensor, " fact"]:
         """Return dNLL per fact of the set `name` [nats per object token]."""
         return fact_dnll(self.sets[name], changed, self.original.sets[name])

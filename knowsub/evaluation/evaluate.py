@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.evaluation.choice import MultipleChoice, multiple_choice, prepare_multiple_choice
 from knowsub.evaluation.context import EvalContext, ScoreSet, best_prompts, open_context
+from knowsub.evaluation.generation import Said, free_generation, says_objects
 from knowsub.evaluation.metrics import (
     HELD_OUT,
     AnswerDistribution,
@@ -85,6 +86,8 @@ class References:
     """Logit-lens hits per target fact [fraction]."""
     other_targets: OtherTargets = field(default_factory=dict)
     """The facts of other targets."""
+    said: Said = field(default_factory=dict)
+    """What the original model says where it writes freely."""
     retain: RetainReference | None = None
     """What the retain model answers."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -103,7 +106,8 @@ def compute_references(
     `other_statements` maps the name of each other target to its statements; `retain` is the model
     that was trained without the target's facts.
     """
-    references, facts = References(), context.sets["target"]
+    references = References(said=says_objects(context, options.generation_tokens))
+    facts = context.sets["target"]
     if options.multiple_choice or options.logit_lens:
         try:
             references.multiple_choice = prepare_multiple_choice(
@@ -197,12 +201,13 @@ def evaluate_mask(
     The original weights must be in place. `random_masks` have the mask's size per matrix;
     `options.random_masks` of them are used. Raises ValueError if there is none.
     """
-    evidence = Evidence(_mask_size(context, mask), scores={"original": context.original})
+    evidence = Evidence(Metrics(context.mask_size(mask)), scores={"original": context.original})
     best = context.encoder.encode(best_prompts(context.sets["target"].statements, 1))
     evidence.prompts = {s.fact.key: s.prompt for s in best.statements}
     evidence.answers["original"] = top_answers(context, best)
     with context.ablated(mask):
         metrics, evidence.scores["remaining"] = compute_metrics(context, references, options)
+        metrics |= free_generation(context, references.said, options.generation_tokens)
         evidence.answers["remaining"] = top_answers(context, best)
         evidence.cross = cross_row(context, references.other_targets)
         if evidence.cross:
@@ -263,12 +268,6 @@ def _other_weights(
     return metrics
 
 
-def _mask_size(context: EvalContext, mask: Mask) -> Metrics:
-    """Return `sparsity` among maskable weights, `removed_share` of all parameters [fractions]."""
-    parameters = sum(parameter.numel() for parameter in context.encoder.model.parameters())
-    return Metrics({"sparsity": mask.sparsity, "removed_share": mask.size / parameters})
-
-
 def _score_random_masks(
     context: EvalContext, evidence: Evidence, random_masks: Iterable[Mask], options: TestOptions
 ) -> Mask:
@@ -312,7 +311,7 @@ def compare_masks(
     for name, mask in masks.items():
         with context.ablated(mask):
             metrics, _ = compute_metrics(context, references, options, COMPARED_TEXTS)
-        results[name] = _mask_size(context, mask) | metrics
+        results[name] = Metrics(context.mask_size(mask)) | metrics
     return results
 
 

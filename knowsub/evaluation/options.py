@@ -56,6 +56,8 @@ class TestOptions:
     """Choice against distractors, random objects, identifiability of the subject."""
     forgetting: bool
     """Forgetting against the prior over objects."""
+    generation_tokens: Limit
+    """Tokens written freely after the best prompt of each fact; 0 = none is [tokens]."""
     paraphrase: bool
     """Unseen template families, worst-case extraction over all prompts."""
     specificity: bool

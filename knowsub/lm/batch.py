@@ -168,8 +168,12 @@ def _encode_pairs(
     """Return the tokens of every prompt and of the object after it.
 
     An object's tokens are those that it has after its prompt. Where a tokenizer splits the prompt
-    otherwise once the object follows, they are those of the object alone.
+    otherwise once the object follows, they are those of the object alone. In a chat, the prompt is
+    the user's turn and the object begins the reply.
     """
+    if is_chat(tokenizer):
+        prompts = [as_prompt(tokenizer, prompt) for prompt in prompts]
+        objects = [answer.lstrip() for answer in objects]
     texts = [prompt + answer for prompt, answer in zip(prompts, objects, strict=True)]
     rows = zip(tokenize(tokenizer, prompts), tokenize(tokenizer, texts), objects, strict=True)
     return [
@@ -185,6 +189,47 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     rows = tokenizer(list(texts), verbose=False, return_attention_mask=False)["input_ids"]
     end = tokenizer.eos_token_id
     return [ids[:-1] if ids and ids[-1] == end else ids for ids in rows]
+
+
+_TURNS = "knowsub_turns"
+"""Attribute of a tokenizer whose prompts are turns of a chat: what stands before and after them."""
+_CONTENT = "knowsub content"
+
+
+def open_chat(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make every prompt that is encoded from now on the user's turn of the model's chat template.
+
+    Running text stays as it is.
+
+    Args:
+        tokenizer: The tokenizer, changed in place.
+
+    Raises:
+        ValueError: If it has no chat template, or one that changes what the user says.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError("the model's tokenizer has no chat template, as base models have none")
+    turn = [{"role": "user", "content": _CONTENT}]
+    text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    before, found, after = text.partition(_CONTENT)
+    if not found:
+        raise ValueError("the model's chat template changes what the user says")
+    # The tokenizer itself adds what opens a text.
+    opening = "".join(tokenizer.convert_ids_to_tokens(opening_tokens(tokenizer)))
+    setattr(tokenizer, _TURNS, (before.removeprefix(opening), after))
+
+
+def is_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether prompts are turns of a chat."""
+    return hasattr(tokenizer, _TURNS)
+
+
+def as_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Return the text that a model reads before its answer: the prompt, in a chat the turn."""
+    if not is_chat(tokenizer):
+        return prompt
+    before, after = getattr(tokenizer, _TURNS)
+    return f"{before}{prompt.strip()}{after}"
 
 
 def tokenize_alone(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from knowsub.architectures import architecture
 from knowsub.artifacts import differing_parts
+from knowsub.lm.batch import open_chat
 from knowsub.lm.blocks import cut_error
 from knowsub.lm.checks import file_error, pointer_error, vocabulary_error
 from knowsub.lm.identity import config_values, differing_values, identity
@@ -283,6 +284,8 @@ def open_model(
             f"{path}: the {parts} in {folder} changed since it was written"
             f"{values and f' ({values})'}; run `{REPIN}`, then `dvc repro`"
         )
+    if entry.get("chat"):
+        open_chat(tokenizer)
     return model, tokenizer
 
 
@@ -318,7 +321,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def manifest(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, revision: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str,
+    revision: str,
+    chat: bool = False,
 ) -> dict[str, Any]:
     """Return what `open_model` needs to find the same model again, and what it is.
 
@@ -327,11 +334,17 @@ def manifest(
         tokenizer: Its tokenizer as loaded.
         path: Hub id, absolute folder, or a folder relative to that of `model.json`.
         revision: Commit of a hub model; empty for a folder.
+        chat: Whether prompts are turns of its chat template.
 
     Returns:
         The content of `model.json`.
+
+    Raises:
+        ValueError: If prompts are to be turns of a chat and there is no such template.
     """
-    return {
+    if chat:
+        open_chat(tokenizer)
+    return ({"chat": True} if chat else {}) | {
         "scheme": SCHEME,
         "path": path,
         "revision": revision,

@@ -27,6 +27,8 @@ MEASURES = {
     "original_nll": "NLL under the original model [nats per token]",
     "accuracy": "share whose object is the top answer [fraction]",
     "original_accuracy": "the same share under the original model [fraction]",
+    "generated": "share whose object is in what the model writes freely [fraction]",
+    "original_generated": "the same share under the original model [fraction]",
     "median_rank": "median 0-based rank of the object",
     "original_median_rank": "median 0-based rank of the object under the original model",
     "kl": "KL divergence of the answers from the original model's [nats]",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from knowsub.cli.harness import write_task
 from knowsub.kg.facts import write_statements
@@ -17,7 +18,7 @@ from tests.evaluation.setting import built_model, fact_mask, statements, tokeniz
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-NEEDED = ("", "", "peft", "transformer_lens", "lm_eval")
+NEEDED = ("", "", "peft", "", "transformer_lens", "lm_eval")
 """Package that each block needs beside the library."""
 
 
@@ -44,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.param(*each, marks=pytest.mark.slow if each[1] == "lm_eval" else ())
         for each in zip(BLOCKS, NEEDED, strict=True)
     ],
-    ids=("by itself", "search", *NEEDED[2:]),
+    ids=("by itself", "search", "peft", "delta", *NEEDED[4:]),
 )
 def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> None:
     if package and importlib.util.find_spec(package) is None:
@@ -57,6 +58,15 @@ def test_a_recipe_runs_as_it_stands(block: str, package: str, folder: Path) -> N
         written = names["written"]
         assert isinstance(written, torch.Tensor)
         assert written.shape == (1, 8)  # six words and two tokens
+    if "plain" in names:
+        plain, remaining = names["plain"], names["model"]
+        assert isinstance(plain, PreTrainedModel)
+        assert isinstance(remaining, PreTrainedModel)
+        for name, weight in plain.named_parameters():
+            assert weight.equal(remaining.get_parameter(name))
+        assert not plain.get_parameter("transformer.h.1.mlp.c_proj.weight").equal(
+            built_model().transformer.h[1].mlp.c_proj.weight
+        )
     if package == "lm_eval":
         results = [names[name] for name in ("original", "remaining")]
         task = "knowsub_building_n_01"
