@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from knowsub.architectures import block_count
 from knowsub.discovery.kernels import target_states
@@ -28,7 +31,7 @@ class Finetune:
         """
         model, self.lean = trainer.gates.model, lean
         blocks = trainer.options.block_range(block_count(model))
-        self.upper = upper_blocks(model, blocks.start)
+        self.upper = upper_blocks(cast(PreTrainedModel, model), blocks.start)
         self.batches = [trainer.data.target, trainer.data.control.batch, trainer.data.text.batch]
         names = {matrix.parameter for matrix in trainer.gates.matrices}
         self.weights = [model.get_parameter(name) for name in sorted(names)]

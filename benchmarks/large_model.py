@@ -17,7 +17,7 @@ import json
 import statistics
 import weakref
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,9 +28,10 @@ from benchmarks import workload
 from benchmarks.machine import clock, described, peak_memory
 from benchmarks.workload import Shape
 from knowsub.architectures import maskable_matrices
+from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import GateMemory, Precision
 from knowsub.discovery.step import TrainingData
-from knowsub.discovery.teacher import Ignorance, TeacherStates
+from knowsub.discovery.teacher import TeacherStates
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.blocks import upper_blocks
 from knowsub.masks.gates import Gates
@@ -62,7 +63,7 @@ def build(name: str, device: str, blocks: int) -> PreTrainedModel:
             tie_word_embeddings=name in ("llama-3.2-1b", "llama-3.2-3b", "qwen3-4b"),
         )  # fmt: skip
         with torch.device(device):
-            return LlamaForCausalLM(config).eval().requires_grad_(False)
+            return cast(PreTrainedModel, LlamaForCausalLM(config).eval().requires_grad_(False))
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -75,7 +76,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = {each.untyped_storage()._cdata for each in model.parameters()}
 
@@ -102,7 +103,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def on_meta(model: PreTrainedModel, shape: Shape, **changes: object) -> MaskTrainer:
+def on_meta(model: PreTrainedModel, shape: Shape, **changes: Any) -> MaskTrainer:
     """Return a search over all blocks of a model on meta, its cached states without values."""
     target, control, text = (
         replace(batch, lower_states=torch.empty(

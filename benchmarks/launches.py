@@ -34,7 +34,7 @@ class Launches(TorchDispatchMode):
     """Counts the calls that return something with memory of its own, or write to their input."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), given: Any = None) -> Any:

@@ -30,7 +30,7 @@ from knowsub.lm.load import context_length, open_model
 from knowsub.lm.score import score
 from knowsub.masks.ablation import ablated
 from knowsub.masks.gates import Gates
-from knowsub.masks.mask import Mask, random_masks
+from knowsub.masks.mask import Mask, PackedBits, random_masks
 
 PAPER = {"suppression": 1.5, "control": 1.0, "text": 1.0, "sparsity": 2.0}
 """Coefficients of the paper; the sparsity's rises to 3 only in the second half of 40,000 steps."""
@@ -84,8 +84,8 @@ class Evaluator:
         return score(self.model.upper, self.sets[name]).perplexity
 
 
-def _expanded(gates: Gates, bits: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    return gates.to_mask(bits, "", {}).bits
+def _expanded(gates: Gates, bits: PackedBits) -> Mapping[str, torch.Tensor]:
+    return gates.to_mask(bits[:].cpu(), "", {}).bits
 
 
 Step = tuple[float, Callable[[], Mapping[str, torch.Tensor]]]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.config import load_params
+from knowsub.discovery.ignorance import measure_ignorance
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
-from knowsub.discovery.teacher import cache_teacher, cache_teacher_states, measure_ignorance
+from knowsub.discovery.teacher import cache_teacher, cache_teacher_states
 from knowsub.discovery.trainer import MaskTrainer
 from knowsub.lm.batch import Batch
 from knowsub.lm.blocks import cache_lower_states, drop_lower, upper_blocks
@@ -43,7 +45,7 @@ def build(shape: Shape, device: str = "cpu") -> PreTrainedModel:
         n_positions=1024, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     with torch.device(device):
-        return GPT2LMHeadModel(config).eval().requires_grad_(False)
+        return cast(PreTrainedModel, GPT2LMHeadModel(config).eval().requires_grad_(False))
 
 
 def batches(shape: Shape, device: torch.device | str = "cpu") -> list[Batch]:
@@ -69,7 +71,7 @@ def batches(shape: Shape, device: torch.device | str = "cpu") -> list[Batch]:
 DEFAULTS = load_params(path=Path(__file__).parents[1] / "params.yaml").train
 
 
-def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
+def options(shape: Shape, steps: int = 1000, **changes: Any) -> TrainOptions:
     """Return the paper's settings on the workload's batch sizes; the rest as in `params.yaml`."""
     chosen = replace(
         DEFAULTS, init_prob=0.45, noise_final=1.0, noise_decay_start=1.0, steps=steps, lr=0.2,
@@ -80,10 +82,14 @@ def options(shape: Shape, steps: int = 1000, **changes: object) -> TrainOptions:
         block_tokens=shape.block, evaluate_every=steps, checkpoint_every=steps,
         max_control_ratio=1e9, max_text_ratio=1e9,
     )  # fmt: skip
-    return replace(chosen, **changes)  # type: ignore[arg-type]
+    return replace(chosen, **changes)
 
 
-def search(model: PreTrainedModel, shape: Shape, **changes: object) -> MaskTrainer:
+def _in_order(zscores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(columns))
+
+
+def search(model: PreTrainedModel, shape: Shape, **changes: Any) -> MaskTrainer:
     """Return a search over the upper half of the model on the workload."""
     chosen = options(shape, **changes)
     blocks = chosen.block_range(block_count(model))
@@ -92,9 +98,7 @@ def search(model: PreTrainedModel, shape: Shape, **changes: object) -> MaskTrain
         cache_lower_states(model, blocks.start, batch) for batch in batches(shape)
     )
     teacher = partial(cache_teacher, upper, precision=chosen.precision)
-    ignorance = measure_ignorance(
-        upper, target, cache_teacher_states(upper, control), lambda _: torch.arange(len(target))
-    )
+    ignorance = measure_ignorance(upper, target, cache_teacher_states(upper, control), _in_order)
     drop_lower(model, blocks.start)
     data = TrainingData(target, teacher(control), None, 0, teacher(text), ignorance)
     gates = Gates(model, maskable_matrices(model, blocks), init_prob=chosen.init_prob)
