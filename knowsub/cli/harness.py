@@ -17,8 +17,7 @@ import yaml
 from knowsub.artifacts import atomic_write
 from knowsub.cli.app import Result
 from knowsub.cli.checks import task_name
-from knowsub.evaluation.choice import DRAWS
-from knowsub.evaluation.objects import relation_objects
+from knowsub.evaluation.objects import DRAWS, relation_objects
 from knowsub.kg.facts import Role, Split, Statement, read_statements
 
 
@@ -49,20 +48,12 @@ def questions(statements: list[Statement], distractors: int, seed: int) -> list[
     if not asked:
         raise ValueError("no statement states a target fact in a training family")
     objects, generator = relation_objects(statements), torch.Generator().manual_seed(seed)
-    drawn = {
-        fact: [
-            objects.draw(fact, by_frequency=frequent, number=distractors, generator=generator)
-            for frequent in (False, True)  # in the order of DRAWS
-        ]
-        for fact in dict.fromkeys(statement.fact for statement in asked)
-    }
-    fewest = min(len(wrong) for draws in drawn.values() for wrong in draws)
-    if not fewest:
-        raise ValueError("a question needs at least one object that is not true of each subject")
+    facts = dict.fromkeys(statement.fact for statement in asked)
+    drawn = objects.draw_for(facts, distractors, generator)
     rows: list[dict[str, Any]] = []
     for statement in asked:
         for draw, wrong in zip(DRAWS, drawn[statement.fact], strict=True):
-            choices, place = [objects.texts[i] for i in wrong[:fewest]], len(rows) % (fewest + 1)
+            choices, place = [objects.texts[i] for i in wrong], len(rows) % (len(wrong) + 1)
             choices.insert(place, statement.object)
             made = {"family": statement.family, "draw": draw, "fact": statement.fact.key}
             rows.append({"prompt": statement.prompt, "choices": choices, "answer": place} | made)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from knowsub.evaluation.context import EncodedFacts, EvalContext, PrefixEncoder, score_facts
 from knowsub.evaluation.metrics import Metrics, median
 from knowsub.evaluation.objects import (
+    DRAWS,
     EncodedPairs,
     OtherSubjects,
     RelationObjects,
@@ -26,9 +27,6 @@ from knowsub.evaluation.objects import (
 )
 from knowsub.kg.facts import Role, Statement
 from knowsub.kg.words import comparable
-
-DRAWS = ("uniform", "frequency")
-"""How distractors are drawn: every object alike, or by the number of facts that have it."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +51,11 @@ def draw_choices(
     `number` distractors each, fewer where there are too few objects. Raises ValueError if some
     fact has none at all.
     """
-    facts, per_fact = context.sets["target"], []
+    facts = context.sets["target"]
     true = {s.fact: objects.texts.index(s.object) for s in facts.statements}
-    for fact in facts.facts:
-        distractors = [
-            objects.draw(fact, by_frequency=by_frequency, number=number, generator=generator)
-            for by_frequency in (False, True)  # in the order of DRAWS
-        ]
-        per_fact.append([[true[fact], *drawn] for drawn in distractors])
-    fewest = min(len(options) for draws in per_fact for options in draws)
-    if fewest < 2:
-        raise ValueError("choice needs at least one object that is not true of each subject")
-    per_fact_options = torch.tensor([[drawn[:fewest] for drawn in draws] for draws in per_fact])
-    options = per_fact_options[facts.fact_index]
+    drawn = objects.draw_for(facts.facts, number, generator)
+    per_fact = [[[true[fact], *wrong] for wrong in drawn[fact]] for fact in facts.facts]
+    options = torch.tensor(per_fact)[facts.fact_index]
     pairs = _encode_options(context.encoder, facts.statements, objects.texts, options)
     return Choices(facts, objects.texts, options, pairs)
 

@@ -7,7 +7,7 @@ statements of their own. Multiple choice, prior and identifiability all score th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,9 @@ from knowsub.kg.words import comparable
 from knowsub.lm.batch import encode_statements
 from knowsub.lm.load import context_length
 from knowsub.lm.score import target_logits
+
+DRAWS = ("uniform", "frequency")
+"""How distractors are drawn: every object alike, or by the number of facts that have it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,25 @@ class RelationObjects:
         drawn = _draw_weighted(same, weights, number, generator)
         rest = [i for i in range(len(self.texts)) if i not in banned and i not in counts]
         return drawn + _draw_weighted(rest, [1.0] * len(rest), number - len(drawn), generator)
+
+    def draw_for(
+        self, facts: Iterable[Fact], number: int, generator: torch.Generator
+    ) -> dict[Fact, list[list[int]]]:
+        """Return fact -> its distractors in each of `DRAWS`, as many of every fact.
+
+        `number` each, fewer where some fact has too few. Raises ValueError if one has none at all.
+        """
+        drawn = {
+            fact: [
+                self.draw(fact, by_frequency=frequent, number=number, generator=generator)
+                for frequent in (False, True)
+            ]
+            for fact in facts
+        }
+        fewest = min(len(wrong) for draws in drawn.values() for wrong in draws)
+        if not fewest:
+            raise ValueError("choice needs at least one object that is not true of each subject")
+        return {fact: [wrong[:fewest] for wrong in draws] for fact, draws in drawn.items()}
 
 
 def relation_objects(statements: Sequence[Statement]) -> RelationObjects:
