@@ -1,16 +1,22 @@
-"""The rows of `benchmarks.terms` and `benchmarks.granularity` as the tables of docs/ablations.md.
+"""The rows of `benchmarks.terms` and `benchmarks.granularity`: docs/ablations.md and the report.
 
-python -m benchmarks.ablations_page
+    python -m benchmarks.ablations_page
+
+Writes the tables of the page, and a file of each variant into data/compared, which the report shows
+beside its own run.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import granularity, terms
+from knowsub.artifacts import atomic_write
+from knowsub.report.metrics import METRIC_SPECS
 
 PAGE = Path("docs/ablations.md")
 RATIO, SHARE, NATS = "×", "%", "nats"
@@ -96,11 +102,27 @@ def between_markers(text: str, name: str, made: str) -> str:
     return f"{before}{begin}{made}{end}{after}"
 
 
+COMPARED = Path("data/compared")
+
+
+def write_compared(rows: Sequence[Row], variants: Sequence[str], prefix: str) -> None:
+    """Write the metrics of each variant as the report reads those of other runs."""
+    shown = {"target", "seed", *METRIC_SPECS}
+    for variant in variants:
+        own = [row for row in rows if row["variant"] == variant]
+        if masks := [{name: row[name] for name in row if name in shown} for row in own]:
+            name = f"{prefix}-{variant}".replace(", ", "-").replace(" ", "-").replace(".", "")
+            text = json.dumps({"masks": masks}, indent=1) + "\n"
+            atomic_write(COMPARED / f"{name}.json", text.encode())
+
+
 def main() -> None:
-    """Write both tables between their markers."""
+    """Write both tables between their markers, and what the report shows of them."""
     text = PAGE.read_text(encoding="utf-8")
     for module, metrics in ((terms, TERMS), (granularity, UNITS)):
-        made = table(terms.read_rows(module.FOUND), list(module.VARIANTS), metrics)
+        rows, variants = terms.read_rows(module.FOUND), list(module.VARIANTS)
+        made = table(rows, variants, metrics)
+        write_compared(rows, variants, module.FOUND.stem)
         text = between_markers(text, module.FOUND.stem, made)
     PAGE.write_text(text, encoding="utf-8")
 
