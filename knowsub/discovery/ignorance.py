@@ -162,8 +162,9 @@ def match_controls(
             rows = torch.tensor(same or range(len(subjects)))
             answers = {fact.object_words for fact in one_for_all}
             told = torch.tensor([subjects[i].object_words in answers for i in rows.tolist()])
+            siblings = torch.tensor([subjects[i] in near for i in rows.tolist()])
             objects = torch.tensor(list(one_for_all.values()))
-            typical = typical_subject(by_fact[rows], objects, ~told)
+            typical = typical_subject(by_fact[rows], objects, siblings, ~told)
             chosen |= dict.fromkeys(one_for_all, int(rows[typical]))
     return _same_families(target_rows, [control_rows[each] for each in subjects], chosen)
 
@@ -171,9 +172,13 @@ def match_controls(
 def typical_subject(
     zscores: Float[Tensor, "subject object"],
     asked: Int[Tensor, " fact"],
+    siblings: Bool[Tensor, " subject"],
     eligible: Bool[Tensor, " subject"],
 ) -> int:
     """Return the subject about which guesses are right as often as about the average subject.
+
+    The average is of two means with the same weight, that of the target's siblings and that of the
+    other subjects, so that it does not depend on how many facts of either kind there happen to be.
 
     A guess is right if its object ranks above `WRONG_OBJECTS` others that are drawn at random. The
     share of right guesses differs from subject to subject, and mostly it is small, so that neither
@@ -182,6 +187,7 @@ def typical_subject(
     Args:
         zscores: Z-score of each object when each subject is asked about.
         asked: Column of the right object of each fact.
+        siblings: Which subjects are of the neighborhood; all or none may be.
         eligible: The subjects that may be returned, all if none is: those that have none of the
             objects. A model that does not know may still guess a frequent object, so the mean is
             of all.
@@ -191,7 +197,9 @@ def typical_subject(
     """
     share_below = zscores.argsort(dim=1).argsort(dim=1) / (zscores.shape[1] - 1)
     right = (share_below[:, asked] ** WRONG_OBJECTS).mean(dim=1)
-    distance = (right - right.mean()).abs()
+    groups = [right[which] for which in (siblings, ~siblings) if bool(which.any())]
+    average = torch.stack([group.mean() for group in groups]).mean()
+    distance = (right - average).abs()
     if bool(eligible.any()):
         distance[~eligible] = torch.inf
     return int(distance.argmin())

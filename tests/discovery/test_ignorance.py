@@ -94,16 +94,27 @@ def test_guesses_about_a_typical_subject_are_right_as_often_as_on_average() -> N
     # Ten objects: a guess is right where the right one, in column 0, ranks above all nine others.
     never, always = torch.arange(10.0), -torch.arange(10.0)
     first, any_ = torch.tensor([0]), torch.ones(3, dtype=torch.bool)
-    assert typical_subject(torch.stack([never, never, always]), first, any_) == 0
-    assert typical_subject(torch.stack([never, always, always]), first, any_) == 1
+    assert typical_subject(torch.stack([never, never, always]), first, any_, any_) == 0
+    assert typical_subject(torch.stack([never, always, always]), first, any_, any_) == 1
     last = torch.tensor([False, False, True])
-    assert typical_subject(torch.stack([never, never, always]), first, last) == 2
-    assert typical_subject(torch.stack([never, never, always]), first, ~any_) == 0
+    assert typical_subject(torch.stack([never, never, always]), first, any_, last) == 2
+    assert typical_subject(torch.stack([never, never, always]), first, any_, ~any_) == 0
     # Two facts: one subject has both right, one has one, one has none; the mean is one of two.
     both = torch.tensor([[9.0, 9.5, *range(8)], [9.0, -1.0, *range(8)], [-2.0, -1.0, *range(8)]])
     asked = torch.tensor([0, 1])
     share = torch.tensor([(8 / 9) ** 9 + 1, 1.0, (1 / 9) ** 9]) / 2
-    assert typical_subject(both, asked, any_) == int((share - share.mean()).abs().argmin()) == 1
+    nearest = int((share - share.mean()).abs().argmin())
+    assert typical_subject(both, asked, any_, any_) == nearest == 1
+
+
+def test_siblings_count_as_much_as_all_other_subjects_together() -> None:
+    # Two facts: about the sibling both guesses are right, about one of nine others one of the two.
+    right, half, none = [9.0, 9.5, *range(8)], [-1.0, 9.0, *range(8)], [-2.0, -1.0, *range(8)]
+    table = torch.tensor([right, half, *[none] * 8])
+    sibling = torch.arange(10) == 0
+    asked, any_ = torch.tensor([0, 1]), torch.ones(10, dtype=torch.bool)
+    assert typical_subject(table, asked, sibling, any_) == 1
+    assert typical_subject(table, asked, ~any_, any_) > 1
 
 
 def test_facts_that_look_alike_share_one_subject_and_others_keep_their_quantiles() -> None:
@@ -125,10 +136,11 @@ def test_neighbors_stand_in_for_facts_that_look_alike_and_for_no_others() -> Non
     target = [statement(s, "kind") for s in "ab"]
     control = [statement(s, "kind", "other") for s in "uv"]
     near = [replace(statement(s, "kind", "o"), split=Split.NEIGHBORHOOD_TRAIN) for s in "xyz"]
-    # A guess at column 0 is right for the neighbors alone: of three of five subjects.
-    table = torch.tensor([[0.0, 1, 2]] * 2 + [[2.0, 1, 0]] * 3)
-    columns, asked = torch.tensor([0, 0]), [*control, *near]
-    for alike, allowed in (({target[0].fact, target[1].fact}, {2}), ((), {0, 1})):
+    # A guess at column 0 is right for the neighbors alone, one at column 1 nearly for the first.
+    none, half, more = [-2.0, -1, *range(8)], [9.0, -1, *range(8)], [9.0, 8.5, *range(8)]
+    table = torch.tensor([none, none, more, half, half])
+    columns, asked = torch.tensor([0, 1]), [*control, *near]
+    for alike, allowed in (({target[0].fact, target[1].fact}, {3}), ((), {0, 1})):
         generator = torch.Generator().manual_seed(0)
         rows = match_controls(target, asked, alike, generator, table, columns).tolist()
         assert set(rows) <= allowed
