@@ -273,8 +273,9 @@ def compared_runs(
         return None
     shown = (
         "sparsity", "target_ppl_ratio", "paraphrase_ppl_ratio", "heldout_ppl_ratio",
-        "neighborhood_ppl_ratio", "text_ppl_ratio", "choice_accuracy", "choice_reference",
-        "target_median_rank", "random_object_rank", "extraction_top10", "subject_identifiability",
+        "neighborhood_ppl_ratio", "text_ppl_ratio", "random_target_ppl_ratio",
+        "random_text_ppl_ratio", "choice_accuracy", "choice_reference", "target_median_rank",
+        "random_object_rank", "extraction_top10", "subject_identifiability",
         "subject_identifiability_chance",
     )  # fmt: skip
     runs = {THIS_RUN: [mask_metrics(result) for result in results], **others}
