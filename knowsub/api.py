@@ -33,7 +33,6 @@ from knowsub.discovery import setup, trainer
 from knowsub.discovery.options import TrainOptions
 from knowsub.kg.build import hash_rank
 from knowsub.kg.facts import Fact, Role, Split, Statement
-from knowsub.lm.batch import open_chat
 from knowsub.lm.identity import identity, require_made_for, without_adapters
 from knowsub.lm.load import load_model, open_model, resolve_model
 from knowsub.masks.ablation import ablate_, all_matrices, applied, remaining_weights
@@ -73,10 +72,7 @@ def load(
     """
     if str(model).endswith(".json"):
         return open_model(Path(model), device)
-    opened = load_model(resolve_model(str(model), revision).folder, device, dtype)
-    if chat:
-        open_chat(opened[1])
-    return opened
+    return load_model(resolve_model(str(model), revision).folder, device, dtype, chat)
 
 
 def ablated(model: nn.Module, mask: Mask, *, keep: bool = False) -> AbstractContextManager[None]:

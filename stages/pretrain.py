@@ -48,8 +48,8 @@ def main() -> str:
             source, taught = ModelFiles(folder, "model", ""), {"metrics": metrics}
         else:
             source, taught = find_pretrained(options.model, options.revision, folder, main_root())
-        opened = load_model(source.folder, device, options.dtype)
-        pinned = manifest(*opened, source.path, source.revision, options.chat) | taught
+        opened = load_model(source.folder, device, options.dtype, options.chat)
+        pinned = manifest(*opened, source.path, source.revision) | taught
         run.metrics(pinned.get("metrics", {}))
         run.artifact(write_manifest(OUT / "model.json", pinned))
     return f"{pinned['architecture']}, {pinned['parameters']:,} parameters"

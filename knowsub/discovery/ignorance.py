@@ -161,10 +161,10 @@ def match_controls(
         if one_for_all := {fact: column[fact] for fact in asked if fact in alike}:
             rows = torch.tensor(same or range(len(subjects)))
             answers = {fact.object_words for fact in one_for_all}
-            told = torch.tensor([subjects[i].object_words in answers for i in rows.tolist()])
+            shared = torch.tensor([subjects[i].object_words in answers for i in rows.tolist()])
             siblings = torch.tensor([subjects[i] in near for i in rows.tolist()])
             objects = torch.tensor(list(one_for_all.values()))
-            typical = typical_subject(by_fact[rows], objects, siblings, ~told)
+            typical = typical_subject(by_fact[rows], objects, siblings, ~shared)
             chosen |= dict.fromkeys(one_for_all, int(rows[typical]))
     return _same_families(target_rows, [control_rows[each] for each in subjects], chosen)
 

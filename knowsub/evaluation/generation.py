@@ -6,17 +6,21 @@ forcing). A model could lose the first token of an answer and come to it some wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from knowsub.evaluation.context import EncodedFacts, EvalContext, best_prompts
+from knowsub.evaluation.context import EvalContext, PrefixEncoder, best_prompts
 from knowsub.evaluation.metrics import Metrics
+from knowsub.kg.facts import Statement
 from knowsub.kg.words import comparable
+from knowsub.lm.batch import encode_statements
+from knowsub.lm.load import context_length
 
 SETS = ("target", "heldout", "neighborhood")
 """The sets whose facts are written about."""
@@ -54,9 +58,9 @@ def says_objects(context: EvalContext, tokens: int) -> Said:
     said = {}
     for name in SETS if tokens else ():
         if name in context.sets:
-            facts = context.encoder.encode(best_prompts(context.sets[name].statements, 1))
-            written = map(_words, continuations(context, facts, tokens))
-            pairs = zip(facts.statements, written, strict=True)
+            statements = best_prompts(context.sets[name].statements, 1)
+            written = map(_words, continuations(context.encoder, statements, tokens))
+            pairs = zip(statements, written, strict=True)
             said[name] = torch.tensor([float(_words(each.object) in text) for each, text in pairs])
     return said
 
@@ -68,33 +72,27 @@ def _words(text: str) -> str:
 
 
 @torch.no_grad()
-def continuations(context: EvalContext, facts: EncodedFacts, tokens: int) -> list[str]:
+def continuations(
+    encoder: PrefixEncoder, statements: Sequence[Statement], tokens: int
+) -> list[str]:
     """Return what the model writes after the prompt of each statement, in their order."""
-    model: Any = context.encoder.model  # `generate` comes from a class that has no types
-    tokenizer = context.encoder.tokenizer
+    model: Any = encoder.model  # `generate` comes from a class that has no types
+    tokenizer = encoder.tokenizer
+    batch = encode_statements(tokenizer, statements, context_length(model))
+    ends = batch.first_targets.int().argmax(dim=1) + 1  # tokens of each prompt
+    prompts = [row[:end] for row, end in zip(batch.tokens, ends.tolist(), strict=True)]
     config = GenerationConfig(
         max_new_tokens=tokens,
         do_sample=False,
         pad_token_id=0,  # masked before a prompt, cut off at the end of a text
         eos_token_id=tokenizer.eos_token_id,
     )
-    texts = [""] * len(facts)
-    for rows, batch in zip(facts.bucket_rows, facts.batches, strict=True):
-        ends = batch.first_targets.int().argmax(dim=1) + 1  # tokens of each prompt
-        for part in torch.arange(len(rows)).split(ROWS):
-            width = int(ends[part].max())
-            ids = torch.zeros(len(part), width, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, index in enumerate(part.tolist()):
-                length = int(ends[index])
-                ids[row, width - length :] = batch.tokens[index, :length]
-                mask[row, width - length :] = 1
-            written = model.generate(
-                ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=config,
-            )
-            decoded = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
-            for index, text in zip(part.tolist(), decoded, strict=True):
-                texts[int(rows[index])] = text
+    texts: list[str] = []
+    for part in (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS)):
+        ids, mask = (
+            pad_sequence(rows, batch_first=True, padding_side="left").to(model.device)
+            for rows in (part, [torch.ones_like(prompt) for prompt in part])
+        )
+        written = model.generate(ids, attention_mask=mask, generation_config=config)
+        texts += tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
     return texts

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from knowsub.architectures import architecture
 from knowsub.artifacts import differing_parts
-from knowsub.lm.batch import open_chat
+from knowsub.lm.batch import is_chat, open_chat
 from knowsub.lm.blocks import cut_error
 from knowsub.lm.checks import file_error, pointer_error, vocabulary_error
 from knowsub.lm.identity import config_values, differing_values, identity
@@ -152,7 +152,7 @@ def first_line(error: BaseException) -> str:
 
 
 def load_model(
-    folder: Path, device: str = "cpu", dtype: str = "float32"
+    folder: Path, device: str = "cpu", dtype: str = "float32", chat: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model and the tokenizer of a Hugging Face folder.
 
@@ -160,6 +160,7 @@ def load_model(
         folder: The folder, with `config.json`, safetensors and a tokenizer.
         device: `cpu`, `cuda`, `cuda:1`, `mps` ...
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for that of the checkpoint.
+        chat: Whether prompts are the user's turn of its chat template; see `open_chat`.
 
     Returns:
         The model in evaluation mode, its parameters needing no gradient, and the tokenizer.
@@ -167,8 +168,9 @@ def load_model(
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it holds no model, no safetensors, an adapter, an unknown architecture,
-            weights that do not fit or are not finite, or no tokenizer; if the device does not
-            exist; if the model computes otherwise than its row of `ARCHITECTURES` says.
+            weights that do not fit or are not finite, no tokenizer, or no chat template where one
+            is wanted; if the device does not exist; if the model computes otherwise than its row
+            of `ARCHITECTURES` says.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"model {str(folder)!r}: no such folder")
@@ -200,6 +202,8 @@ def load_model(
         raise ValueError(f"model {str(folder)!r}: {fault}")
     ready: PreTrainedModel = model.requires_grad_(False).to(device).eval()
     _require_exact_cut(ready, str(folder))
+    if chat:
+        open_chat(tokenizer)
     return ready, tokenizer
 
 
@@ -274,7 +278,8 @@ def open_model(
     entry = read_manifest(path)
     local = path.parent / entry["path"]
     folder = local if local.is_dir() else resolve_model(entry["path"], entry["revision"]).folder
-    model, tokenizer = load_model(folder, device, dtype or entry["dtype"])
+    chat = bool(entry.get("chat"))
+    model, tokenizer = load_model(folder, device, dtype or entry["dtype"], chat)
     # Weights in another dtype have this fingerprint once they are cast to the manifest's.
     actual = identity(model, tokenizer, getattr(torch, entry["dtype"]))
     if actual != entry["fingerprint"]:
@@ -284,8 +289,6 @@ def open_model(
             f"{path}: the {parts} in {folder} changed since it was written"
             f"{values and f' ({values})'}; run `{REPIN}`, then `dvc repro`"
         )
-    if entry.get("chat"):
-        open_chat(tokenizer)
     return model, tokenizer
 
 
@@ -321,11 +324,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def manifest(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    path: str,
-    revision: str,
-    chat: bool = False,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, revision: str
 ) -> dict[str, Any]:
     """Return what `open_model` needs to find the same model again, and what it is.
 
@@ -334,17 +333,11 @@ def manifest(
         tokenizer: Its tokenizer as loaded.
         path: Hub id, absolute folder, or a folder relative to that of `model.json`.
         revision: Commit of a hub model; empty for a folder.
-        chat: Whether prompts are turns of its chat template.
 
     Returns:
         The content of `model.json`.
-
-    Raises:
-        ValueError: If prompts are to be turns of a chat and there is no such template.
     """
-    if chat:
-        open_chat(tokenizer)
-    return ({"chat": True} if chat else {}) | {
+    return ({"chat": True} if is_chat(tokenizer) else {}) | {
         "scheme": SCHEME,
         "path": path,
         "revision": revision,

@@ -40,7 +40,7 @@ def test_prompts_of_all_lengths_are_continued_as_each_alone(kind: str) -> None:
     model, tokenizer = wide(kind), toy_tokenizer()
     context = open_context(model, tokenizer, all_matrices(model), statements(), {})
     facts = context.sets["target"]
-    written = continuations(context, facts, 3)
+    written = continuations(context.encoder, facts.statements, 3)
     assert len({len(tokenize(tokenizer, [each.prompt])[0]) for each in facts.statements}) > 1
     for statement, text in zip(facts.statements, written, strict=True):
         (tokens,) = tokenize(tokenizer, [statement.prompt])
@@ -65,6 +65,6 @@ def test_an_object_counts_as_whole_words_however_it_is_spelled(
     ):
         monkeypatch.setattr(
             "knowsub.evaluation.generation.continuations",
-            lambda _, facts, __, text=text: [text] * len(facts),
+            lambda _, statements, __, text=text: [text] * len(statements),
         )
         assert float(says_objects(context, 3)["target"][0]) == said

@@ -62,7 +62,7 @@ def test_running_text_is_no_turn() -> None:
 def test_a_manifest_says_whether_its_model_is_asked_in_turns(folder: Path) -> None:
     path = folder.parent / "model.json"
     for chat in (False, True):
-        pinned = manifest(*load_model(folder), "model", "", chat)
+        pinned = manifest(*load_model(folder, chat=chat), "model", "")
         path.write_text(json.dumps(pinned), encoding="utf-8")
         _, tokenizer = open_model(path)
         asked = as_prompt(tokenizer, "A robin is a")
@@ -73,7 +73,7 @@ def test_a_manifest_says_whether_its_model_is_asked_in_turns(folder: Path) -> No
     assert len(predictions(str(path), "A robin is a", None, 3)["answers"]["original"]) == 3
 
 
-def test_a_model_without_a_template_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_a_template_is_refused() -> None:
     with pytest.raises(ValueError, match="has no chat template"):
         open_chat(toy_tokenizer())
     tokenizer = toy_tokenizer()
