@@ -96,6 +96,8 @@ def set_environment(machine: Machine, quiet: bool, terminal: bool) -> bool:
     threads = machine.threads or os.cpu_count() or 1
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
+    # a thread that waits for another by spinning takes the core that the other one needs
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of, a stage refuses

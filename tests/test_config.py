@@ -486,7 +486,7 @@ def main(target: str, seed: int) -> str:
     if target == "wrong":
         raise ValueError("target: value 'wrong'\\n is not allowed")
     import os
-    return f"{target!r} {seed + 1} {os.environ['OMP_NUM_THREADS']}"
+    return f"{target!r} {seed + 1} {os.environ['OMP_NUM_THREADS']} {os.environ['OMP_WAIT_POLICY']}"
 
 if __name__ == "__main__":
     stage_main(main)
@@ -509,7 +509,14 @@ def test_a_stage_takes_its_arguments_in_the_types_it_names(tmp_path: Path) -> No
     done = stage(tmp_path, "building.n.01", "4")
     threads = load_params().machine.item_threads
     assert done.returncode == 0
-    assert done.stderr.startswith(f"sample: 'building.n.01' 5 {threads} (")
+    assert done.stderr.startswith(f"sample: 'building.n.01' 5 {threads} passive (")
+
+
+def test_threads_of_a_stage_give_up_their_core_while_they_wait_unless_told_otherwise(
+    tmp_path: Path,
+) -> None:
+    done = stage(tmp_path, "building.n.01", "4", OMP_WAIT_POLICY="active")
+    assert " active (" in done.stderr
 
 
 def test_a_quiet_stage_says_nothing(tmp_path: Path) -> None:
