@@ -6,8 +6,9 @@
 Every rival trains the matrices that the mask covers on the statements that the mask search has. Of
 its checkpoints the last is kept whose PPL ratio on the *validation's* control facts is at most the
 mask's own, or 1.02 where the mask's is less; it is measured as the stage `test` measures a mask, on
-what neither has seen. The mask's row is read from `data/test`. A row goes to
-`benchmarks/rivals.json`; rows that are there already are kept.
+what neither has seen. `METHOD + neighborhood` keeps neighborhood facts as it does control facts, as
+many per step. The mask's row is read from `data/test`. A row goes to `benchmarks/rivals.json`; rows
+that are there already are kept.
 `--tune` tries the values of `TRIED` on one target's validation and measures nothing else.
 """
 
@@ -37,7 +38,8 @@ from knowsub.masks.mask import load_mask
 from knowsub.rivals import Method, RivalOptions, Unlearned, rival_options, unlearn
 
 FOUND, LEAST_DAMAGE, MASK = Path("benchmarks/rivals.json"), 1.02, "mask (default)"
-VARIANTS = [MASK, *Method]
+NEAR = " + neighborhood"
+VARIANTS = [MASK, *Method, *(f"{m}{NEAR}" for m in Method if m is not Method.GRADIENT_ASCENT)]
 SHOWN = (
     "target_ppl_ratio", "target_accuracy", "paraphrase_ppl_ratio", "choice_accuracy",
     "control_ppl_ratio", "heldout_ppl_ratio", "neighborhood_ppl_ratio", "text_ppl_ratio",
@@ -112,7 +114,10 @@ def row_of(variant: str, target: str, seed: int) -> dict[str, float]:
             for name, value in figures.items()
             if name in SHOWN or name.startswith(("retain_", "excess_recovery", "steps_to_half"))
         }
-    found = rivaled(target, seed, rival_options(variant))
+    options = rival_options(variant.removesuffix(NEAR))
+    if variant.endswith(NEAR):
+        options = replace(options, neighborhood_batch=options.control_batch)
+    found = rivaled(target, seed, options)
     row = {"steps": float(found.step)}
     row |= {f"validation_{name}": value for name, value in found.validation.items()}
     evaluation = evaluation_of(target)

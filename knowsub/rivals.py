@@ -6,8 +6,9 @@
         ...  # the model has unlearned
 
 Each objective is a pure function of a few lines. All train the matrices that a mask covers, with
-AdamW, on the statements of target and control facts that a search trains on. Damage is read on the
-validation's control facts; the last checkpoint within the limit is what comes back.
+AdamW, on the statements of target and control facts that a search trains on, and on those of
+neighborhood facts if asked. Damage is read on the validation's control facts; the last checkpoint
+within the limit is what comes back.
 """
 
 from __future__ import annotations
@@ -63,17 +64,18 @@ def negative_preference(
 def misdirection(
     states: Float[Tensor, "target hidden"],
     direction: Float[Tensor, " hidden"],
-    kept: Float[Tensor, "control hidden"],
-    original: Float[Tensor, "control hidden"],
+    kept: Sequence[tuple[Float[Tensor, "_ hidden"], Float[Tensor, "_ hidden"]]],
     control_weight: float,
 ) -> Float[Tensor, ""]:
-    """Return MSE of target states from a direction + weight * MSE of control states from before.
+    """Return MSE of target states from a direction + weight * MSE of kept states from before.
+
+    `kept` are the states of each set that is to stay, now and before; their MSEs are added.
 
     Source: Li et al. 2024 (arXiv 2403.03218), section 4. They take every position of a text; here
     it is those that predict an object, as target and control statements share the words before.
     """
     steered = mse_loss(states, direction.expand_as(states))
-    return steered + control_weight * mse_loss(kept, original)
+    return steered + control_weight * sum(mse_loss(now, before) for now, before in kept)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class RivalOptions:
     """Target statements per step."""
     control_batch: int = 24
     """Control statements per step."""
+    neighborhood_batch: int = 0
+    """Neighborhood statements per step, kept as the control ones are; 0 leaves them out."""
     max_control_ratio: float = 1.02
     """Validation PPL ratio on control facts that a checkpoint may have."""
 
@@ -110,6 +114,8 @@ class RivalOptions:
                 raise ValueError(f"{name}: value {getattr(self, name)!r} is not allowed; use > 0")
         if self.control_weight < 0 or self.control_batch < 1 or self.max_control_ratio < 1:
             raise ValueError("control_weight >= 0, control_batch >= 1, max_control_ratio >= 1")
+        if self.neighborhood_batch < 0:
+            raise ValueError(f"neighborhood_batch: value {self.neighborhood_batch} is below 0")
 
 
 TUNED: Mapping[Method, Mapping[str, float]] = {
@@ -176,20 +182,21 @@ def unlearn(
             a block, or the model has no matrix that the method trains.
     """
     generator, model = torch.Generator().manual_seed(seed), search.model
-    target, control = (search.encode_statements(_chosen(statements, s)) for s in _TRAINED_ON)
+    sizes = [options.target_batch, options.control_batch, options.neighborhood_batch]
+    read = [(splits, size) for splits, size in zip(_TRAINED_ON, sizes, strict=True) if size]
+    sets = [search.encode_statements(_chosen(statements, splits)) for splits, _ in read]
     validate = build_validation(search, statements, validation_text)
     matrices = trained_matrices(search, options)
-    loss = _objective(search, target, control, options, generator)
+    loss = _objective(search, sets, options, generator)
     shares = _trained_entries(model, matrices)
     weights = {n: model.get_parameter(n).detach().clone().requires_grad_() for n in shares}
     optimizer = torch.optim.AdamW(weights.values(), lr=options.lr, weight_decay=0.0)
     kept = Unlearned(_copies(weights), 0, validate(), [])
     with applied(model, weights):
         for step in range(1, options.steps + 1):
-            drawn = _draw(target, options.target_batch, generator)
-            held = _draw(control, options.control_batch, generator)
+            drawn = [_draw(own, n, generator) for own, (_, n) in zip(sets, read, strict=True)]
             try:
-                value = loss(drawn, held)
+                value = loss(drawn)
                 _set_gradients(value, weights, shares)
                 optimizer.step()
                 if step % options.evaluate_every and step != options.steps:
@@ -204,7 +211,11 @@ def unlearn(
     return kept
 
 
-_TRAINED_ON = ((Split.TARGET,), (Split.CONTROL_TRAIN, Split.CONTROL_TRAIN_UNKNOWN))
+_TRAINED_ON = (
+    (Split.TARGET,),
+    (Split.CONTROL_TRAIN, Split.CONTROL_TRAIN_UNKNOWN),
+    (Split.NEIGHBORHOOD_TRAIN, Split.NEIGHBORHOOD_TRAIN_UNKNOWN),
+)
 
 
 def _chosen(statements: Sequence[Statement], splits: tuple[Split, ...]) -> list[Statement]:
@@ -277,63 +288,70 @@ def sequence_nll(upper: PreTrainedModel, batch: Batch) -> Float[Tensor, " batch"
     return nll.new_zeros(len(batch)).index_add(0, rows, nll)
 
 
-Objective = Callable[[Int[Tensor, " row"], Int[Tensor, " row"]], Tensor]
-"""Rows of the target's and of the control's statements -> loss under the weights as they are."""
+Objective = Callable[[Sequence[Int[Tensor, " row"]]], Tensor]
+"""Rows of the target's statements and of each kept set's -> loss under the weights as they are."""
 
 
 def _objective(
-    search: SearchModel,
-    target: Batch,
-    control: Batch,
-    options: RivalOptions,
-    generator: torch.Generator,
+    search: SearchModel, sets: Sequence[Batch], options: RivalOptions, generator: torch.Generator
 ) -> Objective:
-    """Return the loss of a method; the original weights must be in place when it is made."""
+    """Return the loss of a method; the original weights must be in place when it is made.
+
+    `sets` are the target's statements and each kept set's.
+    """
     if options.method is Method.RMU:
-        return _steering(search, (target, control), options, generator)
-    upper = search.upper
+        return _steering(search, sets, options, generator)
+    upper, (target, *kept_sets) = search.upper, sets
     with torch.no_grad():
         rows = torch.arange(len(target)).split(options.target_batch)
         reference = torch.cat([sequence_nll(upper, target[own].trimmed()) for own in rows])
 
-    def loss(drawn: Tensor, held: Tensor) -> Tensor:
-        nll = sequence_nll(upper, target[drawn].trimmed())
+    def loss(drawn: Sequence[Tensor]) -> Tensor:
+        nll = sequence_nll(upper, target[drawn[0]].trimmed())
         if options.method is Method.GRADIENT_ASCENT:
             return gradient_ascent(nll)
-        kept = options.control_weight * sequence_nll(upper, control[held].trimmed()).mean()
+        rows = zip(kept_sets, drawn[1:], strict=True)
+        kept = sum(sequence_nll(upper, own[held].trimmed()).mean() for own, held in rows)
         if options.method is Method.NPO:
-            before = reference[drawn.to(reference.device)]
-            return negative_preference(nll, before, options.beta) + kept
-        return gradient_ascent(nll) + kept
+            before = reference[drawn[0].to(reference.device)]
+            forgotten = negative_preference(nll, before, options.beta)
+        else:
+            forgotten = gradient_ascent(nll)
+        return forgotten + options.control_weight * kept
 
     return loss
 
 
 def _steering(
-    search: SearchModel,
-    batches: tuple[Batch, Batch],
-    options: RivalOptions,
-    generator: torch.Generator,
+    search: SearchModel, sets: Sequence[Batch], options: RivalOptions, generator: torch.Generator
 ) -> Objective:
     """Return RMU's loss, on the output of one block; nothing above it is computed."""
-    target, control = batches
+    target, *kept_sets = sets
     up_to_block = lower_blocks(search.model, _steered_block(search, options) + 1)
     part = upper_blocks(up_to_block, search.first_block)
 
     def states(batch: Batch) -> Tensor:
         return last_hidden(part, batch)[batch.target_mask]
 
-    with torch.no_grad():
-        rows = torch.arange(len(control)).split(options.control_batch)
-        before = torch.cat([states(control[own].trimmed()) for own in rows])
-    original = before.split(control.target_mask.sum(dim=1).tolist())
-    # A unit vector of entries drawn from [0, 1), as theirs is.
-    unit = torch.nn.functional.normalize(torch.rand(before.shape[1], generator=generator), dim=0)
-    direction = options.steering * unit.to(before)
+    def by_statement(batch: Batch) -> tuple[Tensor, ...]:
+        rows = torch.arange(len(batch)).split(options.control_batch)
+        before = torch.cat([states(batch[own].trimmed()) for own in rows])
+        parts: tuple[Tensor, ...] = before.split(batch.target_mask.sum(dim=1).tolist())
+        return parts
 
-    def loss(drawn: Tensor, held: Tensor) -> Tensor:
-        kept = torch.cat([original[row] for row in held.tolist()])
-        steered, now = states(target[drawn].trimmed()), states(control[held].trimmed())
-        return misdirection(steered, direction, now, kept, options.control_weight)
+    with torch.no_grad():
+        originals = [by_statement(own) for own in kept_sets]
+    # A unit vector of entries drawn from [0, 1), as theirs is.
+    any_state = originals[0][0][0]
+    unit = torch.nn.functional.normalize(torch.rand(len(any_state), generator=generator), dim=0)
+    direction = options.steering * unit.to(any_state)
+
+    def loss(drawn: Sequence[Tensor]) -> Tensor:
+        steered = states(target[drawn[0]].trimmed())
+        kept = [
+            (states(own[held].trimmed()), torch.cat([before[row] for row in held.tolist()]))
+            for own, before, held in zip(kept_sets, originals, drawn[1:], strict=True)
+        ]
+        return misdirection(steered, direction, kept, options.control_weight)
 
     return loss

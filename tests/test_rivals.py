@@ -78,7 +78,9 @@ def test_misdirection_by_hand() -> None:
     states, direction = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([0.0, 1.0])
     kept, original = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 1.0]])
     # mean squares of 1, 1, 0, 0 and ten times those of 1, 0
-    assert float(misdirection(states, direction, kept, original, 10.0)) == 5.5
+    assert float(misdirection(states, direction, [(kept, original)], 10.0)) == 5.5
+    further = (torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]))  # ten times that of 2, 0
+    assert float(misdirection(states, direction, [(kept, original), further], 10.0)) == 25.5
 
 
 def test_the_nll_of_an_object_is_that_of_plain_hugging_face(tiny_gpt2: GPT2LMHeadModel) -> None:
@@ -204,6 +206,37 @@ def test_a_seed_gives_the_same_weights_and_another_one_others(method: Method) ->
     assert not torch.equal(first, weights(1))
 
 
+NEAR = [
+    replace(s, split=Split.NEIGHBORHOOD_TRAIN) if s.split is Split.NEIGHBORHOOD_HELDOUT else s
+    for s in statements()
+]
+
+
+def forgot_near(method: Method, searched: SearchModel, neighborhood_batch: int) -> Unlearned:
+    values = FAST | (RMU if method is Method.RMU else {}) | {"max_control_ratio": 1e9}
+    options = rival_options(method, **values, neighborhood_batch=neighborhood_batch)
+    return unlearn(searched, NEAR, TEXT, options, seed=0)
+
+
+@pytest.mark.parametrize("method", [Method.GRADIENT_DIFFERENCE, Method.NPO])
+def test_neighborhood_facts_suffer_less_where_they_are_kept_too(method: Method) -> None:
+    searched = search()
+    near = [s for s in NEAR if s.split is Split.NEIGHBORHOOD_TRAIN and s.role is Role.TRAIN]
+
+    def nll(neighborhood_batch: int) -> float:
+        found = forgot_near(method, searched, neighborhood_batch)
+        with applied(searched.model, found.weights), torch.no_grad():
+            batch = searched.encode_statements(near)
+            return float(sequence_nll(searched.upper, batch).mean())
+
+    assert nll(len(near)) < nll(0)
+
+
+def test_misdirection_reads_neighborhood_facts_where_it_is_asked_to() -> None:
+    with_them, without = (forgot_near(Method.RMU, search(), size).weights for size in (8, 0))
+    assert not torch.equal(*with_them.values(), *without.values())
+
+
 def test_values_and_sets_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="method: value 'dpo' is not allowed; use gradient_ascent"):
         rival_options("dpo")
@@ -214,5 +247,7 @@ def test_values_and_sets_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="block: value 0 is not among 1 to 1"):
         forgot(Method.RMU, block=0)
     targets = [s for s in statements() if s.split is Split.TARGET]
+    with pytest.raises(ValueError, match="neighborhood_batch: value -1 is below 0"):
+        rival_options("npo", neighborhood_batch=-1)
     with pytest.raises(ValueError, match="no statement of split control_train"):
         unlearn(search(), targets, TEXT, rival_options("npo"))
