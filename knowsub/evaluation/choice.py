@@ -25,6 +25,7 @@ from knowsub.evaluation.objects import (
     pair_nll,
     relation_objects,
 )
+from knowsub.evaluation.options import TestOptions
 from knowsub.kg.facts import Role, Statement
 from knowsub.kg.words import comparable
 
@@ -206,21 +207,38 @@ class MultipleChoice:
     """Subject identifiability in the original model [fraction]."""
 
 
+def limit_families(context: EvalContext, limit: int) -> EvalContext:
+    """Return a context whose target prompts are of `limit` template families at most, 0 = all.
+
+    Those of lowest mean NLL under the original model are kept.
+    """
+    facts = context.sets["target"]
+    families = list(dict.fromkeys(each.family for each in facts.statements))
+    if not 0 < limit < len(families):
+        return context
+    nll = context.original.sets["target"].mean_nll
+    of = {name: torch.tensor([s.family == name for s in facts.statements]) for name in families}
+    kept = sorted(families, key=lambda name: float(nll[of[name]].mean()))[:limit]
+    asked = context.encoder.encode([s for s in facts.statements if s.family in kept])
+    return replace(context, sets={**context.sets, "target": asked})
+
+
 def prepare_multiple_choice(
-    context: EvalContext, distractors: int, draws: int, generator: torch.Generator
+    context: EvalContext, options: TestOptions, generator: torch.Generator
 ) -> MultipleChoice:
     """Return the questions about the target; the original weights must be in place.
 
-    `distractors` wrong objects per choice, `draws` other subjects per prompt for the reference.
-    Raises ValueError if a relation has but one subject, or no object beside the true one.
+    The options say how many distractors, other subjects per prompt for the reference, and template
+    families. Raises ValueError if a relation has but one subject, or no object beside the true one.
     """
+    context = limit_families(context, options.choice_families)
     objects = relation_objects(context.statements)
-    choices = draw_choices(context, objects, distractors, generator)
+    choices = draw_choices(context, objects, options.distractors, generator)
     grid = subject_grid(context, objects)
     return MultipleChoice(
         choices=choices,
         original=choice_accuracy(context.upper, choices),
-        reference=ignorance_reference(context, choices, draws, generator),
+        reference=ignorance_reference(context, choices, options.reference_draws, generator),
         swapped=swap_objects(context, objects, generator),
         grid=grid,
         original_identifiability=subject_identifiability(context.upper, grid),
@@ -231,7 +249,7 @@ def ask_model(
     other: EvalContext, context: EvalContext, questions: MultipleChoice
 ) -> MultipleChoice:
     """Return the same questions for another model, which gets its own cached states."""
-    choices = questions.choices
+    choices, sets = questions.choices, {**context.sets, "target": questions.choices.facts}
     prompts = choices.facts.statements
     pairs = _encode_options(other.encoder, prompts, choices.objects, choices.options)
     return replace(
@@ -239,7 +257,7 @@ def ask_model(
         choices=replace(choices, pairs=pairs),
         swapped=other.encoder.encode(questions.swapped.statements),
         grid=subject_grid(
-            replace(context, encoder=other.encoder), relation_objects(context.statements)
+            replace(context, encoder=other.encoder, sets=sets), relation_objects(context.statements)
         ),
     )
 

@@ -110,9 +110,7 @@ def compute_references(
     facts = context.sets["target"]
     if options.multiple_choice or options.logit_lens:
         try:
-            references.multiple_choice = prepare_multiple_choice(
-                context, options.distractors, options.reference_draws, generator
-            )
+            references.multiple_choice = prepare_multiple_choice(context, options, generator)
         except ValueError as error:
             references.skipped["multiple_choice"] = str(error)
     if options.forgetting or options.quantization:

@@ -54,6 +54,8 @@ class TestOptions:
     """How many of the random masks are also scored on text [masks]."""
     multiple_choice: bool
     """Choice against distractors, random objects, identifiability of the subject."""
+    choice_families: Limit
+    """Training families asked in it at most, lowest NLL first; 0 = all [families]."""
     forgetting: bool
     """Forgetting against the prior over objects."""
     generation_tokens: Limit

@@ -101,7 +101,7 @@ def options(**changes: object) -> TestOptions:
     values: Mapping[str, object] = {
         "seed": 0, "block_tokens": 8, "text_blocks": 0, "control_prompts": 0, "random_masks": 9,
         "random_text_masks": 1, "multiple_choice": True, "forgetting": True, "paraphrase": True,
-        "generation_tokens": 3,
+        "generation_tokens": 3, "choice_families": 0,
         "specificity": True, "full_ablation": True, "logit_lens": True, "relearning": True,
         "relearning_curves": True, "forget_quality": True, "connectivity": True,
         "quantization": True, "minimality": True, "cross_target": True, "baselines": True,

@@ -10,6 +10,7 @@ from knowsub.evaluation.choice import (
     first_option_wins,
     identified_share,
     ignorance_reference,
+    limit_families,
     subject_grid,
     swap_objects,
 )
@@ -46,6 +47,22 @@ def test_swapped_objects_are_not_true_of_their_subjects() -> None:
     assert len(swapped) == 30
     true = {s.fact: s.object for s in context.statements}
     assert all(s.object != true[s.fact] for s in swapped.statements)
+
+
+def test_the_families_that_the_model_answers_best_are_asked_where_few_are() -> None:
+    context = built_context("a")
+    assert limit_families(context, 0) is context
+    assert limit_families(context, 2) is context
+    (asked,) = {s.family for s in limit_families(context, 1).sets["target"].statements}
+    nll, prompts = context.original.sets["target"].mean_nll, context.sets["target"].statements
+    means = {
+        family: float(
+            torch.stack([n for n, s in zip(nll, prompts, strict=True) if s.family == family]).mean()
+        )
+        for family in ("kind", "sort")
+    }
+    assert means[asked] == min(means.values())
+    assert len(limit_families(context, 1).sets["target"]) == 5
 
 
 @pytest.fixture(scope="module")

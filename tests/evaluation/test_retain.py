@@ -49,7 +49,8 @@ def test_the_false_objects_are_false_and_the_first_is_the_true_one() -> None:
 def test_a_model_is_not_told_apart_from_itself_but_from_the_original() -> None:
     context = built_context()
     mask = fact_mask(built_model(), FACTS)
-    questions = prepare_multiple_choice(context, 4, 1, torch.Generator().manual_seed(0))
+    asked = options(distractors=4, reference_draws=1)
+    questions = prepare_multiple_choice(context, asked, torch.Generator().manual_seed(0))
     retain = open_retain(context, without(context, mask), options(), questions)
     assert retain.metrics.values["retain_target_accuracy"] < 0.5
     assert retain.metrics.values["retain_choice_accuracy"] < 1.0
