@@ -20,10 +20,10 @@ RIVALS = (
 
 
 def main() -> None:
-    """Write both tables between their markers, of the targets and seeds that every method has."""
+    """Write both tables between their markers, of the targets and seeds that every row has."""
     rows = read_rows(rivals.FOUND)
     each = [{(r["target"], r["seed"]) for r in rows if r["variant"] == v} for v in rivals.VARIANTS]
-    compared = set.intersection(*each)
+    compared = set.intersection(*filter(None, each))
     rows = [row for row in rows if (row["target"], row["seed"]) in compared]
     erased = [row for row in read_rows(frontier.FOUND) if row["variant"] == "erase"]
     rows += [r | {"variant": ERASE} for r in erased if (r["target"], r["seed"]) in compared]
