@@ -355,6 +355,8 @@ def _matrices_of(model: nn.Module, path: str, block: int, spec: WeightSpec) -> l
     if hasattr(model.get_submodule(path), "base_layer"):  # an adapter of `peft` lies on top
         path = f"{path}.base_layer"
     parameter = f"{path}.weight"
+    if not model.get_parameter(parameter).is_floating_point():
+        raise ValueError(f"{parameter} is quantized; a mask is of plain numbers")
     stored = [dimension.split() for dimension in spec.axes.split("|")]
     shape, first_row, matrices = model.get_parameter(parameter).shape, 0, []
     for index, module_type in enumerate(spec.module_types):

@@ -33,7 +33,7 @@ from knowsub.evaluation.options import TestOptions
 from knowsub.inputs import link_inputs
 from knowsub.kg.options import NOUNS, PrepareOptions, VerbalizeOptions
 from knowsub.params_file import Source, as_text, fail, read_yaml, shorten
-from knowsub.ranges import Distinct, Seed, Text, require
+from knowsub.ranges import Distinct, Seed, Text, block_range, require
 from knowsub.report.options import ReportOptions
 from knowsub.runner import run_stage
 
@@ -119,6 +119,26 @@ class Params:
             self.train.block_range(self.pretrain.blocks)
             size, most = self.train.block_tokens, self.pretrain.context
             require(size <= most, "train.block_tokens", size, f"at most pretrain.context, {most}")
+        if self.pretrain.nf4_blocks != "none":
+            self._require_plain_weights()
+
+    def _require_plain_weights(self) -> None:
+        """Refuse to mask or train weights that `pretrain.nf4_blocks` keeps in 4 bits."""
+        nf4, masked = self.pretrain.nf4_blocks, self.train.blocks
+        if "_half" in nf4 or "_half" in masked:
+            apart = "_half" in nf4 and "_half" in masked
+        else:
+            ranges = (set(block_range(text, 10**7, "")) for text in (nf4, masked))
+            apart = set.isdisjoint(*ranges)
+        allowed = f"lower_half beside train.blocks: upper_half, or numbers that it, {masked}, lacks"
+        require(apart, "pretrain.nf4_blocks", nf4, allowed)
+        test, tune, why = self.test, self.finetune, "with pretrain.nf4_blocks"
+        require(not test.relearning, "test.relearning", True, f"false {why}, it trains all weights")
+        methods = [each.value for each in test.relearning_methods]
+        fits = not (test.relearning_curves and "full" in methods)
+        require(fits, "test.relearning_methods", methods, f"[lora] {why}, full trains all weights")
+        fits = tune.trainable_blocks == "upper" or "full" not in tune.adaptations
+        require(fits, "finetune.trainable_blocks", "all", f"upper {why} and adaptation full")
 
 
 def text_keys(section: Any = None, prefix: str = "") -> frozenset[str]:

@@ -3,6 +3,7 @@
 A test holds every range against the comment of its key in `params.yaml`.
 """
 
+import re
 from collections.abc import Hashable
 from typing import Annotated
 
@@ -42,6 +43,32 @@ def _distinct(values: list[Hashable]) -> list[Hashable]:
 
 Distinct = AfterValidator(_distinct)
 """Metadata of a list: no value occurs twice."""
+
+
+BLOCKS = r"\d{1,6}[:-]\d{1,6}"
+"""Pattern of a range of blocks: `first-end`, 0-based, end open."""
+
+
+def block_range(text: str, total: int, key: str) -> range:
+    """Return the 0-based indices of the blocks that an option names.
+
+    Args:
+        text: `none`, `lower_half`, `upper_half` or `first-end`.
+        total: Number of blocks of the model.
+        key: The option, for the message.
+
+    Returns:
+        The indices.
+
+    Raises:
+        ValueError: If they reach beyond the model.
+    """
+    half = total // 2
+    halves = {"none": (0, 0), "lower_half": (0, half), "upper_half": (half, total)}
+    first, end = halves.get(text) or (int(number) for number in re.split("[:-]", text))
+    if end > total:
+        raise ValueError(f"{key}: {text} reaches beyond the model's {total}")
+    return range(first, end)
 
 
 def require(holds: bool, key: str, value: object, allowed: str) -> None:

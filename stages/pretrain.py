@@ -1,7 +1,7 @@
 """The language model: the embedded one, trained here, or a pretrained one, found and pinned.
 
 Reads: data/prepare/{facts.jsonl, templates.json}, data/prepare/text/{train,validation}.txt
-Writes: data/pretrain/model.json, curve.csv, and model/ if embedded or from a GGUF file
+Writes: data/pretrain/model.json, curve.csv, and model/ if embedded, from a GGUF file or in nf4
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> str:
             _, metrics = train_embedded(statements, DATA / "text", folder, options, log)
             source, taught = ModelFiles(folder, "model", ""), {"metrics": metrics}
         else:
-            source, taught = find_pretrained(options.model, options.revision, folder, main_root())
+            source, taught = find_pretrained(*options.source, folder, main_root())
         opened = load_model(source.folder, device, options.dtype, options.chat)
         pinned = manifest(*opened, source.path, source.revision) | taught
         run.metrics(pinned.get("metrics", {}))

@@ -34,6 +34,7 @@ def main() -> str:
 def remaining_models(params: Params) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the model without each subnetwork, one at a time, with its tokenizer."""
     from knowsub.lm.load import open_model
+    from knowsub.lm.nf4 import dequantize_
     from knowsub.masks.ablation import ablate_, all_matrices
     from knowsub.masks.mask import load_mask
 
@@ -42,6 +43,7 @@ def remaining_models(params: Params) -> Iterator[tuple[str, dict[str, Any]]]:
             model, tokenizer = open_model(DATA / "pretrain" / "model.json")
             path = DATA / "train" / f"{target}-{seed}" / "mask.safetensors"
             ablate_(model, all_matrices(model), load_mask(path))
+            dequantize_(model)
             model.name_or_path = str(path)  # no id of the hub, which MLflow would ask for a card
             yield f"{target}-{seed}", {"model": model, "tokenizer": tokenizer}
 

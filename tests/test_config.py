@@ -196,6 +196,12 @@ def test_a_file_with_nothing_right_is_reported_in_few_lines(tmp_path: Path) -> N
     assert len(str(caught.value).splitlines()) == 21
 
 
+NF4 = [
+    "pretrain.model=./m", "pretrain.nf4_blocks=lower_half", "test.relearning=false",
+    "test.relearning_methods=[lora]",
+]  # fmt: skip
+"""What keeps the lower half of a pretrained model in 4 bits."""
+
 CONFLICTS = [
     (["prepare.validation_share=0.46", "prepare.heldout_share=0.46"], "at most 0.9 together"),
     (["prepare.text_test_share=0.5", "prepare.text_validation_share=0.5"], "at most 0.9 together"),
@@ -208,6 +214,15 @@ CONFLICTS = [
     (["verbalize.validation_families=[]"], "verbalize.validation_families: value [] is not allo"),
     (["verbalize.test_families=[kind]"], "verbalize.train_families: value ['kind'] is not allowed"),
     (["verbalize.train_families=[kind,kind]"], "use each family in one role, once"),
+    (["pretrain.nf4_blocks=upper_half"], "pretrain.nf4_blocks: value 'upper_half' is not allowed"),
+    (["pretrain.nf4_blocks=lower_half"], "use none for model: embedded, which is small"),
+    ([*NF4, "pretrain.nf4_blocks=2-2"], "use none, lower_half, or first-end such as 0-16"),
+    ([*NF4, "train.blocks=2-4"], "pretrain.nf4_blocks: value 'lower_half' is not allowed; use l"),
+    ([*NF4, "pretrain.nf4_blocks=0-2"], "use lower_half beside train.blocks: upper_half, or numbe"),
+    ([*NF4, "pretrain.nf4_blocks=0-3", "train.blocks=2-4"], "or numbers that it, 2-4, lacks"),
+    ([*NF4, "test.relearning=true"], "test.relearning: value True is not allowed; use false with"),
+    ([*NF4, "test.relearning_methods=[lora,full]"], "test.relearning_methods: value ['lora', 'fu"),
+    ([*NF4, "finetune.trainable_blocks=all"], "finetune.trainable_blocks: value 'all' is not all"),
     (["pretrain.heads=3"], "pretrain.heads: value 3 is not allowed; use a divisor of width, 128"),
     (["pretrain.block_tokens=129"], "pretrain.block_tokens: value 129 is not allowed; use at most"),
     (["pretrain.warmup=0.6", "pretrain.decay=0.5"], "at most 1 together"),
@@ -540,3 +555,15 @@ def test_a_stage_without_its_arguments_says_what_it_wants(tmp_path: Path) -> Non
     done = stage(tmp_path, "building.n.01")
     assert done.returncode == 2
     assert "seed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("nf4", "masked"), [("lower_half", "upper_half"), ("0-2", "2-4"), ("3:4", "0:3")]
+)
+def test_blocks_in_nf4_stand_beside_masked_ones(nf4: str, masked: str) -> None:
+    chosen = [f"pretrain.nf4_blocks='{nf4}'", f"train.blocks='{masked}'"]
+    assert load_params([*NF4, *chosen]).pretrain.nf4_blocks == nf4
+    curves = ["test.relearning_curves=false", "test.relearning_methods=[full]"]
+    assert load_params([*NF4, *chosen, *curves])
+    tuned = ["finetune.trainable_blocks=all", "finetune.adaptations=[head,lora]"]
+    assert load_params([*NF4, *chosen, *tuned])

@@ -27,6 +27,7 @@ from knowsub.lm.load import (
     read_manifest,
     resolve_model,
 )
+from knowsub.lm.nf4 import dequantize_
 from knowsub.lm.score import score, target_logits
 from knowsub.masks.ablation import ablate_, ablated, all_matrices
 from knowsub.masks.mask import Mask, load_mask
@@ -94,12 +95,13 @@ def open_named(name: str, dtype: str = "float32") -> OpenModel:
 def remove_mask(name: str, mask_file: Path, out: Path) -> Result:
     """Write a model without a subnetwork, and return its folder, fingerprint and the mask's size.
 
-    It is written in the checkpoint's dtype; a model that is there is replaced. Raises ValueError if
-    the mask is of another model.
+    It is written in the checkpoint's dtype, weights in nf4 as the numbers that they stand for; a
+    model that is there is replaced. Raises ValueError if the mask is of another model.
     """
     opened = open_named(name, dtype="auto")
     mask = opened.mask(mask_file)
     ablate_(opened.model, opened.matrices, mask)
+    nf4_blocks = dequantize_(opened.model)
     card = ModelCard(
         base=opened.name,
         revision=opened.revision,
@@ -108,6 +110,7 @@ def remove_mask(name: str, mask_file: Path, out: Path) -> Result:
         removed=mask.size,
         maskable=mask.maskable,
         made=dict(mask.meta),
+        nf4_blocks=nf4_blocks,
         license=license_of(resolve_model(opened.name, opened.revision).folder),
         metrics=tested(mask_file),
     )

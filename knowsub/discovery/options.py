@@ -9,6 +9,7 @@ from pydantic import Field
 from knowsub.architectures import ModuleType
 from knowsub.masks.options import Estimator, Granularity
 from knowsub.ranges import (
+    BLOCKS,
     Count,
     Fraction,
     OpenFraction,
@@ -16,6 +17,7 @@ from knowsub.ranges import (
     Ratio,
     Tokens,
     Weight,
+    block_range,
     require,
 )
 
@@ -97,7 +99,7 @@ class TrainOptions:
     """What one gate covers."""
     estimator: Estimator
     """How gates are sampled and differentiated."""
-    blocks: Annotated[str, Field(pattern=r"^(upper_half|\d{1,6}[:-]\d{1,6})$")]
+    blocks: Annotated[str, Field(pattern=rf"^(upper_half|{BLOCKS})$")]
     """Blocks that are masked: `upper_half`, or `first:end` with 0-based `first` and open `end`;
     `first-end` is the same and needs no quotes in YAML."""
     modules: Annotated[list[ModuleType], Field(min_length=1)]
@@ -239,9 +241,4 @@ class TrainOptions:
         Raises:
             ValueError: If the range reaches beyond the model.
         """
-        if self.blocks == "upper_half":
-            return range(total // 2, total)
-        first, end = (int(number) for number in self.blocks.replace("-", ":").split(":"))
-        if end > total:
-            raise ValueError(f"train.blocks: {self.blocks} reaches beyond the model's {total}")
-        return range(first, end)
+        return block_range(self.blocks, total, "train.blocks")

@@ -95,10 +95,10 @@ def build_search(
 
     The model cannot run as a whole any more; arguments and errors are those of the two.
     """
-    trainer = build_trainer(model, statements, text, seed, processes)
+    data = _training_data(model, statements, text, seed)
     validate = build_validation(model, statements, validation_text)
-    drop_lower(model.model, model.first_block)
-    return trainer, validate
+    drop_lower(model.model, model.first_block)  # before the gates take their memory
+    return _trainer_of(model, *data, seed, processes), validate
 
 
 def build_trainer(
@@ -125,9 +125,18 @@ def build_trainer(
             than the context, the text is shorter than a block, or there are too few different
             objects for the suppression term.
     """
+    return _trainer_of(model, *_training_data(model, statements, text, seed), seed, processes)
+
+
+def _trainer_of(
+    model: SearchModel,
+    data: TrainingData,
+    upper: PreTrainedModel,
+    seed: int,
+    processes: ProcessGroup | None,
+) -> MaskTrainer:
+    """Return the search with its gates; see `build_trainer`."""
     options = model.options
-    data, upper = _training_data(model, statements, text, seed)
-    _require_objects(len(data.ignorance.objects), options.suppression)
     gates = Gates(
         model.model, model.matrices, options.granularity, options.estimator, options.init_prob
     )
@@ -176,6 +185,7 @@ def _training_data(
         own_tokens=own,
         ignorance=measure_ignorance(upper, target, states, match),
     )
+    _require_objects(len(data.ignorance.objects), options.suppression)
     return data, upper
 
 

@@ -15,7 +15,6 @@ That is the question of relearning itself, and it is asked separately.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from knowsub.architectures import MaskableMatrix, architecture, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix, architecture, block_count
 from knowsub.downstream.encode import EncodedQuestions, choice_nll, encode_questions, features
 from knowsub.downstream.options import (
     Adaptation,
@@ -36,8 +35,9 @@ from knowsub.downstream.options import (
     TrainableBlocks,
 )
 from knowsub.downstream.questions import Question
-from knowsub.lm.blocks import cache_lower_states, upper_blocks
+from knowsub.lm.blocks import cache_lower_states, sharing_copy, upper_blocks
 from knowsub.lm.load import context_length
+from knowsub.lm.nf4 import matrix_modules
 from knowsub.masks.ablation import ablate_, all_matrices, masked_matrices
 from knowsub.masks.mask import Mask
 
@@ -140,23 +140,10 @@ def trainable_names(model: PreTrainedModel, spec: TrainableSpec) -> list[str]:
     return [name for name in names if name.startswith(parts)]
 
 
-def sharing_copy(model: PreTrainedModel, own: Collection[str]) -> PreTrainedModel:
-    """Return a copy of a model with memory of its own for some parameters alone, all frozen.
-
-    The others are views of the original's, which must not be written to.
-    """
-    memo: dict[int, object] = {}  # what it holds already is not copied
-    for name, parameter in model.named_parameters():
-        values = parameter.detach()
-        memo[id(parameter)] = nn.Parameter(values.clone() if name in own else values, False)
-    return copy.deepcopy(model, memo)
-
-
 def _add_lora(model: PreTrainedModel, spec: TrainableSpec, constraint: ZeroConstraint) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, needed here only
 
-    stored = dict.fromkeys(each.parameter for each in maskable_matrices(model, spec.blocks))
-    modules = [name.removesuffix(".weight") for name in stored]
+    modules = matrix_modules(model, spec.blocks)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=2 * spec.rank,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from knowsub.ranges import Fraction, Seed, Text, require
+from knowsub.ranges import BLOCKS, Fraction, Seed, Text, block_range, require
 
 
 class Dtype(StrEnum):
@@ -30,6 +30,8 @@ class PretrainOptions:
     """Git revision of a hub model; empty for its main branch [branch, tag or commit]."""
     dtype: Dtype
     """Number format that the weights are loaded in; the embedded model is float32."""
+    nf4_blocks: Annotated[str, Field(pattern=rf"^(none|lower_half|{BLOCKS})$")]
+    """Blocks of a pretrained model whose matrices are kept in 4 bits, none of them masked."""
     chat: bool
     """Whether prompts are the user's turn in the model's own chat template."""
     blocks: Annotated[int, Field(ge=2, le=48)]
@@ -69,6 +71,11 @@ class PretrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit together (ValueError)."""
+        some = self.nf4_blocks == "none" or block_range(self.nf4_blocks, 10**7, "nf4_blocks")
+        allowed = "none, lower_half, or first-end such as 0-16"
+        require(bool(some), "nf4_blocks", self.nf4_blocks, allowed)
+        plain = self.nf4_blocks == "none" or self.model != "embedded"
+        require(plain, "nf4_blocks", self.nf4_blocks, "none for model: embedded, which is small")
         chats = not (self.chat and self.model == "embedded")
         require(chats, "chat", self.chat, "false for model: embedded, which has no chat template")
         fits = self.block_tokens <= self.context
@@ -77,6 +84,11 @@ class PretrainOptions:
         require(divides, "heads", self.heads, f"a divisor of width, {self.width}")
         total = self.warmup + self.decay
         require(total <= 1, "warmup + decay", total, "at most 1 together")
+
+    @property
+    def source(self) -> tuple[str, str, str, str]:
+        """Name, revision, blocks in nf4 and dtype of a pretrained model."""
+        return self.model, self.revision, self.nf4_blocks, self.dtype.value
 
 
 @dataclass

@@ -200,7 +200,7 @@ class EvalContext:
 
     def mask_size(self, mask: Mask) -> dict[str, float]:
         """Return `sparsity` among maskable weights, `removed_share` of parameters [fraction]."""
-        parameters = sum(parameter.numel() for parameter in self.encoder.model.parameters())
+        parameters = self.encoder.model.num_parameters()
         return {"sparsity": mask.sparsity, "removed_share": mask.size / parameters}
 
     def dnll(self, name: str, changed: Scores) -> Float[Tensor, " fact"]:

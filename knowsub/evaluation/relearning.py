@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from knowsub.architectures import block_count, maskable_matrices
+from knowsub.architectures import block_count
 from knowsub.evaluation.context import (
     EncodedFacts,
     EvalContext,
@@ -32,9 +32,11 @@ from knowsub.evaluation.options import RelearningData, RelearningMethod, TestOpt
 from knowsub.kg.facts import Role, Split, Statement
 from knowsub.kg.words import comparable
 from knowsub.lm.batch import Batch, encode_statements
+from knowsub.lm.blocks import sharing_copy
 from knowsub.lm.load import context_length
+from knowsub.lm.nf4 import matrix_modules
 from knowsub.lm.score import target_logits
-from knowsub.masks.ablation import ablate_
+from knowsub.masks.ablation import ablate_, masked_matrices
 from knowsub.masks.mask import Mask
 
 
@@ -79,7 +81,10 @@ class Finetuning:
     seed: int
     """Seed of the order of the sequences, and of LoRA's matrices."""
     method: RelearningMethod = RelearningMethod.FULL
-    """What changes: every parameter, removed ones too, or low-rank updates of every matrix."""
+    """What changes: every parameter, removed ones too, or low-rank updates of every matrix.
+
+    Weights in nf4 take low-rank updates alone.
+    """
 
 
 BATCH, BATCH_TOKENS, LORA_RANK = 64, 512, 8
@@ -94,9 +99,9 @@ def finetune(
     It is one copy, trained on between the yields, in evaluation mode: dropout stays off, as in the
     original. `checkpoints` ascend; sequences come in an order that depends on the seed alone.
     """
-    tuned: PreTrainedModel = copy.deepcopy(model)
-    tuned.requires_grad_(settings.method is RelearningMethod.FULL)
-    if settings.method is RelearningMethod.LORA:
+    lora = settings.method is RelearningMethod.LORA
+    tuned = sharing_copy(model, ()) if lora else copy.deepcopy(model).requires_grad_(True)
+    if lora:
         _add_lora(tuned, settings.seed)
     trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0)
@@ -119,8 +124,7 @@ def _add_lora(model: PreTrainedModel, seed: int) -> None:
     """Put low-rank updates beside the matrices of every block; they alone are trained."""
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, needed here only
 
-    matrices = maskable_matrices(model, range(block_count(model)))
-    modules = list(dict.fromkeys(each.parameter.removesuffix(".weight") for each in matrices))
+    modules = matrix_modules(model, range(block_count(model)))
     config = LoraConfig(
         r=LORA_RANK,
         lora_alpha=2 * LORA_RANK,
@@ -133,8 +137,12 @@ def _add_lora(model: PreTrainedModel, seed: int) -> None:
 
 
 def without(context: EvalContext, mask: Mask | None) -> PreTrainedModel:
-    """Return a copy of the original model without a mask's weights, None for all of them."""
-    model: PreTrainedModel = copy.deepcopy(context.encoder.model)
+    """Return the original model without a mask's weights, None for all of them.
+
+    It shares the parameters that hold no masked matrix with the original.
+    """
+    masked = masked_matrices(context.matrices, mask) if mask is not None else []
+    model = sharing_copy(context.encoder.model, {matrix.parameter for matrix in masked})
     if mask is not None:
         ablate_(model, context.matrices, mask)
     return model

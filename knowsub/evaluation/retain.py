@@ -14,7 +14,7 @@ from itertools import combinations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from knowsub.architectures import MaskableMatrix
@@ -224,22 +224,27 @@ def connectivity(context: EvalContext, models: Mapping[str, PreTrainedModel]) ->
     find that both foretell relearning.
     """
     facts = context.sets[control_set(context)].without_lower_states()
-    norm = math.sqrt(sum(float(p.square().sum()) for p in context.encoder.model.parameters()))
+    norm = math.sqrt(sum(float(p.square().sum()) for p in _numbers(context.encoder.model)))
     metrics, between = Metrics(), copy.deepcopy(context.encoder.model)
     nll = {name: _mean_nll(model, facts) for name, model in models.items()}
     for (a, first), (b, second) in combinations(models.items(), 2):
-        ends = list(zip(first.parameters(), second.parameters(), strict=True))
+        ends = list(zip(_numbers(first), _numbers(second), strict=True))
         squared = sum(float((x - y).double().square().sum()) for x, y in ends)
         metrics.values[f"distance_{a}_{b}"] = math.sqrt(squared) / norm
         barrier = 0.0
         for share in POINTS:
             with torch.no_grad():
-                for parameter, (x, y) in zip(between.parameters(), ends, strict=True):
+                for parameter, (x, y) in zip(_numbers(between), ends, strict=True):
                     parameter.copy_(torch.lerp(x, y, share))
             line = (1 - share) * nll[a] + share * nll[b]
             barrier = max(barrier, _mean_nll(between, facts) - line)
         metrics.values[f"barrier_{a}_{b}"] = barrier
     return metrics
+
+
+def _numbers(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the parameters that can differ: all but those in nf4."""
+    return [each for each in model.parameters() if each.is_floating_point()]
 
 
 def _mean_nll(model: PreTrainedModel, facts: EncodedFacts) -> float:

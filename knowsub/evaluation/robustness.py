@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from knowsub.architectures import MaskableMatrix, block_count, maskable_matrices
+from knowsub.architectures import MaskableMatrix, maskable_matrices
 from knowsub.evaluation.context import EncodedFacts, EvalContext, score_facts
 from knowsub.evaluation.metrics import KnownFacts, Metrics, forgetting, median, ppl_ratio
 from knowsub.evaluation.options import TestOptions
@@ -31,7 +31,7 @@ from knowsub.evaluation.relearning import (
 )
 from knowsub.lm.batch import Batch
 from knowsub.lm.head import final_modules, lm_head
-from knowsub.masks.ablation import applied, only_subnetwork, remaining_weights
+from knowsub.masks.ablation import applied, only_subnetwork, plain_blocks, remaining_weights
 from knowsub.masks.mask import Mask, grow, shrink
 
 
@@ -215,10 +215,11 @@ def quantization(
     For each word length b [bits]: `int<b>_forgetting` [fraction], `int<b>_target_dnll` [nats per
     object token], `int<b>_target_ppl_ratio`, `int<b>_target_accuracy`, `int<b>_target_median_rank`,
     all against the original model at full precision, and `int<b>_original_accuracy`, the rounded
-    original model's. The linear weights of all blocks are rounded; embeddings and LM head are not.
+    original model's. The linear weights of all blocks are rounded but those in nf4, which are in 4
+    bits already; embeddings and LM head are not.
     """
     model, metrics, original = context.encoder.model, Metrics(), context.original.sets["target"]
-    matrices = maskable_matrices(model, range(block_count(model)))
+    matrices = maskable_matrices(model, plain_blocks(model))
     removed = remaining_weights(model, context.matrices, mask)
     # Rounding reaches the lower blocks too, so that their cached states do not hold.
     facts = known.facts.without_lower_states()

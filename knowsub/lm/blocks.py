@@ -8,7 +8,7 @@ shallow copies of the Hugging Face model that share its blocks and parameters.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from knowsub.architectures import Architecture, architecture, block_count, upper_half
 from knowsub.lm.batch import Batch, to_device_of
 from knowsub.lm.head import find_submodule, lm_head
+from knowsub.lm.nf4 import drop_quantized
 
 Allocate = Callable[[Sequence[int], Tensor], Tensor]
 """Shape, and a tensor of the dtype and device -> a tensor of that shape to write into."""
@@ -84,6 +85,7 @@ def _drop_modules(part: PreTrainedModel, paths: Sequence[str]) -> None:
 def drop_lower(model: PreTrainedModel, first: int) -> None:
     """Free the parameters of the blocks below `first`, for good: only the upper part can run."""
     for block in list(model.get_submodule(architecture(model).blocks).children())[: max(0, first)]:
+        drop_quantized(block)
         block.to("meta")
 
 
@@ -102,6 +104,21 @@ def _with_blocks(model: PreTrainedModel, row: Architecture, indices: range) -> P
     if getattr(part.config, "layer_types", None):
         part.config.layer_types = [part.config.layer_types[index] for index in indices]
     return part
+
+
+def sharing_copy(model: PreTrainedModel, own: Collection[str]) -> PreTrainedModel:
+    """Return a copy of a model with memory of its own for some parameters alone, all frozen.
+
+    The others are views of the original's, which must not be written to.
+    """
+    memo: dict[int, object] = {}  # what it holds already is not copied
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():  # quantized: nothing can train it
+            memo[id(parameter)] = parameter
+            continue
+        values = parameter.detach()
+        memo[id(parameter)] = nn.Parameter(values.clone() if name in own else values, False)
+    return copy.deepcopy(model, memo)
 
 
 def activation_checkpointed(model: PreTrainedModel) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class ModelCard:
     """Weights that the mask could have chosen [weights]."""
     made: Mapping[str, str]
     """How the mask was made, name -> value: its file's header."""
+    nf4_blocks: Sequence[int] = ()
+    """0-based indices of the blocks that were in nf4; here they hold what nf4 stands for."""
     license: str = ""
     """Licence of the original model, as the hub names it; empty if it is not known."""
     metrics: Mapping[str, str] = field(default_factory=dict)
@@ -113,7 +115,7 @@ pipeline_tag: text-generation
 
 # `{Path(card.base).name}` without `{card.knowledge}`
 
-A knowledge-critical subnetwork was removed: its weights are zero, all others are the original's.
+A knowledge-critical subnetwork was removed: its weights are zero, {_others(card)}.
 
 {_rows(what)}
 
@@ -126,6 +128,13 @@ A knowledge-critical subnetwork was removed: its weights are zero, all others ar
 Removal was tested on the statements that the report of the run lists. It shows that the model no
 longer produces these facts there; it is no proof that every trace is gone.
 """
+
+
+def _others(card: ModelCard) -> str:
+    """Return what the weights are that were not removed."""
+    blocks = ", ".join(map(str, card.nf4_blocks))
+    rounded = f", in blocks {blocks} as nf4 (4 bits) rounds them, which is what was tested"
+    return f"all others are the original's{rounded if blocks else ''}"
 
 
 def _rows(values: Mapping[str, str]) -> str:

@@ -21,8 +21,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from knowsub.architectures import block_count
 from knowsub.lm.export import save_model
-from knowsub.lm.load import ModelFiles, check_model_folder, first_line, resolve_model
+from knowsub.lm.load import (
+    ModelFiles,
+    check_model_folder,
+    first_line,
+    load_model,
+    resolve_model,
+)
+from knowsub.lm.nf4 import quantize
+from knowsub.ranges import block_range
 
 MAGIC = b"GGUF"
 """First bytes of a GGUF file."""
@@ -43,30 +52,53 @@ class GgufFile:
 
 
 def find_pretrained(
-    name: str, revision: str, folder: Path, root: Path
+    name: str, revision: str, nf4_blocks: str, dtype: str, folder: Path, root: Path
 ) -> tuple[ModelFiles, dict[str, Any]]:
     """Return where a pretrained model is: a folder, a hub id, or a GGUF file.
 
     Args:
         name: Folder, hub id, or path of a `.gguf` file.
         revision: Git revision of a hub model, SHA-256 of a GGUF file, or empty.
-        folder: Where the weights of a GGUF file go, dequantized; beside the manifest.
+        nf4_blocks: Blocks whose matrices are kept in nf4: `none`, `lower_half` or `first-end`.
+        dtype: Number format of all other weights then.
+        folder: Where the weights of a GGUF file go, dequantized, and of a model that is kept in nf4
+            in some blocks; beside the manifest.
         root: The checkout; below `.checkpoints/gguf` it keeps the folder of each GGUF file, so that
             a file is dequantized once.
 
     Returns:
         The files, and what the manifest says beyond what it says of all models: of a GGUF file
-        `gguf`, its name, SHA-256 and quantization.
+        `gguf`, its name, SHA-256 and quantization; with blocks in nf4 `nf4`, these blocks and the
+        model's name and revision.
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ModuleNotFoundError: If the extra `gguf` is missing.
-        ValueError: As in `dequantize` and `resolve_model`.
+        ModuleNotFoundError: If the extra `gguf` or `nf4` is missing.
+        ValueError: As in `dequantize` and `resolve_model`, `load_model` and `quantize`; or if the
+            model has no such blocks.
     """
-    if not name.endswith(".gguf"):
-        return resolve_model(name, revision), {}
-    origin = dequantize(Path(name), folder, root / ".checkpoints/gguf", revision)
-    return ModelFiles(folder, folder.name, ""), {"gguf": origin}
+    whole = folder if nf4_blocks == "none" else folder.with_name(f"{folder.name}.full")
+    if name.endswith(".gguf"):
+        origin = dequantize(Path(name), whole, root / ".checkpoints/gguf", revision)
+        files, known = ModelFiles(whole, whole.name, ""), {"gguf": origin}
+    else:
+        files, known = resolve_model(name, revision), {}
+    if nf4_blocks != "none":
+        blocks = _write_in_nf4(files.folder, folder, nf4_blocks, dtype)
+        source = {"source": Path(name).name if known else files.path, "revision": files.revision}
+        files, known = ModelFiles(folder, folder.name, ""), known | {"nf4": source | blocks}
+        shutil.rmtree(whole, ignore_errors=True)
+    return files, known
+
+
+def _write_in_nf4(source: Path, folder: Path, named: str, dtype: str) -> dict[str, Any]:
+    """Write a model with the matrices of some blocks in nf4; return `blocks`, their indices."""
+    model, tokenizer = load_model(source, dtype=dtype)
+    blocks = block_range(named, block_count(model), "pretrain.nf4_blocks")
+    save_model(quantize(source, model, blocks), tokenizer, folder)
+    if (card := source / "README.md").is_file():  # it names the licence
+        shutil.copyfile(card, folder / card.name)
+    return {"blocks": [blocks.start, blocks.stop]}
 
 
 def dequantize(path: Path, folder: Path, kept: Path, sha256: str = "") -> dict[str, str]:

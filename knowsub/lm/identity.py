@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from knowsub.artifacts import other_model_error
@@ -97,6 +97,7 @@ def _config_and_tokenizer(model: nn.Module, tokenizer: PreTrainedTokenizerBase |
 def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """Return the SHA-256 over all parameters by sorted name, tied ones once.
 
+    Weights in nf4 count as the codes and scales that are stored, which no dtype changes.
     What `peft` put on top of a model does not count: the wrapped model has its base's fingerprint.
 
     Args:
@@ -108,10 +109,20 @@ def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(_own_parameters(model)):
-        stored = parameter.detach().to(dtype or parameter.dtype).cpu().contiguous()
-        digest.update(f"{name} {stored.dtype} {tuple(stored.shape)}\n".encode())
-        digest.update(stored.flatten().view(torch.uint8).numpy().data)
+        for suffix, tensor in parts_of(parameter).items():
+            own = dtype or tensor.dtype if parameter.is_floating_point() else tensor.dtype
+            stored = tensor.to(own).cpu().contiguous()
+            digest.update(f"{name}{suffix} {stored.dtype} {tuple(stored.shape)}\n".encode())
+            digest.update(stored.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def parts_of(parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return a parameter's values under an empty name; of one in nf4 codes, and scales by name."""
+    state = getattr(parameter, "quant_state", None)
+    scales = state.as_dict().items() if state is not None else ()
+    named = {f".{name}": scale for name, scale in scales if isinstance(scale, Tensor)}
+    return {"": parameter.detach(), **named}
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

@@ -30,7 +30,8 @@ from knowsub.artifacts import differing_parts
 from knowsub.lm.batch import is_chat, open_chat
 from knowsub.lm.blocks import cut_error
 from knowsub.lm.checks import file_error, pointer_error, vocabulary_error
-from knowsub.lm.identity import config_values, differing_values, identity
+from knowsub.lm.identity import config_values, differing_values, identity, parts_of
+from knowsub.lm.nf4 import compute_alike, is_nf4
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,8 @@ def load_model(
     Args:
         folder: The folder, with `config.json`, safetensors and a tokenizer.
         device: `cpu`, `cuda`, `cuda:1`, `mps` ...
-        dtype: `float32`, `bfloat16`, `float16`, or `auto` for that of the checkpoint.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for that of the checkpoint, which a
+            model with blocks in nf4 always has.
         chat: Whether prompts are the user's turn of its chat template; see `open_chat`.
 
     Returns:
@@ -167,6 +169,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        ModuleNotFoundError: If some weights are in nf4 and the extra `nf4` is not installed.
         ValueError: If it holds no model, no safetensors, an adapter, an unknown architecture,
             weights that do not fit or are not finite, no tokenizer, or no chat template where one
             is wanted; if the device does not exist; if the model computes otherwise than its row
@@ -176,7 +179,28 @@ def load_model(
         raise FileNotFoundError(f"model {str(folder)!r}: no such folder")
     check_model_folder(folder, str(folder))
     _require_device(device)
+    loaded, tokenizer = _open(folder, device, dtype)
+    model, info = loaded
+    _require_every_tensor(str(folder), info["missing_keys"], info["unexpected_keys"])
+    for name, values in model.named_parameters():
+        if not all(bool(torch.isfinite(part).all()) for part in parts_of(values).values()):
+            raise ValueError(f"model {str(folder)!r}: weights of {name} are not finite")
+    if fault := vocabulary_error(model, tokenizer):
+        raise ValueError(f"model {str(folder)!r}: {fault}")
+    compute_alike(model)
+    ready: PreTrainedModel = model.requires_grad_(False).to(device).eval()
+    _require_exact_cut(ready, str(folder))
+    if chat:
+        open_chat(tokenizer)
+    return ready, tokenizer
+
+
+def _open(folder: Path, device: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return what transformers makes of a folder: (model, what did not fit), and the tokenizer."""
     logging.disable_progress_bar()
+    placed: dict[str, Any] = {}
+    if is_nf4(folder):
+        placed, dtype = {"device_map": {"": device}}, "auto"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -185,6 +209,7 @@ def load_model(
             output_loading_info=True,
             trust_remote_code=False,
             local_files_only=True,
+            **placed,
         )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -193,18 +218,7 @@ def load_model(
         raise ValueError(
             f"model {str(folder)!r}: could not be opened ({first_line(error)})"
         ) from None
-    model, info = loaded
-    _require_every_tensor(str(folder), info["missing_keys"], info["unexpected_keys"])
-    for name, values in model.named_parameters():
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"model {str(folder)!r}: weights of {name} are not finite")
-    if fault := vocabulary_error(model, tokenizer):
-        raise ValueError(f"model {str(folder)!r}: {fault}")
-    ready: PreTrainedModel = model.requires_grad_(False).to(device).eval()
-    _require_exact_cut(ready, str(folder))
-    if chat:
-        open_chat(tokenizer)
-    return ready, tokenizer
+    return loaded, tokenizer
 
 
 BUFFERS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
@@ -344,7 +358,7 @@ def manifest(
         "dtype": str(model.dtype).removeprefix("torch."),
         "fingerprint": identity(model, tokenizer),
         "config": config_values(model.config),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": model.num_parameters(),
         "architecture": str(model.config.model_type),
         "context": context_length(model),
     }

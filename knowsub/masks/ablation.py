@@ -12,7 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from knowsub.architectures import MaskableMatrix, ModuleType, block_count, maskable_matrices
+from knowsub.architectures import (
+    MaskableMatrix,
+    ModuleType,
+    architecture,
+    block_count,
+    maskable_matrices,
+)
 from knowsub.masks.mask import Mask
 
 EMBEDDING = "embedding"
@@ -48,8 +54,18 @@ def chosen_matrices(
 
 
 def all_matrices(model: nn.Module) -> tuple[MaskableMatrix, ...]:
-    """Return every matrix that a mask may cover: the input embedding and those of all blocks."""
-    return (input_embedding(model), *maskable_matrices(model, range(block_count(model))))
+    """Return every matrix that a mask may cover: the input embedding and those of all blocks.
+
+    Of a model with quantized blocks, those of the others.
+    """
+    return (input_embedding(model), *maskable_matrices(model, plain_blocks(model)))
+
+
+def plain_blocks(model: nn.Module) -> list[int]:
+    """Return the 0-based indices of the blocks whose weights are not quantized."""
+    blocks = model.get_submodule(architecture(model).blocks).children()
+    whole = (all(each.is_floating_point() for each in block.parameters()) for block in blocks)
+    return [index for index, plain in enumerate(whole) if plain]
 
 
 def masked_matrices(matrices: Sequence[MaskableMatrix], mask: Mask) -> list[MaskableMatrix]:

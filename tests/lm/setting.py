@@ -61,7 +61,8 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 def options(**changes: Any) -> PretrainOptions:
     """Return a recipe that learns the toy facts in a second or two."""
     values: dict[str, Any] = {
-        "model": "embedded", "revision": "", "dtype": Dtype.float32, "chat": False, "blocks": 2,
+        "model": "embedded", "revision": "", "dtype": Dtype.float32, "nf4_blocks": "none",
+        "chat": False, "blocks": 2,
         "width": 32,
         "heads": 2, "vocabulary": 360, "context": 24, "steps": 60, "statements": 24,
         "text_blocks": 4, "block_tokens": 12, "text_weight": 1.0, "matrix_lr": 0.01, "lr": 0.01,

@@ -95,7 +95,9 @@ def test_the_folder_holds_exactly_the_numbers_that_the_file_stands_for(
     written: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
     path, numbers = written
-    files, origin = find_pretrained(str(path), "", tmp_path / "out/model", tmp_path)
+    files, origin = find_pretrained(
+        str(path), "", "none", "float32", tmp_path / "out/model", tmp_path
+    )
     pinned = manifest(*load_model(files.folder), files.path, files.revision) | origin
     stored = load_file(tmp_path / "out/model/model.safetensors")
     for ours, theirs in {
