@@ -216,7 +216,8 @@ def connectivity(context: EvalContext, models: Mapping[str, PreTrainedModel]) ->
     """Return how far apart models lie, and whether the way between them is downhill.
 
     For each pair of models: `distance_<a>_<b>`, the Euclidean distance of all parameters over the
-    norm of the original's; `barrier_<a>_<b>`, the most by which the NLL of held-out control facts
+    norm of the original's (an LM head that one of them shares with the embedding and the other does
+    not counts by itself); `barrier_<a>_<b>`, the most by which the NLL of held-out control facts
     at a quarter, half and three quarters of the straight line between them exceeds the line between
     the NLL at its ends, at least 0 [nats per token].
 
@@ -224,17 +225,21 @@ def connectivity(context: EvalContext, models: Mapping[str, PreTrainedModel]) ->
     find that both foretell relearning.
     """
     facts = context.sets[control_set(context)].without_lower_states()
-    norm = math.sqrt(sum(float(p.square().sum()) for p in _numbers(context.encoder.model)))
-    metrics, between = Metrics(), copy.deepcopy(context.encoder.model)
+    original = _numbers(context.encoder.model).values()
+    norm = math.sqrt(sum(float(p.square().sum()) for p in original))
+    # where embeddings are masked, some models have an LM head of their own
+    between = copy.deepcopy(max(models.values(), key=lambda model: len(_numbers(model))))
+    metrics, places = Metrics(), _numbers(between)
     nll = {name: _mean_nll(model, facts) for name, model in models.items()}
     for (a, first), (b, second) in combinations(models.items(), 2):
-        ends = list(zip(_numbers(first), _numbers(second), strict=True))
-        squared = sum(float((x - y).double().square().sum()) for x, y in ends)
+        ends = [(first.get_parameter(name), second.get_parameter(name)) for name in places]
+        apart = {(id(x), id(y)): (x, y) for x, y in ends}.values()
+        squared = sum(float((x - y).double().square().sum()) for x, y in apart)
         metrics.values[f"distance_{a}_{b}"] = math.sqrt(squared) / norm
         barrier = 0.0
         for share in POINTS:
             with torch.no_grad():
-                for parameter, (x, y) in zip(_numbers(between), ends, strict=True):
+                for parameter, (x, y) in zip(places.values(), ends, strict=True):
                     parameter.copy_(torch.lerp(x, y, share))
             line = (1 - share) * nll[a] + share * nll[b]
             barrier = max(barrier, _mean_nll(between, facts) - line)
@@ -242,9 +247,9 @@ def connectivity(context: EvalContext, models: Mapping[str, PreTrainedModel]) ->
     return metrics
 
 
-def _numbers(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters that can differ: all but those in nf4."""
-    return [each for each in model.parameters() if each.is_floating_point()]
+def _numbers(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Return the parameters that can differ by name: all but those in nf4."""
+    return {name: each for name, each in model.named_parameters() if each.is_floating_point()}
 
 
 def _mean_nll(model: PreTrainedModel, facts: EncodedFacts) -> float:

@@ -93,3 +93,21 @@ def test_two_models_that_say_the_same_in_other_ways_have_a_barrier_between_them(
         for name in ("transformer.h.1.mlp.c_proj.weight", "lm_head.weight")
     )
     assert values["distance_original_other"] == pytest.approx(math.sqrt(moved / norm))
+
+
+def test_a_model_with_a_head_of_its_own_is_compared_with_one_that_shares_its_embedding() -> None:
+    context = built_context()
+    shared, own = copy.deepcopy(context.encoder.model), copy.deepcopy(context.encoder.model)
+    embedding = shared.get_parameter("transformer.wte.weight")
+    shared.lm_head.weight = embedding  # as an embedding that is masked leaves it in the other
+    with torch.no_grad():
+        own.lm_head.weight.copy_(embedding)
+    models = {"original": shared, "remaining": own}
+    assert set(connectivity(context, models).values.values()) == {0.0}
+    with torch.no_grad():
+        own.get_parameter("transformer.wte.weight")[3].zero_()
+    moved = float(embedding[3].norm())
+    norm = math.sqrt(sum(float(p.square().sum()) for p in context.encoder.model.parameters()))
+    for pair in (models, dict(reversed(models.items()))):
+        (distance,) = (v for k, v in connectivity(context, pair).values.items() if "dist" in k)
+        assert distance == pytest.approx(moved / norm)
