@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from knowsub.architectures import block_count, maskable_matrices
 from knowsub.config import load_params
+from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.ignorance import measure_ignorance
 from knowsub.discovery.options import Suppression, TrainOptions
 from knowsub.discovery.step import TrainingData
@@ -90,7 +91,8 @@ def _in_order(zscores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 
 def search(model: PreTrainedModel, shape: Shape, **changes: Any) -> MaskTrainer:
-    """Return a search over the upper half of the model on the workload."""
+    """Return a search over the upper half of the model on the workload; `processes` divide it."""
+    processes: ProcessGroup | None = changes.pop("processes", None)
     chosen = options(shape, **changes)
     blocks = chosen.block_range(block_count(model))
     upper = upper_blocks(model, blocks.start)
@@ -101,5 +103,7 @@ def search(model: PreTrainedModel, shape: Shape, **changes: Any) -> MaskTrainer:
     ignorance = measure_ignorance(upper, target, cache_teacher_states(upper, control), _in_order)
     drop_lower(model, blocks.start)
     data = TrainingData(target, teacher(control), None, 0, teacher(text), ignorance)
-    gates = Gates(model, maskable_matrices(model, blocks), init_prob=chosen.init_prob)
-    return MaskTrainer(gates, upper, data, chosen, seed=0)
+    shards = (processes or ProcessGroup()).shards(chosen.shards)
+    matrices = maskable_matrices(model, blocks)
+    gates = Gates(model, matrices, init_prob=chosen.init_prob, shards=shards)
+    return MaskTrainer(gates, upper, data, chosen, 0, processes)

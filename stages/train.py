@@ -4,7 +4,7 @@ Reads: data/pretrain/model.json and model, data/verbalize/{,unseen/}<target>.jso
     data/prepare/text/{train,validation}.txt
 Writes: data/train/<target>-<seed>/{mask.safetensors, training.json, curve.csv, validations.csv}
 
-`accelerate launch --multi_gpu --num_processes N -m stages.train TARGET SEED`: the same mask.
+`torchrun --nproc-per-node N -m stages.train TARGET SEED`: the same mask, see docs/scale.md.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def main(target: str, seed: int) -> str:
         log, every = run.metrics if run else None, gcd(10, options.evaluate_every)
         with progress_bar(options.steps, f"train {target} {seed}", log, SHOWN, every) as show:
             result = find_subnetwork(trainer, validate, show, checkpoints)
-        fingerprint, meta = read_manifest(MODEL)["fingerprint"], {"method": "learned", **item}
-        mask = trainer.gates.to_mask(result.bits, fingerprint, meta)
         if run is None:
             return f"{target} {seed}: process {processes.rank} is done"
+        fingerprint, meta = read_manifest(MODEL)["fingerprint"], {"method": "learned", **item}
+        mask = trainer.gates.to_mask(result.bits, fingerprint, meta)
         for path in setup.write_search_result(OUT / f"{target}-{seed}", mask, result, options):
             run.artifact(path)
         run.metrics({"sparsity": mask.sparsity, "qualified": float(result.qualified)})

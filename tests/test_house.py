@@ -35,7 +35,7 @@ RIM = (
 MACHINE = ("machine", "track")
 """Sections that no result depends on."""
 FILE_LINES, FUNCTION_LINES, STAGE_LINES = 400, 40, 60
-LIBRARY_FILES, LIBRARY_LINES, RIM_LINES = 120, 23_280, 2_087
+LIBRARY_FILES, LIBRARY_LINES, RIM_LINES = 121, 23_680, 2_087
 MEDIAN_FUNCTION, ONE_IMPORTER = 10, 30
 LONG_FILES = {"knowsub/tracking.py": 560}
 """Longer than others: all of MLflow is in one file."""

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.optim.adam import adam
 
-from knowsub.masks.gates import UniformNoise
+from knowsub.masks.gates import ALL, UniformNoise
 
 
 @runtime_checkable
@@ -32,8 +32,8 @@ class Moments(Protocol):
     def write(self, part: slice, mean: Tensor, square: Tensor, noise: UniformNoise) -> None:
         """Store what Adam made of what was read; noise rounds it."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that hold them, by name."""
+    def state(self, part: slice = ALL) -> dict[str, Tensor]:
+        """Return the tensors that hold them, by name, or views of those of some gates."""
 
 
 class FloatMoments:
@@ -55,9 +55,9 @@ class FloatMoments:
     def write(self, part: slice, mean: Tensor, square: Tensor, noise: UniformNoise) -> None:
         """Do nothing: they were changed in place."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that hold them, by name."""
-        return {"exp_avg": self.mean, "exp_avg_sq": self.square}
+    def state(self, part: slice = ALL) -> dict[str, Tensor]:
+        """Return the tensors that hold them, by name, or views of those of some gates."""
+        return {"exp_avg": self.mean[part], "exp_avg_sq": self.square[part]}
 
 
 class ByteMoments:
@@ -74,7 +74,7 @@ class ByteMoments:
         self.square = torch.zeros(count, dtype=torch.uint8, device=device)
         self._blocks: dict[int, slice] = {}  # first gate of a part -> its blocks
         total = 0
-        for part in parts:
+        for part in sorted(parts, key=lambda part: int(part.start)):
             first, total = total, total - (part.start - part.stop) // BLOCK
             self._blocks[part.start] = slice(first, total)
         self.scales = torch.zeros(2, total, device=device)
@@ -94,9 +94,12 @@ class ByteMoments:
         self.mean[part] = codes.mul_(mean.sign().int())
         self.square[part] = encode(square, square_scales, UNSIGNED_TOP, words >> 12)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that hold them, by name."""
-        return {"exp_avg": self.mean, "exp_avg_sq": self.square, "scales": self.scales}
+    def state(self, part: slice = ALL) -> dict[str, Tensor]:
+        """Return the tensors that hold them, by name, or views of those of some gates."""
+        start, end, _ = part.indices(len(self.mean))
+        own = [blocks for first, blocks in self._blocks.items() if start <= first < end]
+        scales = self.scales[:, own[0].start : own[-1].stop]
+        return {"exp_avg": self.mean[part], "exp_avg_sq": self.square[part], "scales": scales}
 
 
 BLOCK = 256
@@ -181,7 +184,3 @@ class GateAdam:
     def advance(self) -> None:
         """Count a step, once all gates are updated."""
         self.steps += 1
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint holds, by name."""
-        return {"adam_step": self.steps, **self.moments.state()}

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.options import Suppression
+from knowsub.lm.batch import to_device_of
 
 Logits = Float[Tensor, "target vocab"]
 Labels = Int[Tensor, " target"]
@@ -119,3 +120,9 @@ SUPPRESSION: dict[Suppression, SuppressionLoss] = {
     Suppression.ZSCORE_LABEL: zscore_label,
     Suppression.ZSCORE_ALL: zscore_all,
 }
+
+
+def means(sums: Float[Tensor, " term"], counts: dict[str, int]) -> dict[str, Float[Tensor, ""]]:
+    """Return each term's sum over the number of its positions, by name."""
+    divided = sums / to_device_of(torch.tensor(list(counts.values())), sums)
+    return dict(zip(counts, divided.unbind(), strict=True))

@@ -172,6 +172,8 @@ class TrainOptions:
     """Whether activations are recomputed in the backward pass, to save memory."""
     gate_memory: GateMemory
     """What is kept per gate, to save memory."""
+    shards: Annotated[int, Field(ge=1, le=1024)]
+    """Parts of every masked matrix, which several processes can divide among themselves."""
     precision: Precision
     """Of the matrix products; gates, losses and optimizer are float32."""
     padding: Padding
@@ -227,7 +229,10 @@ class TrainOptions:
             "expression or distinction"
         )
         memory = self.gate_memory
-        require(single or memory is GateMemory.FULL, "train.gate_memory", memory.value, allowed)
+        full = memory is GateMemory.FULL
+        require(single or full, "train.gate_memory", memory.value, allowed)
+        allowed = "1, or gate_memory: redrawn or 8bit"
+        require(self.shards == 1 or not full, "train.shards", self.shards, allowed)
 
     def block_range(self, total: int) -> range:
         """Return the masked blocks of a model.

@@ -62,6 +62,10 @@ class PieceStep:
         )
         self.adam.update(own.part, logit_grad, self.lr, noise)
 
-    def density(self) -> Tensor:
-        """Return the share of open gates in the sample [fraction]."""
-        return self.n_open.double() / len(self.gates.logits)
+    def density(self, scale: float) -> Tensor:
+        """Return the share of open gates [fraction] in all processes, which must all call it.
+
+        It is counted in the sample where its noise has a scale below 1, else as expected.
+        """
+        own = self.n_open.double() / self.gates.total if scale < 1 else self.expected_density
+        return self.gates.shards.total(own)

@@ -137,9 +137,9 @@ def _trainer_of(
 ) -> MaskTrainer:
     """Return the search with its gates; see `build_trainer`."""
     options = model.options
-    gates = Gates(
-        model.model, model.matrices, options.granularity, options.estimator, options.init_prob
-    )
+    shards = (processes or ProcessGroup()).shards(options.shards)
+    how = (options.granularity, options.estimator, options.init_prob, shards)
+    gates = Gates(model.model, model.matrices, *how)
     added = close_rows(gates, data.target, data.own_tokens) if options.embeddings else None
     return MaskTrainer(gates, upper, data, options, seed, processes, added)
 

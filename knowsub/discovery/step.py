@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.distinction import Distinction
-from knowsub.discovery.distributed import ProcessGroup
+from knowsub.discovery.distributed import ProcessGroup, divide_blocks
 from knowsub.discovery.ignorance import Ignorance
 from knowsub.discovery.kernels import (
     can_pack,
@@ -24,7 +24,7 @@ from knowsub.discovery.kernels import (
     require_exact,
     target_states,
 )
-from knowsub.discovery.losses import SUPPRESSION, negative_log_likelihood
+from knowsub.discovery.losses import SUPPRESSION, means, negative_log_likelihood
 from knowsub.discovery.options import (
     GateMemory,
     Padding,
@@ -161,7 +161,11 @@ class StepGradient:
     ) -> None:
         self.gates, self.data, self.options = gates, data, options
         self.processes = processes or ProcessGroup()
-        self.processes.require_shareable(options.grad_accumulation)
+        self.divided = gates.shards.count > 1
+        if self.divided:
+            self.processes.require_rows(min(options.target_batch, len(data.target)))
+        else:
+            self.processes.require_shareable(options.grad_accumulation)
         require_exact(options.matmul)
 
         self.target = data.target
@@ -172,12 +176,7 @@ class StepGradient:
         self.teachers = data.teachers
         preserved = {name: teacher.batch for name, teacher in self.teachers.items()}
         self.batches = {"suppression": self.target} | preserved
-        self.coefficients = {
-            "suppression": options.suppression_weight,
-            "control": options.control_weight,
-            "neighborhood": options.neighborhood_weight,
-            "text": options.text_weight,
-        }
+        self.coefficients = {name: getattr(options, f"{name}_weight") for name in self.batches}
         self.distinction: Distinction | None = None
         if options.distinction_weight > 0:
             size = options.distinction_batch
@@ -198,10 +197,14 @@ class StepGradient:
                 f"train.gate_memory: value {options.gate_memory.value!r} needs statements and text "
                 "in one pass, which this model's attention cannot do; use full"
             )
-        dtype = torch.bfloat16 if options.precision is Precision.BFLOAT16 else None
+        if self.divided and self.processes.count > 1:
+            divide_blocks(upper, self.processes, gates.logits.device)
+        # Divided weights stay as they are: autocast casts those of a block when they are together.
+        rounded = Precision.FLOAT32 if self.divided else options.precision
+        dtype = torch.bfloat16 if rounded is Precision.BFLOAT16 else None
         self.masked_weights = gates.masked_weights(dtype, in_pieces=self.in_pieces)
         masked = [gates.model.get_parameter(name) for name in self.masked_weights.weights]
-        frozen = cast_frozen(options.precision, self.upper.base_model, masked)
+        frozen = cast_frozen(rounded, self.upper.base_model, masked)
         self.frozen_weights = ParameterSwap(self.upper.base_model, frozen)
 
         launch_bound = gates.logits.device.type != "cpu" and self._tokens() <= LAUNCH_BOUND_TOKENS
@@ -268,15 +271,24 @@ class StepGradient:
             sample: A sample of the gates.
             minibatch: The sequences.
             check: Sees the terms before the backward pass; what it raises prevents it.
-            receive: Takes the gradient by the remaining weights, piece by piece.
+            receive: Takes the gradient by this process's remaining weights, piece by piece.
 
         Returns:
             Mean of each term over its target positions [nats].
         """
-        counts = self._counts(minibatch)
+        counts, processes = self._counts(minibatch), self.processes
+        sums: list[Tensor] = []
+
+        def check_all(losses: LossTerms) -> None:
+            own = [losses.get(name, torch.zeros_like(sample.gates.logits[0])) for name in counts]
+            sums.append(processes.gather(torch.stack(own).double()).sum(dim=0))
+            check(dict(zip(counts, sums[0], strict=True)))  # the same in all processes
+
         self.masked_weights.write(sample)
         with self._applied(), self.masked_weights.gate_grads(receive):
-            return means(self._backward(minibatch, counts, check), counts)
+            share = microbatch(minibatch, processes.rank, processes.count)
+            self._backward(share, counts, check_all)
+        return means(sums[0], counts)
 
     def _counts(self, minibatch: Minibatch) -> dict[str, int]:
         """Return the number of target positions of each term."""
@@ -386,9 +398,3 @@ class StepGradient:
             for name, batch in self.batches.items()
         )
         return -(-tokens // options.grad_accumulation)
-
-
-def means(sums: Float[Tensor, " term"], counts: dict[str, int]) -> LossTerms:
-    """Return each term's sum over the number of its positions, by name."""
-    divided = sums / to_device_of(torch.tensor(list(counts.values())), sums)
-    return dict(zip(counts, divided.unbind(), strict=True))

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowsub.discovery.adam import GateAdam
-from knowsub.discovery.checkpoint import Checkpoints
+from knowsub.discovery.checkpoint import Checkpoints, Tensors
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import Candidates, GateMemory, Samples, TrainOptions
 from knowsub.discovery.pieces import PieceStep, make_moments
@@ -103,7 +103,8 @@ def find_subnetwork(
         ValueError: If a loss term is not finite.
     """
     options = trainer.options
-    if checkpoints is not None and (saved := checkpoints.load()) is not None:
+    shards = trainer.gates.shards
+    if checkpoints is not None and (saved := checkpoints.load(shards)) is not None:
         trainer.restore(*saved)
     while trainer.step < options.steps:
         metrics = trainer.train_step()
@@ -111,11 +112,12 @@ def find_subnetwork(
             metrics |= trainer.validate_candidate(validate)
         trainer.curve.append(metrics)
         log(metrics)
-        due = trainer.step % options.checkpoint_every == 0 and trainer.gradient.processes.is_main
-        if checkpoints is not None and due:
-            checkpoints.save(trainer.step, *trainer.snapshot())
+        writes = trainer.gradient.processes.is_main or shards.count > 1
+        if checkpoints is not None and writes and trainer.step % options.checkpoint_every == 0:
+            checkpoints.save(trainer.step, *trainer.snapshot(), shards)
     assert trainer.best is not None, "the last step is always validated"
-    bits = unpack_bits(trainer.best_bits, len(trainer.gates.logits))
+    count = len(trainer.gates.logits)
+    bits = torch.cat([unpack_bits(each, count) for each in shards.gather(trainer.best_bits)])
     qualified = constraint_violation(trainer.best, options) == 0
     return SearchResult(bits, trainer.best, qualified, trainer.curve)
 
@@ -210,7 +212,7 @@ class MaskTrainer:
         sample = RedrawnSample(gates, noise, options.temperature, noise_scale)
         step = PieceStep(gates, self.adam, sample, sparsity_weight, lr)
         terms = self.gradient.in_one_backward(sample, minibatch, self._finite, step)
-        terms["density"] = step.density() if noise_scale < 1 else step.expected_density
+        terms["density"] = step.density(noise_scale)
         return self._finite(terms)
 
     def _finite(self, terms: LossTerms) -> StepMetrics:
@@ -250,7 +252,12 @@ class MaskTrainer:
         weights.write(bits)
         with weights.applied(), torch.no_grad():
             metrics = validate()
-        candidate = Candidate(step=self.step, density=bits.density, **metrics)
+        shards = self.gates.shards
+        values = torch.tensor(list(metrics.values()), dtype=torch.float64)
+        # all processes go by the figures of the first
+        metrics = dict(zip(metrics, shards.gather(values)[0].tolist(), strict=True))
+        density = int(shards.total(torch.tensor(bits.n_open))) / self.gates.total
+        candidate = Candidate(step=self.step, density=density, **metrics)
         if is_candidate(self.step, self.options) and is_better(candidate, self.best, self.options):
             self.best, self.best_bits = candidate, bits.packed
         validation = {
@@ -258,31 +265,50 @@ class MaskTrainer:
             for name, value in asdict(candidate).items()
             if name != "step"
         }
-        return validation | probability_shares(self.gates.logits)
+        return validation | probability_shares(self.gates.logits, shards)
 
-    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Return all that `restore` needs: tensors, and the rest as JSON."""
+    def snapshot(self) -> tuple[Tensors, dict[str, object], dict[int, Tensors]]:
+        """Return all that `restore` needs: tensors, the rest as JSON, tensors of the parts.
+
+        Gates that are not divided are among the first.
+        """
         tensors = {
-            "logits": self.gates.logits,
-            **self.adam.state(),
+            "adam_step": self.adam.steps,
             "noise": self.noise.get_state(),
             "order": self.order.get_state(),
-            "best_bits": self.best_bits,
         }
+        parts, bits = {}, unpack_bits(self.best_bits, len(self.gates.logits))
+        for index, part in self._parts().items():
+            parts[index] = {**self._part(part), "best_bits": pack_bits(bits[part])}
+        if self.gates.shards.count == 1:
+            tensors |= parts.pop(0)
         best = None if self.best is None else asdict(self.best)
-        return tensors, {"best": best, "curve": self.curve}
+        return tensors, {"best": best, "curve": self.curve}, parts
 
-    def restore(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
+    def restore(
+        self, step: int, tensors: Tensors, state: dict[str, object], parts: dict[int, Tensors]
+    ) -> None:
         """Continue from a snapshot that was taken after `step` steps."""
-        self.step = step
-        self.gates.logits.copy_(tensors["logits"])
-        for name, tensor in self.adam.state().items():
-            tensor.copy_(tensors[name])
+        self.step, bits = step, []
+        self.adam.steps.copy_(tensors["adam_step"])
+        for index, part in self._parts().items():
+            saved = parts.get(index, tensors)
+            for name, own in self._part(part).items():
+                own.copy_(saved[name])
+            bits.append(unpack_bits(saved["best_bits"], part.stop - part.start))
         self.noise.set_state(tensors["noise"])
         self.order.set_state(tensors["order"])
-        self.best_bits = tensors["best_bits"]
+        self.best_bits = pack_bits(torch.cat(bits))
         self.best = None if state["best"] is None else Candidate(**state["best"])  # type: ignore[arg-type]
         self.curve = list(state["curve"])  # type: ignore[call-overload]
+
+    def _parts(self) -> dict[int, slice]:
+        """Return the gates of each part that this process has."""
+        return self.gates.shards.parts(len(self.gates.logits))
+
+    def _part(self, part: slice) -> Tensors:
+        """Return the logits of some gates and their moments, sharing memory."""
+        return {"logits": self.gates.logits[part], **self.adam.moments.state(part)}
 
 
 def finite_metrics(terms: LossTerms, step: int, number_format: str) -> StepMetrics:

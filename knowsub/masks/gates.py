@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from knowsub.architectures import MaskableMatrix
 from knowsub.masks.mask import Mask, PackedBits
 from knowsub.masks.options import Estimator, Granularity
+from knowsub.masks.shards import Shards, shard_slices
 from knowsub.masks.trim import pack_largest
 from knowsub.masks.weights import MaskedWeights, Sliceable, gate_slices
 
@@ -243,16 +244,22 @@ Source: the reference code prints these five at every evaluation.
 """
 
 
-def probability_shares(logits: Float[Tensor, " gate"]) -> dict[str, float]:
-    """Return the histogram of the gates' probabilities: name of each share -> share [fraction]."""
+def probability_shares(
+    logits: Float[Tensor, " gate"], shards: Shards | None = None
+) -> dict[str, float]:
+    """Return the histogram of the gates' probabilities: name of each share -> share [fraction].
+
+    With shards, the logits are those of a process, and the shares those of all.
+    """
     ends = torch.tensor(list(PROBABILITY_SHARES.values()), dtype=torch.float64).logit().float()
     counts = [0] * len(ends)
     for chunk in chunks(logits):
         for index, (low, high) in enumerate(ends.tolist()):
             within = (logits[chunk] >= low) & (logits[chunk] <= high)
             counts[index] += int(within.count_nonzero())
-    names = zip(PROBABILITY_SHARES, counts, strict=True)
-    return {name: count / len(logits) for name, count in names}
+    found = (shards or Shards()).total(torch.tensor([*counts, len(logits)])).tolist()
+    names = zip(PROBABILITY_SHARES, found[:-1], strict=True)
+    return {name: count / found[-1] for name, count in names}
 
 
 class Gates:
@@ -264,9 +271,11 @@ class Gates:
         granularity: What one gate covers.
         estimator: How gates are sampled.
         init_prob: Initial probability of a gate being open, in (0, 1) [fraction].
+        shards: The parts that the gates are divided into, of which this process has some; None for
+            all gates as one. Each weight has its own gate where there are several.
 
     Raises:
-        ValueError: If the granularity does not fit the matrices.
+        ValueError: If the granularity does not fit the matrices, or the parts do not.
     """
 
     def __init__(
@@ -276,10 +285,16 @@ class Gates:
         granularity: Granularity = Granularity.WEIGHT,
         estimator: Estimator = Estimator.GUMBEL_SIGMOID,
         init_prob: float = 0.45,
+        shards: Shards | None = None,
     ) -> None:
         self.model, self.matrices, self.estimator = model, matrices, estimator
-        self.slices = gate_slices(matrices, granularity)
+        self.shards = shards or Shards()
+        self._whole = gate_slices(matrices, granularity)
+        shapes = {each.parameter: model.get_parameter(each.parameter).shape for each in matrices}
+        self.slices, self._places = shard_slices(self._whole, shapes, self.shards)
         count = max(each.start + each.size for each in self.slices)
+        self.total = count * self.shards.processes  # in all processes
+        self.first = count * self.shards.rank  # gate of this process among all
         device = model.get_parameter(matrices[0].parameter).device
         logit = torch.logit(torch.tensor(float(init_prob), dtype=torch.float64)).item()
         self.logits = torch.full((count,), logit, dtype=torch.float32, device=device)
@@ -340,10 +355,10 @@ class Gates:
             part: Which gates the gradient is of.
 
         Returns:
-            Mean probability of an open gate [fraction], unweighted, on the gates' device; of a part
-            its share in that mean.
+            Mean probability of an open gate [fraction], unweighted, on the gates' device; of a
+            part, or of one process of several, its share in that mean.
         """
-        logits, count = self.logits[part], len(self.logits)
+        logits, count = self.logits[part], self.total
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         for chunk in chunks(logits):
             probability = open_probability(logits[chunk], self.estimator, temperature)
@@ -360,15 +375,17 @@ class Gates:
             max_density: Largest share of the gates that may be open [fraction].
 
         Returns:
-            Which gates are open: never more than the positive logits, never more than the share.
+            Which gates of this process are open: never more than the positive logits, in all
+            processes never more than the share.
         """
-        limit = int(max_density * len(self.logits))
-        return pack_largest(self.logits, limit, chunks(self.logits))
+        limit = int(max_density * self.total)
+        return pack_largest(self.logits, limit, chunks(self.logits), self.shards)
 
     def to_mask(self, bits: Sliceable, model: str, meta: dict[str, str]) -> Mask:
-        """Return gates, from `hard_mask`, as a mask over weights on the CPU; see `Mask`."""
-        expanded = {
-            each.matrix.name: each.take(bits).expand(each.matrix.shape).bool().cpu().contiguous()
-            for each in self.slices
-        }
+        """Return gates, those of all processes, as a mask over weights on the CPU; see `Mask`."""
+        expanded = {}
+        for each in self._whole:
+            found = torch.cat([bits[part] for part in self._places[each.matrix.name]])
+            found = found.view(each.shape).expand(each.matrix.shape)
+            expanded[each.matrix.name] = found.bool().cpu().contiguous()
         return Mask(expanded, model, meta)

@@ -96,9 +96,14 @@ class PackedBits:
         return bits[start - 8 * first :].to(self.device)
 
     @property
+    def n_open(self) -> int:
+        """Number of the bits that are true."""
+        return int(np.bitwise_count(self.packed.numpy()).sum())
+
+    @property
     def density(self) -> float:
         """Share of the bits that are true [fraction]."""
-        return int(np.bitwise_count(self.packed.numpy()).sum()) / self.count
+        return self.n_open / self.count
 
 
 FORMAT = "knowsub-mask-1"

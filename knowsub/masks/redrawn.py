@@ -14,8 +14,8 @@ from knowsub.masks.gates import Gates, GateSample, UniformNoise
 class RedrawnSample:
     """One sample of every gate, which takes no memory.
 
-    Every part has a stream of noise of its own, which begins with the part's first gate; the same
-    parts must be read each time.
+    Every part has a stream of noise of its own, named by its first gate among those of all
+    processes; the same parts must be read each time.
     """
 
     gates: Gates
@@ -33,5 +33,5 @@ class RedrawnSample:
 
     def draw(self, part: slice) -> tuple[GateSample, UniformNoise]:
         """Return the sample of some gates, and their noise where the sample has left it."""
-        noise = self.noise.at(part.start)
+        noise = self.noise.at(self.gates.first + part.start)
         return self.gates.sample(noise, self.temperature, self.scale, part=part), noise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -167,12 +167,21 @@ def split_rows(matrix: GateSlice, limit: int) -> list[FusedSlice]:
     return pieces
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor that is divided over processes, else the tensor."""
+    found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return found
+
+
 GateGradReceiver = Callable[[FusedSlice, Tensor, Tensor], None]
 """Takes where some gates lie, the gradient by their remaining weights, and the original weights."""
 
 
 class MaskedWeights:
     """Trainable copies of the parameters that hold a maskable matrix.
+
+    Of a parameter that is divided over processes (a `DTensor`) there is no copy: the weights are
+    written into the process's part of it, until the model has computed with them.
 
     Args:
         model: The original model; it is read, never written.
@@ -190,11 +199,17 @@ class MaskedWeights:
         piece: int | None = None,
     ) -> None:
         names = dict.fromkeys(each.matrix.parameter for each in slices)
-        originals = {name: model.get_parameter(name).detach() for name in names}
-        self.weights = {
-            name: original.to(dtype or original.dtype, copy=True).requires_grad_()
-            for name, original in originals.items()
-        }
+        originals: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self._restored: list[tuple[Tensor, Tensor]] = []  # part of a parameter, original weights
+        for name in names:
+            parameter = model.get_parameter(name)
+            own = local_part(parameter.detach())
+            divided = hasattr(parameter, "to_local")
+            originals[name] = own.clone() if divided else own
+            copied = parameter if divided else own.to(dtype or own.dtype, copy=True)
+            self.weights[name] = copied.requires_grad_()
+            self._restored += [(own, originals[name])] if divided else []
         self.per_weight_gates = all(each.shape == each.matrix.shape for each in slices)
         self.exact = all(own.dtype == originals[name].dtype for name, own in self.weights.items())
         self._swap = ParameterSwap(model, self.weights)
@@ -208,7 +223,7 @@ class MaskedWeights:
                 if piece is None
                 else [part for each in held for part in split_rows(each, piece)]
             )
-            masked = weight.detach()  # shares memory; written to outside the graph
+            masked = local_part(weight.detach())  # shares memory; written to outside the graph
             self._views[name] = [(f, f.view(originals[name]), f.view(masked)) for f in fused]
 
     def pieces(self) -> list[FusedSlice]:
@@ -233,9 +248,16 @@ class MaskedWeights:
                 else:  # w - w g in one pass over memory
                     torch.addcmul(original, original, gate, value=-1.0, out=masked)
 
-    def applied(self) -> AbstractContextManager[None]:
-        """Return a block in which the model computes with what was written."""
-        return self._swap.applied()
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the model compute with what was written, within the block."""
+        try:
+            with self._swap.applied():
+                yield
+        finally:
+            with torch.no_grad():
+                for own, original in self._restored:
+                    own.copy_(original)
 
     @contextmanager
     def accumulate_gate_grads(
@@ -289,4 +311,4 @@ class MaskedWeights:
         grad, weight.grad = weight.grad, None
         assert grad is not None, "the hook runs after a gradient has arrived"
         for fused, original, _ in self._views[name]:
-            receive(fused, fused.view(grad), original)
+            receive(fused, fused.view(local_part(grad)), original)

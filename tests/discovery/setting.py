@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +99,9 @@ def search(
     matrices = maskable_matrices(model, blocks, chosen.modules)
     if chosen.embeddings:
         matrices = (input_embedding(model), *matrices)
-    gates = Gates(model, matrices, chosen.granularity, chosen.estimator, chosen.init_prob)
+    shards = (processes or ProcessGroup()).shards(chosen.shards)
+    how = (chosen.granularity, chosen.estimator, chosen.init_prob, shards)
+    gates = Gates(model, matrices, *how)
     return MaskTrainer(gates, upper, data, chosen, seed, processes)
 
 
@@ -107,3 +113,27 @@ def validation(trainer: MaskTrainer) -> dict[str, float]:
         "control_ratio": score(upper, data.control.batch).perplexity / VOCAB,
         "text_ratio": 1.0,
     }
+
+
+def launched(program: str, count: int, *given: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run a program in several processes, as a launcher does, and wait for them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", program, *given],
+            env=os.environ | shared | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(count)
+    ]
+    done = [process.communicate(timeout=900) for process in started]
+    return [
+        subprocess.CompletedProcess([], process.returncode, *texts)
+        for process, texts in zip(started, done, strict=True)
+    ]

@@ -20,8 +20,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     newest.write_bytes(newest.read_bytes()[:-3])
     loaded = store.load()
     assert loaded is not None
-    step, tensors, state = loaded
-    assert (step, tensors["x"].item(), state) == (4, 4.0, {"note": 4})
+    step, tensors, state, parts = loaded
+    assert (step, tensors["x"].item(), state, parts) == (4, 4.0, {"note": 4}, {})
     assert len(list(tmp_path.iterdir())) == 2
     store.clear()
     assert not tmp_path.exists()

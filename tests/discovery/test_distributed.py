@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +9,8 @@ import torch
 from knowsub.discovery.checkpoint import Checkpoints
 from knowsub.discovery.distributed import ProcessGroup, init_processes
 from knowsub.discovery.trainer import find_subnetwork
-from tests.discovery.setting import search, validation
+from tests.discovery.setting import launched, search, validation
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -25,43 +21,24 @@ from knowsub.discovery.trainer import find_subnetwork
 from tests.discovery.setting import search, validation
 
 out, last = Path(sys.argv[1]), int(sys.argv[2])
-with init_processes("cpu") as processes:
-    made = search(grad_accumulation=2, processes=processes)
+try:
+    with init_processes("cpu") as processes:
+        made = search(grad_accumulation=2, processes=processes)
 
-    def log(figures):
-        if figures["step"] >= last and processes.rank == 1:
-            os._exit(3)
+        def log(figures):
+            if figures["step"] >= last and processes.rank == 1:
+                os._exit(3)
 
-    store = Checkpoints(out / "store", "same")
-    try:
+        store = Checkpoints(out / "store", "same")
         found = find_subnetwork(made, lambda: validation(made), log, store)
-    except ValueError as error:
-        sys.exit(f"refused: {error}")
-    torch.save((made.gates.logits, found.bits, found.curve), out / f"{processes.rank}.pt")
+        torch.save((made.gates.logits, found.bits, found.curve), out / f"{processes.rank}.pt")
+except ValueError as error:
+    sys.exit(f"refused: {error}")
 """
 
 
 def launch(folder: Path, last: int = 99) -> list[subprocess.CompletedProcess[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM, str(folder), str(last)],
-            env=os.environ | shared | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]
-    done = [process.communicate(timeout=300) for process in started]
-    return [
-        subprocess.CompletedProcess([], process.returncode, *texts)
-        for process, texts in zip(started, done, strict=True)
-    ]
+    return launched(PROGRAM, 2, str(folder), str(last))
 
 
 @pytest.mark.slow
