@@ -33,8 +33,8 @@ DISK_GB = 8.0
 """Packages and file .5, weights 1.1, checkpoints 1.6, DVC's cache and results 2, margin [GB]."""
 TFLOP = {"once": 36.0, "per mask": 260.0}
 """Operations of the stages up to `verbalize`, and of search, baselines, evidence and finetuning of
-a mask: estimates, from the processor time of each beside other work; no whole run has been
-measured."""
+a mask: estimates, from the processor time of each while other work ran; no whole run has
+been measured."""
 
 
 def gflops() -> float:

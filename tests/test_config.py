@@ -560,7 +560,7 @@ def test_a_stage_without_its_arguments_says_what_it_wants(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("nf4", "masked"), [("lower_half", "upper_half"), ("0-2", "2-4"), ("3:4", "0:3")]
 )
-def test_blocks_in_nf4_stand_beside_masked_ones(nf4: str, masked: str) -> None:
+def test_blocks_in_nf4_are_allowed_next_to_masked_ones(nf4: str, masked: str) -> None:
     chosen = [f"pretrain.nf4_blocks='{nf4}'", f"train.blocks='{masked}'"]
     assert load_params([*NF4, *chosen]).pretrain.nf4_blocks == nf4
     curves = ["test.relearning_curves=false", "test.relearning_methods=[full]"]

@@ -265,7 +265,7 @@ def test_a_search_finds_the_mask_of_the_rounded_model(tmp_path: Path) -> None:
     assert all(each.weight.is_meta and each.quant_state.absmax.is_meta for each in lower)
 
 
-def test_low_rank_updates_learn_beside_nf4_and_change_none_of_it(tmp_path: Path) -> None:
+def test_low_rank_updates_learn_next_to_nf4_and_change_none_of_it(tmp_path: Path) -> None:
     wide("llama").save_pretrained(tmp_path / "whole")
     toy_tokenizer().save_pretrained(tmp_path / "whole")
     model, tokenizer = open_model(in_nf4(tmp_path / "whole", tmp_path / "out"))
