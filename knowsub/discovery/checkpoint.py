@@ -76,9 +76,7 @@ class Checkpoints:
     def load(self, shards: Shards | None = None) -> Saved | None:
         """Return the newest intact checkpoint of this search, or None.
 
-        Args:
-            shards: Of the processes that have the parts, all of which call this and get the same
-                checkpoint, each with its parts.
+        All processes that have the shards call it, and get the same one, each with its parts.
         """
         shards = shards or Shards()
         steps = [int(path.stem.removeprefix("step-")) for path in self._paths()][-KEPT:]

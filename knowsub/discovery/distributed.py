@@ -66,8 +66,7 @@ class ProcessGroup:
     def shards(self, count: int) -> Shards:
         """Return the parts that gates are divided into, and those of this process.
 
-        Raises:
-            ValueError: If they are no multiple of the processes.
+        Raises ValueError if they are no multiple of the processes.
         """
         if count == 1:
             return Shards()

@@ -62,7 +62,7 @@ def find_pretrained(
         nf4_blocks: Blocks whose matrices are kept in nf4: `none`, `lower_half` or `first-end`.
         dtype: Number format of all other weights then.
         folder: Where the weights of a GGUF file go, dequantized, and of a model that is kept in nf4
-            in some blocks; beside the manifest.
+            in some blocks; it lies in the folder of the manifest.
         root: The checkout; below `.checkpoints/gguf` it keeps the folder of each GGUF file, so that
             a file is dequantized once.
 

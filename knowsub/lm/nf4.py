@@ -94,9 +94,8 @@ def _scales(module: nn.Module) -> Any:
 def is_nf4(folder: Path) -> bool:
     """Return whether a model's folder holds weights in nf4.
 
-    Raises:
-        ModuleNotFoundError: If it does and the extra `nf4` is not installed.
-        ValueError: If it holds weights that are quantized in another way.
+    Raises ModuleNotFoundError if it does and the extra `nf4` is not installed, ValueError if its
+    weights are quantized in another way.
     """
     text = (folder / "config.json").read_text(encoding="utf-8")
     settings = json.loads(text).get("quantization_config")
