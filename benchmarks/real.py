@@ -1,6 +1,6 @@
 """A pretrained model through every stage: what `make real` runs.
 
-    python -m benchmarks.real [--preset gemma3-270m-wordnet] [--text FOLDER] [--seeds 0 1] [--plan]
+    python -m benchmarks.real [--preset gemma3-270m-wordnet] [--text FOLDER] [--seeds 0 1] [--jobs 1] [--plan]
 
 Works in a clone below `.cache/real`, one for each preset, so that `params.yaml` and the outputs of
 the checkout stay as they are. A stopped run continues where it was. The model comes as Python
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="gemma3-270m")
     parser.add_argument("--text", type=Path, help="folder of train, validation and test.txt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=1, help="masks at once, each 3 GB of memory")
     parser.add_argument("--plan", action="store_true", help="say how long it takes, and stop")
     given = parser.parse_args()
     print(plan(PRESETS[given.preset] * len(given.seeds)), flush=True)
@@ -154,7 +155,7 @@ def main() -> None:
         return
     (ROOT / ".cache").mkdir(exist_ok=True)
     clone = prepare_clone(given.preset, fetch_model(), given.seeds, given.text)
-    run([sys.executable, "-m", "knowsub.repro", "--jobs", "1"], clone)
+    run([sys.executable, "-m", "knowsub.repro", "--jobs", str(given.jobs)], clone)
     result = ROOT / f"data/compared/{given.preset}.json"
     shutil.copyfile(clone / "data/report/summary.json", result)
     print(f"{result}; the page: {clone / 'data/report/report.html'}")

