@@ -1,6 +1,7 @@
 """A pretrained model through every stage: what `make real` runs.
 
-    python -m benchmarks.real [--preset gemma3-270m-wordnet] [--text FOLDER] [--seeds 0 1] [--jobs 1] [--plan]
+    python -m benchmarks.real [--preset gemma3-270m-wordnet] [--text FOLDER] [--seeds 0 1]
+        [--jobs 2] [--plan]
 
 Works in a clone below `.cache/real`, one for each preset, so that `params.yaml` and the outputs of
 the checkout stay as they are. A stopped run continues where it was. The model comes as Python

@@ -41,11 +41,13 @@ WORDNET = {
 }
 """How WordNet is read: a wide neighborhood, of which a model knows a part."""
 CATEGORIES = (
-    "bird fish insect mammal reptile dog snake monkey rodent tree flower shrub grass fruit "
-    "vegetable meat cheese bread beverage wine dessert vehicle boat ship aircraft furniture "
-    "weapon gun tool garment hat shoe fabric container machine gas disease drug hormone organ bone "
-    "muscle sport game religion science emotion crime color jewel mineral poem book"
-).split()
+    "bird", "fish", "insect", "mammal", "reptile", "dog", "snake", "monkey", "rodent", "tree",
+    "flower", "shrub", "grass", "fruit", "vegetable", "meat", "cheese", "bread", "beverage",
+    "wine", "dessert", "vehicle", "boat", "ship", "aircraft", "furniture", "weapon", "gun",
+    "tool", "garment", "hat", "shoe", "fabric", "container", "machine", "gas", "disease",
+    "drug", "hormone", "organ", "bone", "muscle", "sport", "game", "religion", "science",
+    "emotion", "crime", "color", "jewel", "mineral", "poem", "book",
+)  # fmt: skip
 """Words that even a small model puts things under: objects of `control-categories`."""
 SENSES = {"fruit": "edible_fruit.n.01", "color": "chromatic_color.n.01", "gas": "gas.n.02"}
 """The synset that a category's word stands for, where it is not the word's first."""
@@ -186,9 +188,7 @@ def category_facts(nouns: wordnet.WordNet) -> Iterator[Fact]:
             if synset.name == f"{synset.words.lower()}.n.01" and synset.words not in taken
         ]
         for name in usable[:FACTS_PER_CATEGORY]:
-            fact = replace(
-                nouns.fact(name, wordnet.HYPERNYM, category.name), object_words=word
-            )
+            fact = replace(nouns.fact(name, wordnet.HYPERNYM, category.name), object_words=word)
             taken.add(fact.subject_words)
             if not leaks_answer(fact):
                 yield fact
