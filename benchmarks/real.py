@@ -51,7 +51,7 @@ def gflops() -> float:
     return 2 * 512 * 640 * 2048 * count / (time.perf_counter() - start) / 1e9
 
 
-def plan(n_masks: int) -> str:
+def plan(n_masks: int, jobs: int) -> str:
     """Return in words how long the run will take on this machine, and how much disk."""
     speed = gflops()
     once, each = (1e3 * TFLOP[name] / speed / 60 for name in ("once", "per mask"))
@@ -60,7 +60,8 @@ def plan(n_masks: int) -> str:
         sys.exit(f"real: needs {DISK_GB:.0f} GB of disk in {ROOT}, there are {free:.1f}")
     return (
         f"{speed:.0f} GFLOP/s on one thread: about {once:.0f} minutes, then {each:.0f} per mask, "
-        f"{(once + n_masks * each) / 60:.1f} hours for {n_masks}; {DISK_GB:.0f} GB of disk"
+        f"{(once + -(-n_masks // jobs) * each) / 60:.1f} hours for {n_masks}, {jobs} at once; "
+        f"{DISK_GB:.0f} GB of disk"
     )
 
 
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="masks at once, each 3 GB of memory")
     parser.add_argument("--plan", action="store_true", help="say how long it takes, and stop")
     given = parser.parse_args()
-    print(plan(PRESETS[given.preset] * len(given.seeds)), flush=True)
+    print(plan(PRESETS[given.preset] * len(given.seeds), given.jobs), flush=True)
     if given.plan:
         return
     (ROOT / ".cache").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""How a stage is run: arguments, threads, progress, an exclusive lock, one-line errors."""
+"""How a stage is run: arguments, threads, an exclusive lock, one-line errors."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ import argparse
 import errno
 import fcntl
 import inspect
-import io
 import logging
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from knowsub.progress import LINE, SECONDS, Lines
 
 if TYPE_CHECKING:
     from knowsub.config import Machine
 
-SECONDS = 10.0
-"""Least time between two lines of progress [s]."""
-LINE = "{desc}: {percentage:.0f} %, {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}"
-"""A line of progress."""
 LENGTH = 1000
 """Length of an error message at most [characters]."""
 LOCKS = Path(".checkpoints/locks")
@@ -109,81 +106,6 @@ def set_environment(machine: Machine, quiet: bool, terminal: bool) -> bool:
     os.environ["TQDM_MININTERVAL"] = os.environ["TQDM_MAXINTERVAL"] = str(SECONDS)
     os.environ["TQDM_BAR_FORMAT"] = LINE
     return True
-
-
-class Lines(io.TextIOBase):
-    """A stream that shows progress bars as lines of their own, one in ten seconds at most.
-
-    A bar draws itself over and over after a carriage return, which a file or a pipe cannot undo.
-    Here a drawing becomes a line if the last one was long enough ago, or if it is the bar's last;
-    anything else passes through.
-
-    Args:
-        stream: The stream to write to.
-        clock: Returns the time [s].
-    """
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self._shown, self._drawn = clock(), ""
-
-    def write(self, text: str) -> int:
-        """Write text, or keep a drawing of a bar until it is due; return its length."""
-        if text.startswith("\r"):
-            self._drawn = text.strip()
-        if not text.startswith("\r") and not (text == "\n" and self._drawn):
-            self._stream.write(text)
-        elif self._drawn and (text == "\n" or self._clock() - self._shown >= SECONDS):
-            self._stream.write(f"{self._drawn}\n")
-            self._stream.flush()
-            self._shown, self._drawn = self._clock(), ""
-        return len(text)
-
-    def flush(self) -> None:
-        """Hand on what has been written."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream, for what writes beside it."""
-        return self._stream.fileno()
-
-
-@contextmanager
-def progress_bar(
-    total: int,
-    label: str,
-    log: Callable[[Mapping[str, float], int], None] | None,
-    shown: Sequence[str] = (),
-    every: int = 1,
-) -> Iterator[Callable[..., None]]:
-    """Show how far long work is, with its newest metrics, and log them.
-
-    Args:
-        total: Optimiser steps in all [steps].
-        label: Words before the bar.
-        log: Takes metrics and their step; None, as in all but the first of several processes of
-            a stage, hides everything.
-        shown: Names of the metrics after the bar; none means all.
-        every: Steps between two that are logged, beside the last [steps].
-
-    Yields:
-        Takes the metrics of a step, of which `step` is one, and the number of steps done of all,
-        which is the same if it is not given.
-    """
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=label, unit="step") if log else tqdm(disable=True) as bar:
-
-        def show(metrics: Mapping[str, float], done: int | None = None) -> None:
-            step = int(metrics["step"])
-            values = {name: value for name, value in metrics.items() if name != "step"}
-            words = {name: f"{values[name]:.3g}" for name in shown or values}
-            bar.set_postfix(words, refresh=False)
-            bar.update((step if done is None else done) - bar.n)
-            if log and values and (step % every == 0 or step == total):
-                log(values, step)
-
-        yield show
 
 
 @contextmanager

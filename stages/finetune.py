@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from knowsub.config import load_params, stage_main, torch_device
+from knowsub.progress import progress_bar
 from knowsub.provenance import main_root, stage_key
-from knowsub.runner import progress_bar
 from knowsub.tracking import stage_run
 
 MODEL = Path("data/pretrain/model.json")

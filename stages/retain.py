@@ -23,7 +23,7 @@ def main() -> str:
     from knowsub.kg.facts import read_facts, read_kg, without_targets
     from knowsub.kg.templates import load_templates
     from knowsub.lm.load import load_model, manifest, open_model
-    from knowsub.runner import progress_bar
+    from knowsub.progress import progress_bar
     from knowsub.tracking import stage_run
 
     options, forms = params.pretrain, params.verbalize

@@ -13,8 +13,8 @@ from math import gcd
 from pathlib import Path
 
 from knowsub.config import load_params, stage_main, torch_device
+from knowsub.progress import progress_bar
 from knowsub.provenance import main_root, stage_key
-from knowsub.runner import progress_bar
 
 MODEL, OUT = Path("data/pretrain/model.json"), Path("data/train")
 SHOWN = ("suppression", "control", "text", "density")

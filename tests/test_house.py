@@ -25,6 +25,7 @@ RIM = (
     "config",
     "inputs",
     "params_file",
+    "progress",
     "provenance",
     "ranges",
     "repro",
@@ -35,7 +36,7 @@ RIM = (
 MACHINE = ("machine", "track")
 """Sections that no result depends on."""
 FILE_LINES, FUNCTION_LINES, STAGE_LINES = 400, 40, 60
-LIBRARY_FILES, LIBRARY_LINES, RIM_LINES = 121, 23_680, 2_087
+LIBRARY_FILES, LIBRARY_LINES, RIM_LINES = 122, 23_720, 2_120
 MEDIAN_FUNCTION, ONE_IMPORTER = 10, 30
 LONG_FILES = {"knowsub/tracking.py": 560}
 """Longer than others: all of MLflow is in one file."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from knowsub.runner import LINE, Lines
+from knowsub.progress import LINE, Lines
 
 ROOT = Path(__file__).parents[1]
 STAGE = """

@@ -7,13 +7,15 @@ piece.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from knowsub.discovery.adam import ByteMoments, FloatMoments, GateAdam, Moments
 from knowsub.discovery.options import GateMemory
-from knowsub.masks.gates import Gates
-from knowsub.masks.redrawn import RedrawnSample
+from knowsub.masks.gates import Gates, GateSample, UniformNoise
 from knowsub.masks.weights import FusedSlice, MaskedWeights
 
 
@@ -23,6 +25,33 @@ def make_moments(memory: GateMemory, gates: Gates, weights: MaskedWeights) -> Mo
     if memory is GateMemory.EIGHT_BIT:
         return ByteMoments(count, [each.slices[0].part for each in weights.pieces()], device)
     return FloatMoments(count, device)
+
+
+@dataclass(frozen=True)
+class RedrawnSample:
+    """One sample of every gate, which takes no memory.
+
+    Every part has a stream of noise of its own, named by its first gate among those of all
+    processes; the same parts must be read each time.
+    """
+
+    gates: Gates
+    """The gates; a part is the same as long as its logits are."""
+    noise: UniformNoise
+    """Noise of the step."""
+    temperature: float
+    """Temperature of the relaxation, above 0."""
+    scale: float
+    """Factor of the noise, 0 to 1."""
+
+    def __getitem__(self, part: slice) -> Float[Tensor, " gate"]:
+        """Return the values of some gates, drawn now."""
+        return self.draw(part)[0].value
+
+    def draw(self, part: slice) -> tuple[GateSample, UniformNoise]:
+        """Return the sample of some gates, and their noise where the sample has left it."""
+        noise = self.noise.at(self.gates.first + part.start)
+        return self.gates.sample(noise, self.temperature, self.scale, part=part), noise
 
 
 class PieceStep:

@@ -32,6 +32,7 @@ from knowsub.discovery.options import (
     Suppression,
     TrainOptions,
 )
+from knowsub.discovery.pieces import RedrawnSample
 from knowsub.discovery.teacher import Teacher
 from knowsub.lm.batch import Batch, take_rows, to_device_of
 from knowsub.lm.blocks import activation_checkpointed
@@ -39,7 +40,6 @@ from knowsub.lm.head import lm_head
 from knowsub.lm.head_loss import chunked_head_loss
 from knowsub.masks.ablation import ParameterSwap
 from knowsub.masks.gates import Gates, GateSample
-from knowsub.masks.redrawn import RedrawnSample
 from knowsub.masks.weights import GateGradReceiver, MaskedWeights
 
 

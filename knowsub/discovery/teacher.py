@@ -26,6 +26,7 @@ from knowsub.lm.batch import Batch, flat_nonzero, take_rows, to_device_of
 from knowsub.lm.blocks import Allocate, in_memory, last_hidden
 from knowsub.lm.head import LMHead, lm_head
 from knowsub.lm.head_loss import chunked_kl, chunked_kl_from_mean_row
+from knowsub.progress import with_progress
 
 SEQUENCES = 256
 """Sequences that the teacher reads at a time."""
@@ -120,7 +121,7 @@ def _cache(
 
 def _mean_rows(head: LMHead, states: Float[Tensor, "target hidden"]) -> Float[Tensor, "target row"]:
     mean_rows = []
-    for part in states.split(POSITIONS):
+    for part in with_progress(states.split(POSITIONS), "what the original model says"):
         log_p = head(part).log_softmax(dim=-1)
         p = log_p.exp()
         offset = log_p.mul_(p).sum(dim=-1, keepdim=True)

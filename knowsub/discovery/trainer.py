@@ -31,7 +31,7 @@ from knowsub.discovery.adam import GateAdam
 from knowsub.discovery.checkpoint import Checkpoints, Tensors
 from knowsub.discovery.distributed import ProcessGroup
 from knowsub.discovery.options import Candidates, GateMemory, Samples, TrainOptions
-from knowsub.discovery.pieces import PieceStep, make_moments
+from knowsub.discovery.pieces import PieceStep, RedrawnSample, make_moments
 from knowsub.discovery.step import (
     LossTerms,
     Minibatch,
@@ -43,7 +43,6 @@ from knowsub.discovery.step import (
 from knowsub.lm.schedule import warmup_stable_decay
 from knowsub.masks.gates import ALL, Gates, GateSample, UniformNoise, probability_shares
 from knowsub.masks.mask import pack_bits, unpack_bits
-from knowsub.masks.redrawn import RedrawnSample
 
 StepMetrics = dict[str, float]
 """Metrics of one step or one validation, by name."""

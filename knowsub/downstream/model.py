@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
 from knowsub.architectures import MaskableMatrix, architecture, block_count
 from knowsub.downstream.encode import EncodedQuestions, choice_nll, encode_questions, features
@@ -37,7 +36,7 @@ from knowsub.downstream.options import (
 from knowsub.downstream.questions import Question
 from knowsub.lm.blocks import cache_lower_states, sharing_copy, upper_blocks
 from knowsub.lm.load import context_length
-from knowsub.lm.nf4 import matrix_modules
+from knowsub.lm.lora import ADAPTER, add_lora
 from knowsub.masks.ablation import ablate_, all_matrices, masked_matrices
 from knowsub.masks.mask import Mask
 
@@ -96,10 +95,6 @@ class ZeroConstraint:
                 raise RuntimeError("a removed weight is not zero")
 
 
-ADAPTER = "default"
-"""Name of the LoRA adapter."""
-
-
 @dataclass(frozen=True)
 class TrainableSpec:
     """What may change in a finetuning run."""
@@ -122,7 +117,8 @@ def adapt(
     """Prepare a model for finetuning, in place; return what to train beside the head."""
     model.requires_grad_(False)
     if spec.adaptation is Adaptation.LORA:
-        _add_lora(model, spec, constraint)
+        add_lora(model, spec.blocks, spec.rank, spec.seed)
+        _hold_zeros(model, constraint)
     for name in trainable_names(model, spec):
         model.get_parameter(name).requires_grad_(True)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -140,19 +136,8 @@ def trainable_names(model: PreTrainedModel, spec: TrainableSpec) -> list[str]:
     return [name for name in names if name.startswith(parts)]
 
 
-def _add_lora(model: PreTrainedModel, spec: TrainableSpec, constraint: ZeroConstraint) -> None:
-    from peft import LoraConfig, inject_adapter_in_model  # seconds to import, needed here only
-
-    modules = matrix_modules(model, spec.blocks)
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=2 * spec.rank,
-        target_modules=modules,
-        fan_in_fan_out=isinstance(model.get_submodule(modules[0]), Conv1D),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+def _hold_zeros(model: PreTrainedModel, constraint: ZeroConstraint) -> None:
+    """Let no low-rank update reach a removed weight."""
     for layer in lora_layers(model).values():
         bits = constraint.bits(layer.base_layer.weight)
         if bits is not None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.evaluation.choice import MultipleChoice, multiple_choice, prepare_multiple_choice
@@ -61,9 +60,9 @@ from knowsub.evaluation.robustness import (
 )
 from knowsub.kg.facts import Role, Statement
 from knowsub.lm.batch import encode_text
-from knowsub.lm.score import DELAY
 from knowsub.masks.ablation import all_matrices, masked_matrices
 from knowsub.masks.mask import Mask, load_mask
+from knowsub.progress import with_progress
 
 FORGETTING = {
     "target": ("forgetting", Role.TRAIN),
@@ -274,7 +273,7 @@ def _score_random_masks(
     The first is scored on every set, the others on the target, `random_text_masks` of all on texts.
     """
     first, count = None, options.random_masks
-    drawn = tqdm(islice(random_masks, count), "random masks", count, delay=DELAY, leave=False)
+    drawn = with_progress(islice(random_masks, count), "random masks", count)
     ratios: dict[str, list[float]] = {"target": []}
     for index, mask in enumerate(drawn):
         first = first or mask

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from knowsub.architectures import block_count
 from knowsub.evaluation.context import (
@@ -34,7 +33,7 @@ from knowsub.kg.words import comparable
 from knowsub.lm.batch import Batch, encode_statements
 from knowsub.lm.blocks import sharing_copy
 from knowsub.lm.load import context_length
-from knowsub.lm.nf4 import matrix_modules
+from knowsub.lm.lora import add_lora
 from knowsub.lm.score import target_logits
 from knowsub.masks.ablation import ablate_, masked_matrices
 from knowsub.masks.mask import Mask
@@ -102,7 +101,7 @@ def finetune(
     lora = settings.method is RelearningMethod.LORA
     tuned = sharing_copy(model, ()) if lora else copy.deepcopy(model).requires_grad_(True)
     if lora:
-        _add_lora(tuned, settings.seed)
+        add_lora(tuned, range(block_count(tuned)), LORA_RANK, settings.seed)
     trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -118,22 +117,6 @@ def finetune(
             optimizer.step()
         done = checkpoint
         yield tuned
-
-
-def _add_lora(model: PreTrainedModel, seed: int) -> None:
-    """Put low-rank updates beside the matrices of every block; they alone are trained."""
-    from peft import LoraConfig, inject_adapter_in_model  # seconds to import, needed here only
-
-    modules = matrix_modules(model, range(block_count(model)))
-    config = LoraConfig(
-        r=LORA_RANK,
-        lora_alpha=2 * LORA_RANK,
-        target_modules=modules,
-        fan_in_fan_out=isinstance(model.get_submodule(modules[0]), Conv1D),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, adapter_name="relearning")
 
 
 def without(context: EvalContext, mask: Mask | None) -> PreTrainedModel:

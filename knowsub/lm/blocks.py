@@ -21,6 +21,7 @@ from knowsub.architectures import Architecture, architecture, block_count, upper
 from knowsub.lm.batch import Batch, to_device_of
 from knowsub.lm.head import find_submodule, lm_head
 from knowsub.lm.nf4 import drop_quantized
+from knowsub.progress import with_progress
 
 Allocate = Callable[[Sequence[int], Tensor], Tensor]
 """Shape, and a tensor of the dtype and device -> a tensor of that shape to write into."""
@@ -182,7 +183,7 @@ def cache_lower_states(
     if first < 0:
         return batch
     lower, states = lower_blocks(model, first), None
-    for part in batch.microbatch_slices(rows):
+    for part in with_progress(list(batch.microbatch_slices(rows)), "states of the lower blocks"):
         part_states = last_hidden(lower, batch[part])
         if states is None:
             states = allocate((len(batch), *part_states.shape[1:]), part_states)

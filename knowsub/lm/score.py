@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowsub.kg.facts import Statement
@@ -16,9 +15,9 @@ from knowsub.lm.batch import Batch, encode_statements, to_device_of
 from knowsub.lm.blocks import last_hidden
 from knowsub.lm.head import lm_head
 from knowsub.lm.load import context_length
+from knowsub.progress import with_progress
 
 MAX_LOGITS = 1 << 24  # that scoring holds at a time: 64 MiB in float32
-DELAY = 5.0  # before work shows its progress [s]: short work shows none
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,8 @@ def score(model: PreTrainedModel, batch: Batch, rows: int = 64) -> Scores:
         part = batch[covered]
         states = last_hidden(model, part)[part.target_mask]  # (target, hidden)
         labels = to_device_of(part.labels[part.target_mask], states)
-        for x, y in zip(states.split(max_targets), labels.split(max_targets), strict=True):
+        parts = list(zip(states.split(max_targets), labels.split(max_targets), strict=True))
+        for x, y in with_progress(parts, f"scoring {len(part)} sequences"):
             logits = head(x).float()  # (target, vocab)
             label_logit = logits.gather(1, y[:, None])
             losses.append((logits.logsumexp(dim=1) - label_logit[:, 0]).cpu())
@@ -172,7 +172,7 @@ class ObjectScorer:
         if new:
             batch = self._encode(new)
             groups = self._by_length(batch)
-            for rows in tqdm(groups, f"scoring {len(new)} statements", delay=DELAY, leave=False):
+            for rows in with_progress(groups, f"scoring {len(new)} statements"):
                 try:
                     scores = score(self._model, batch[rows].trimmed(), rows=self.ROWS)
                 except NotFiniteError as error:
