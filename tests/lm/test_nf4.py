@@ -26,6 +26,7 @@ from knowsub.lm.export import ModelCard, export_model
 from knowsub.lm.gguf import find_pretrained
 from knowsub.lm.identity import fingerprint, identity, require_made_for
 from knowsub.lm.load import load_model, manifest, open_model, write_manifest
+from knowsub.lm.lora import ADAPTER
 from knowsub.lm.nf4 import dequantize_, matrix_modules, quantized_blocks
 from knowsub.lm.score import score
 from knowsub.masks.ablation import all_matrices, plain_blocks
@@ -275,7 +276,7 @@ def test_low_rank_updates_learn_next_to_nf4_and_change_none_of_it(tmp_path: Path
     assert fingerprint(tuned) == fingerprint(model) == before
     names = [name for name, each in tuned.named_modules() if hasattr(each, "lora_A")]
     assert names == matrix_modules(model, range(4))
-    updates = [tuned.get_submodule(name).lora_B["relearning"].weight for name in names]
+    updates = [tuned.get_submodule(name).lora_B[ADAPTER].weight for name in names]
     assert all(bool((each != 0).any()) for each in updates)  # those of the blocks in nf4 as well
 
 
