@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -53,14 +54,14 @@ def gflops() -> float:
 
 def plan(n_masks: int, jobs: int) -> str:
     """Return in words how long the run will take on this machine, and how much disk."""
-    speed = gflops()
+    speed, rounds = gflops(), math.ceil(n_masks / jobs)
     once, each = (1e3 * TFLOP[name] / speed / 60 for name in ("once", "per mask"))
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < DISK_GB:
         sys.exit(f"real: needs {DISK_GB:.0f} GB of disk in {ROOT}, there are {free:.1f}")
     return (
         f"{speed:.0f} GFLOP/s on one thread: about {once:.0f} minutes, then {each:.0f} per mask, "
-        f"{(once + -(-n_masks // jobs) * each) / 60:.1f} hours for {n_masks}, {jobs} at once; "
+        f"{(once + rounds * each) / 60:.1f} hours for {n_masks}, {jobs} at once; "
         f"{DISK_GB:.0f} GB of disk"
     )
 
@@ -152,6 +153,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="masks at once, each 3 GB of memory")
     parser.add_argument("--plan", action="store_true", help="say how long it takes, and stop")
     given = parser.parse_args()
+    if given.jobs < 1:
+        parser.error(f"--jobs: value {given.jobs} is not allowed; at least 1")
     print(plan(PRESETS[given.preset] * len(given.seeds), given.jobs), flush=True)
     if given.plan:
         return

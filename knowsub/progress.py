@@ -1,7 +1,4 @@
-"""How far long work is: bars on a terminal, lines elsewhere, each with the time left.
-
-tqdm reads what `runner` sets in the environment when it is imported, so it is imported late here.
-"""
+"""How far long work is: bars on a terminal, lines elsewhere, each with the time left."""
 
 from __future__ import annotations
 
@@ -20,20 +17,24 @@ DELAY = 5.0
 Item = TypeVar("Item")
 
 
-def with_progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
-    """Return the items, which show how far they are once they have taken `DELAY`.
+_shown: list[str] = []  # the work that shows its progress, if any
 
-    Args:
-        items: What is worked through.
-        what: What the work is, in a few words.
-        total: Number of items, where they cannot be counted.
 
-    Returns:
-        The same items.
+def with_progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield items, and show how far they are once they have taken `DELAY`; `total` is their number.
+
+    Within other work of this kind nothing is shown: the time left of the whole is what counts.
     """
-    from tqdm import tqdm
+    from tqdm import tqdm  # late: it reads what `runner` sets in the environment
 
-    return tqdm(items, what, total, delay=DELAY, leave=False)
+    if _shown:
+        yield from items
+        return
+    _shown.append(what)
+    try:
+        yield from tqdm(items, what, total, delay=DELAY, leave=False, position=0)  # moves no cursor
+    finally:
+        _shown.remove(what)
 
 
 class Lines(io.TextIOBase):
@@ -69,7 +70,7 @@ class Lines(io.TextIOBase):
         self._stream.flush()
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream, for what writes beside it."""
+        """Return the descriptor of the stream, for what writes to it directly."""
         return self._stream.fileno()
 
 
@@ -89,7 +90,7 @@ def progress_bar(
         log: Takes metrics and their step; None, as in all but the first of several processes of
             a stage, hides everything.
         shown: Names of the metrics after the bar; none means all.
-        every: Steps between two that are logged, beside the last [steps].
+        every: Steps between two that are logged; the last step always is [steps].
 
     Yields:
         Takes the metrics of a step, of which `step` is one, and the number of steps done of all,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr
+from itertools import count
 from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
-from knowsub.progress import LINE, Lines
+from knowsub.progress import LINE, Lines, with_progress
 
 ROOT = Path(__file__).parents[1]
 STAGE = """
@@ -69,6 +71,23 @@ def test_what_is_no_bar_passes_at_once(tmp_path: Path) -> None:
         stream.write("\rsearch: 1 %")
         stream.write("another\n")
     assert path.read_text() == "a warning\nanother\n"
+
+
+def test_work_within_work_is_not_shown_and_moves_no_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowsub.progress.DELAY", 0.0)
+    every_time_later = count(0.0, 20.0)
+    stream = (tmp_path / "log").open("w+")
+    with stream as log, redirect_stderr(Lines(log, every_time_later.__next__)):
+        with tqdm(total=1, desc="stage", bar_format=LINE):
+            assert [list(with_progress("ab", "inner")) for _ in with_progress([1, 2], "outer")]
+        assert not list(with_progress([], "later"))
+        log.seek(0)
+        text = log.read()
+    assert "outer" in text
+    assert "inner" not in text
+    assert "\x1b" not in text
 
 
 def said(tmp_path: Path, *flags: str, **environment: str) -> str:

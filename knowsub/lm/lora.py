@@ -1,4 +1,4 @@
-"""Low-rank updates (LoRA, Hu et al. 2022) beside the matrices of a model's blocks."""
+"""Low-rank updates (LoRA, Hu et al. 2022) of the matrices of a model's blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADAPTER = "default"
 
 
 def add_lora(model: nn.Module, blocks: Iterable[int], rank: int, seed: int) -> None:
-    """Put low-rank updates, twice their rank as scale, beside every matrix of some blocks.
+    """Add low-rank updates, scaled by 2 (alpha = twice the rank), to every matrix of some blocks.
 
     They alone are trained. The random state outside is as before.
 

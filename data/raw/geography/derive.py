@@ -52,6 +52,7 @@ CATEGORIES = (
 SENSES = {"fruit": "edible_fruit.n.01", "color": "chromatic_color.n.01", "gas": "gas.n.02"}
 """The synset that a category's word stands for, where it is not the word's first."""
 FACTS_PER_CATEGORY = 20
+"""Facts of a category at most."""
 
 CONTINENTS = {
     "AF": "Africa",
